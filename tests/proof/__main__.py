@@ -1,4 +1,4 @@
-"""`make proof SEED=7 SECONDS=600`: the proof for as long as one likes, on both databases in turn."""
+"""`make proof SEED=7 SECONDS=600`: run the proof for a given time, on both databases in turn."""
 
 import argparse
 import asyncio
@@ -11,16 +11,18 @@ from tests.proof.run import proof
 
 
 def main() -> int:
-    """1 when a number is wrong."""
+    """Return 1 if a number is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
-    parser.add_argument("--seconds", type=float, default=600.0, help="in all")
-    asked = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=600.0, help="in total, for both databases")
+    arguments = parser.parse_args()
     bad = False
     for postgres in (False, True):
         print("PostgreSQL" if postgres else "SQLite")
         with tempfile.TemporaryDirectory(prefix="spot-proof-") as folder:
-            run = proof(Path(folder), asked.seed, asked.seconds / 2, postgres=postgres, gateways=True, say=say)
+            run = proof(
+                Path(folder), arguments.seed, arguments.seconds / 2, postgres=postgres, gateways=True, report=report
+            )
             verdict = asyncio.run(run)
         print(verdict)
         for fault in verdict.faults:
@@ -29,7 +31,7 @@ def main() -> int:
     return int(bad)
 
 
-def say(line: str) -> None:
+def report(line: str) -> None:
     print(line, flush=True)
 
 

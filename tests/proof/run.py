@@ -1,40 +1,41 @@
-"""One proof: break a house by the seed for so long, let it settle, and judge it."""
+"""One proof: inject faults by the seed for some time, let the cluster settle, and check every number."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.proof.house import built
-from tests.proof.schedule import steps
-from tests.proof.verdict import Verdict, judged
+from tests.proof.cluster import running_cluster
+from tests.proof.schedule import faults
+from tests.proof.verdict import Verdict, check
 
 
 async def proof(
-    folder: Path, seed: int, seconds: float, *, postgres: bool, gateways: bool, say: Callable[[str], None]
+    folder: Path, seed: int, seconds: float, *, postgres: bool, gateways: bool, report: Callable[[str], None]
 ) -> Verdict:
-    """`gateways`: kill these too. Each fault comes once at least, however long that takes.
+    """Run the proof. `gateways`: kill these too. Each fault occurs at least once, however long that takes.
 
-    Judged twice, before and after everything is replayed: a replay neither adds nor makes good.
+    The numbers are checked twice, before and after everything is replayed: a replay neither adds events nor makes up
+    for lost ones.
     """
-    say(f"seed {seed}")
-    async with built(folder, seed, postgres=postgres) as house:
-        whats = house.whats(gateways=gateways)
+    report(f"seed {seed}")
+    async with running_cluster(folder, seed, postgres=postgres) as cluster:
+        fault_kinds = cluster.fault_kinds(gateways=gateways)
         begun = time.monotonic()
-        async with house.traffic.running():
-            await house.traffic.more(20)
-            for number, step in enumerate(steps(seed, whats)):
-                if number >= len(whats) and time.monotonic() - begun > seconds:
+        async with cluster.traffic.running():
+            await cluster.traffic.more(20)
+            for number, fault in enumerate(faults(seed, fault_kinds)):
+                if number >= len(fault_kinds) and time.monotonic() - begun > seconds:
                     break
-                say(str(step))
-                await house.suffer(step)
-            await house.traffic.more(20)
+                report(str(fault))
+                await cluster.inject(fault)
+            await cluster.traffic.more(20)
         if not gateways:
-            assert (house.traffic.cut, house.traffic.refused) == (0, {}), "none of it is on a request's way"
-        await house.settle()
-        before = await judged(house)
+            assert (cluster.traffic.cut, cluster.traffic.refused) == (0, {}), "no fault is on a request's path"
+        await cluster.settle()
+        before = await check(cluster)
         if before.faults:
             return before
-        await house.replay(Random(seed))
-        await house.settle()
-        return await judged(house)
+        await cluster.replay(Random(seed))
+        await cluster.settle()
+        return await check(cluster)

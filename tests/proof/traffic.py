@@ -1,4 +1,4 @@
-"""Clients that ask one request after another, and remember what came whole."""
+"""Clients that send one request after another, and record which answers were complete."""
 
 import asyncio
 from collections import Counter
@@ -15,12 +15,12 @@ from tests.kit.waiting import until
 CLIENTS_PER_GATEWAY = 3
 ANSWER_SECONDS = 20.0
 AGAIN_SECONDS = 0.05
-"""Whoever is down is not asked a thousand times a second."""
+"""Pause after a failed request, so that a gateway that is down is not asked a thousand times a second."""
 
 
 @dataclass
 class Traffic:
-    """`urls`: of the gateways, asked anew each time, since a gateway that comes back has another port."""
+    """`urls`: of the gateways, evaluated for each request, since a restarted gateway has another port."""
 
     engine: ScriptedEngine
     key: str
@@ -28,9 +28,9 @@ class Traffic:
     urls: list[Callable[[], str]]
     random: Random
     received: set[str] = field(default_factory=set)
-    """Ids of the answers that came whole."""
+    """Request ids of the complete answers."""
     cut: int = 0
-    """Requests that ended without a whole answer."""
+    """Requests that ended without a complete answer."""
     refused: Counter[int] = field(default_factory=Counter)
     """By status."""
     in_flight: Counter[int] = field(default_factory=Counter)
@@ -68,13 +68,13 @@ class Traffic:
             return True
 
     async def more(self, count: int = 1) -> None:
-        """So many more are answered."""
-        wanted = len(self.received) + count
-        await until(lambda: asyncio.sleep(0, len(self.received)), lambda seen: seen >= wanted, seconds=30.0)
+        """Wait until so many more requests are answered."""
+        expected = len(self.received) + count
+        await until(lambda: asyncio.sleep(0, len(self.received)), lambda seen: seen >= expected, seconds=30.0)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """At its end each client finishes what it has asked."""
+        """Run the clients. At the end each finishes its current request."""
         async with asyncio.TaskGroup() as clients:
             for gateway in range(len(self.urls)):
                 for number in range(CLIENTS_PER_GATEWAY):

@@ -1,4 +1,4 @@
-"""The ledger beside the engine's own count, request by request and in every sum."""
+"""Compares the ledger with the engine's own count, request by request and in every sum."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from shared.bus import subjects
 from shared.database import create_engine, read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery
-from tests.proof.house import House
+from tests.proof.cluster import Cluster
 
 Counts = tuple[int, int, int]
 """Requests, prompt and completion tokens."""
@@ -19,7 +19,7 @@ Counts = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`faults` is empty when every number is as it has to be."""
+    """`faults` is empty if every number is right."""
 
     counted: int
     lost: int
@@ -30,36 +30,36 @@ class Verdict:
         return f"{self.counted} counted, {self.lost} lost of at most {self.losable}"
 
 
-async def judged(house: House) -> Verdict:
-    """Of a house that has settled."""
-    made = {s.headers["x-request-id"]: (s.prompt_tokens, s.completion_tokens) for s in house.engine.requests}
-    ledger, sums, odd = await _ledger(house)
+async def check(cluster: Cluster) -> Verdict:
+    """Check a cluster that has settled."""
+    made = {s.headers["x-request-id"]: (s.prompt_tokens, s.completion_tokens) for s in cluster.engine.requests}
+    ledger, sums, odd = await _ledger(cluster)
     lost = made.keys() - ledger.keys()
     expected = (len(ledger), sum(p for p, _ in ledger.values()), sum(c for _, c in ledger.values()))
-    told, gaps = await _told(house)
+    reported, gaps = await _reported(cluster)
     wrong = {i: (made.get(i), counted) for i, counted in ledger.items() if made.get(i) != counted}
     faults = {
-        "requests twice at the engine": len(house.engine.requests) - len(made),
-        "counted otherwise than the engine did": wrong,
-        "answered whole and not counted": house.traffic.received - ledger.keys(),
-        "more lost than was under way at killed gateways": max(0, len(lost) - house.losable),
-        "sums that differ from the events": {n: s for n, s in {**sums, "told": told}.items() if s != expected},
+        "requests twice at the engine": len(cluster.engine.requests) - len(made),
+        "counted differently from the engine": wrong,
+        "answered completely and not counted": cluster.traffic.received - ledger.keys(),
+        "more lost than was in flight at killed gateways": max(0, len(lost) - cluster.losable),
+        "sums that differ from the events": {n: s for n, s in {**sums, "reported": reported}.items() if s != expected},
         "open gaps": gaps,
         "rows in conflicts and quarantine": odd,
     }
     return Verdict(
-        len(ledger), len(lost), house.losable, tuple(f"{name}: {bad}" for name, bad in faults.items() if bad)
+        len(ledger), len(lost), cluster.losable, tuple(f"{name}: {bad}" for name, bad in faults.items() if bad)
     )
 
 
-async def _ledger(house: House) -> tuple[dict[str, tuple[int, int]], dict[str, Counts], int]:
-    """Each event, the sums that are kept of them, and how many rows lie where nothing should."""
-    engine = create_engine(house.database_url)
+async def _ledger(cluster: Cluster) -> tuple[dict[str, tuple[int, int]], dict[str, Counts], int]:
+    """Return each event, the stored sums, and how many rows there are in tables that should be empty."""
+    engine = create_engine(cluster.database_url)
     try:
         async with read_transaction(engine) as connection:
             c = tables.events.c
             rows = await connection.execute(select(c.id, c.prompt_tokens, c.completion_tokens))
-            found = {row.id: (row.prompt_tokens, row.completion_tokens) for row in rows}
+            stored = {row.id: (row.prompt_tokens, row.completion_tokens) for row in rows}
             sums = {}
             for table in (tables.rollups, tables.hours, tables.minutes):
                 requests, prompt, completion = (await connection.execute(_sums(table))).one()
@@ -69,7 +69,7 @@ async def _ledger(house: House) -> tuple[dict[str, tuple[int, int]], dict[str, C
                 odd += int((await connection.execute(select(func.count()).select_from(table))).scalar_one())
     finally:
         await engine.dispose()
-    return found, sums, odd
+    return stored, sums, odd
 
 
 def _sums(table: Table) -> Select[Any]:
@@ -77,12 +77,12 @@ def _sums(table: Table) -> Select[Any]:
     return select(func.sum(c.requests), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
 
 
-async def _told(house: House) -> tuple[Counts, int]:
-    """What the meter answers of today and yesterday, since the proof may run over midnight, and the open gaps."""
+async def _reported(cluster: Cluster) -> tuple[Counts, int]:
+    """Return the meter's answer for today and yesterday, since the proof may run over midnight, and the open gaps."""
     now, requests, prompt, completion, gaps = datetime.now(UTC), 0, 0, 0, 0
     for day in (now - timedelta(days=1), now):
         query = encode(TokensQuery(day=day.date().isoformat()))
-        answer = decode(await house.bus.request(subjects.METER_TOKENS, query, timeout=10.0), Tokens)
+        answer = decode(await cluster.bus.request(subjects.METER_TOKENS, query, timeout=10.0), Tokens)
         requests += answer.totals.requests
         prompt += answer.totals.prompt_tokens
         completion += answer.totals.completion_tokens

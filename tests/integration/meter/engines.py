@@ -1,4 +1,4 @@
-"""An engine as the audit sees it: a page of counters that a test sets, or whatever else may answer there."""
+"""An engine as the audit sees it: a page of counters that a test sets, or any other answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ from tests.kit.waiting import until
 
 
 class CountingEngine:
-    """`page` replaces the counters by another answer."""
+    """`page` replaces the counters with another answer."""
 
     def __init__(self) -> None:
         self.prompt = self.completion = self.running = self.requests = 0
-        self.looks = 0
+        self.readings = 0
         self.page: web.Response | None = None
         self.hangs = False
         self.endpoint = ""
@@ -29,17 +29,17 @@ class CountingEngine:
     def restart(self) -> None:
         self.prompt = self.completion = self.requests = 0
 
-    async def looked(self, more: int = 1) -> None:
-        """Returns once it was asked so many times from now on, and the last answer is out."""
-        wanted = self.looks + more + 1
+    async def wait_for_readings(self, more: int = 1) -> None:
+        """Return once it was read so many times from now on, and the last answer is out."""
+        expected_reads = self.readings + more + 1
 
-        async def looks() -> int:
-            return self.looks
+        async def readings() -> int:
+            return self.readings
 
-        await until(looks, lambda seen: seen >= wanted)
+        await until(readings, lambda seen: seen >= expected_reads)
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        self.looks += 1
+        self.readings += 1
         if self.hangs:
             await asyncio.sleep(3600)
         if self.page is not None:

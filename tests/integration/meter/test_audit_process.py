@@ -1,4 +1,4 @@
-"""The meter's process reads real engines over HTTP, hears the journal and the gateways, and answers `meter.audit`."""
+"""The meter's process reads engines over HTTP, the journal and the heartbeats, and answers `meter.audit`."""
 
 import signal
 import time
@@ -32,7 +32,7 @@ from tests.unit.meter.events import event
 
 MACHINE = "local-1"
 APART = 25
-"""Looks at this pace, until a request is clear of the first or the last of them."""
+"""Readings at this pace, so that a request is well after the first or before the last of them."""
 CONFIG = """
 [[tier]]
 name = "local"
@@ -45,7 +45,7 @@ provider = "static"
 
 
 class Scene:
-    """One machine of a fleet, as waker and gateways tell of it."""
+    """One machine of a fleet, as waker and gateways report it."""
 
     def __init__(self, bus: JetStreamBus, engine: CountingEngine) -> None:
         self.bus = bus
@@ -73,7 +73,7 @@ class Scene:
         await self.machine("ready", generation)
 
     async def serve(self, prompt: int, completion: int, *, generation: int = 1, **fields: Any) -> None:
-        """A request over the gateway: engine first, then the usage event."""
+        """Serve a request: first the engine's counters, then the usage event."""
         self.engine.work(prompt, completion)
         await self.count(prompt, completion, generation=generation, **fields)
 
@@ -96,18 +96,18 @@ class Scene:
             await self.bus.request(subjects.METER_AUDIT, encode(AuditQuery(day=day)), timeout=PATIENCE_SECONDS), Audit
         )
 
-    async def found(self) -> MachineAudit | None:
-        """None also while the meter that answers is starting."""
+    async def machine_audit(self) -> MachineAudit | None:
+        """Return the machine's audit; None also while the meter is starting."""
         try:
             return next(iter((await self.audit()).machines), None)
         except BusUnavailable:
             return None
 
-    async def becomes(self, **wanted: Any) -> MachineAudit:
+    async def becomes(self, **expected_reads: Any) -> MachineAudit:
         def good(seen: MachineAudit | None) -> bool:
-            return seen is not None and all(getattr(seen, name) == value for name, value in wanted.items())
+            return seen is not None and all(getattr(seen, name) == value for name, value in expected_reads.items())
 
-        seen = await until(self.found, good)
+        seen = await until(self.machine_audit, good)
         assert seen is not None
         return seen
 
@@ -132,7 +132,7 @@ class ReadingMeter(Meter):
 async def reading(
     home: Path, nats_url: str, database_url: str, interval: str = "100ms", lab: Mapping[str, str] = MappingProxyType({})
 ) -> AsyncIterator[ReadingMeter]:
-    """A meter that reads the engines. `lab` has the machines of that tier, each with its endpoint."""
+    """Run a meter that reads the engines. `lab`: the machines of that tier with their endpoints."""
     meter = ReadingMeter(home, nats_url, database_url, interval, lab)
     await meter.start()
     try:
@@ -149,13 +149,13 @@ async def scene(bus: JetStreamBus) -> AsyncIterator[Scene]:
 
 @pytest.fixture
 def day_has_time() -> None:
-    """These tests happen within one UTC day."""
+    """Wait until a test fits into the current UTC day."""
     left = 86_400 - time.time() % 86_400
     if left < 60:
         time.sleep(left + 1)
 
 
-async def test_engine_probes_and_ledger_agree_over_wakes_and_kills_of_the_meter(
+async def test_engine_probes_and_ledger_agree_when_the_meter_is_killed(
     scene: Scene, nats_url: str, database_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     async with reading(tmp_path / "meter", nats_url, database_url) as meter:
@@ -178,7 +178,7 @@ async def test_engine_probes_and_ledger_agree_over_wakes_and_kills_of_the_meter(
     assert decode(entry.value, Audit).day == day_of(time.time()).name
 
 
-async def test_a_machine_is_read_when_it_is_ready_and_when_it_drains_without_waiting_for_the_next_time(
+async def test_engine_is_read_at_once_when_ready_and_when_draining(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}", interval="1h"):
@@ -189,7 +189,7 @@ async def test_a_machine_is_read_when_it_is_ready_and_when_it_drains_without_wai
         await scene.becomes(engine=20, read=17, readings=2, difference=0)
 
 
-async def test_an_engine_that_restarts_by_itself_is_counted_on(
+async def test_engine_that_restarts_by_itself_is_still_counted(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
@@ -201,42 +201,42 @@ async def test_an_engine_that_restarts_by_itself_is_counted_on(
         await scene.becomes(engine=170, resets=1, difference=0)
 
 
-async def test_whoever_asks_the_engine_directly_is_told_of(
+async def test_audit_reports_requests_that_bypass_the_gateway(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     lab = {MACHINE: scene.engine.endpoint}
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}", lab=lab) as meter:
         scene.engine.work(1_000_000, 1)
         await scene.machine("ready", tier="lab")
-        await scene.engine.looked(APART)
+        await scene.engine.wait_for_readings(APART)
         await scene.serve(10, 7)
         scene.engine.work(5, 5)
         await scene.becomes(engine=27, read=17)
-        await scene.engine.looked(APART)
+        await scene.engine.wait_for_readings(APART)
         # It is judged once the last reading is as old as events may be late.
         await scene.machine("asleep")
-        found = await scene.becomes(state="wrong")
-        assert (found.difference, found.engine) == (10, 27), "what it did before we knew it is nobody's"
+        result = await scene.becomes(state="wrong")
+        assert (result.difference, result.engine) == (10, 27), "what it did before we knew it is nobody's"
         _, metrics = await read_page(meter.metrics_url + "/metrics")
         assert "spot_meter_leading 1.0" in metrics
         assert float(metrics.split('engine_readings_total{outcome="read"} ')[1].split()[0]) >= 2
 
 
-async def test_a_gateway_that_dies_with_requests_in_flight_explains_what_they_did(
+async def test_gateway_that_dies_with_requests_in_flight_explains_their_tokens(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     lab = {MACHINE: scene.engine.endpoint}
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}", lab=lab):
         await scene.machine("ready", tier="lab")
-        await scene.engine.looked()
+        await scene.engine.wait_for_readings()
         for leaving, gateway in ((True, "gw-well"), (False, "gw-dead")):
             activity = Activity(
                 gateway=gateway, sent_at=time.time(), machines={MACHINE: MachineActivity(in_flight=2)}, leaving=leaving
             )
             await scene.bus.publish_volatile(subjects.activity(gateway), encode(activity))
         scene.engine.work(30, 40)
-        found = await scene.becomes(engine=70, state="explained")
-        assert [c.words for c in found.causes] == ["2 requests were in flight at gateways that died"]
+        result = await scene.becomes(engine=70, state="explained")
+        assert [c.words for c in result.causes] == ["2 requests were in flight at gateways that died"]
 
 
 PAGES = {
@@ -250,7 +250,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_what_is_no_page_of_counters_is_unread_with_a_reason(page: str) -> None:
+async def test_scrape_fails_with_a_reason_when_the_page_has_no_counters(page: str) -> None:
     scraper = MetricsScraper()
     async with counting_engine() as engine:
         engine.page = PAGES[page]
@@ -261,7 +261,7 @@ async def test_what_is_no_page_of_counters_is_unread_with_a_reason(page: str) ->
     await scraper.close()
 
 
-async def test_an_engine_that_hangs_is_left_after_its_time() -> None:
+async def test_scrape_times_out_when_the_engine_hangs() -> None:
     scraper = MetricsScraper(timeout_s=0.2)
     async with counting_engine() as engine:
         engine.hangs = True
@@ -272,7 +272,7 @@ async def test_an_engine_that_hangs_is_left_after_its_time() -> None:
     await scraper.close()
 
 
-async def test_engines_that_lie_or_hang_are_unknown_and_hold_up_nobody(
+async def test_broken_engines_are_unknown_and_delay_no_other(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     database = f"sqlite:///{tmp_path / 'l.sqlite'}"
@@ -285,20 +285,22 @@ async def test_engines_that_lie_or_hang_are_unknown_and_hold_up_nobody(
         await scene.count(10, 7)
         beside = Scene(scene.bus, other)
         await beside.machine("ready", tier="lab", machine="lab-1")
-        await other.looked()
+        await other.wait_for_readings()
         scene.engine.hangs = False
         scene.engine.page = PAGES["html"]
-        await scene.engine.looked()
+        await scene.engine.wait_for_readings()
 
-        async def told() -> dict[str, MachineAudit]:
+        async def audits_by_machine() -> dict[str, MachineAudit]:
             return {m.machine: m for m in (await scene.audit()).machines}
 
-        found = await until(told, lambda seen: "neither" in seen[MACHINE].words if MACHINE in seen else False)
-        assert (found[MACHINE].state, found[MACHINE].engine, found[MACHINE].ledger) == ("unknown", None, 17)
-        assert found["lab-1"].state == "equal"
+        result = await until(
+            audits_by_machine, lambda seen: "neither" in seen[MACHINE].words if MACHINE in seen else False
+        )
+        assert (result[MACHINE].state, result[MACHINE].engine, result[MACHINE].ledger) == ("unknown", None, 17)
+        assert result["lab-1"].state == "equal"
 
 
-async def test_one_of_two_meters_reads_and_the_other_takes_over(
+async def test_second_meter_takes_over_reading_when_the_leader_dies(
     scene: Scene, nats_url: str, postgres_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     async with (
@@ -323,7 +325,7 @@ async def test_one_of_two_meters_reads_and_the_other_takes_over(
             assert "spot_meter_leading 1.0" in await page.text()
 
 
-async def test_an_engine_that_dies_after_its_last_reading_is_told(
+async def test_engine_death_after_its_last_reading_is_explained(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
@@ -342,13 +344,13 @@ async def test_an_engine_that_dies_after_its_last_reading_is_told(
         )
         await scene.bus.publish(subjects.journal(MACHINE), encode(died))
         await scene.count(4, 4, outcome="engine_lost")
-        found = await scene.becomes(ledger=25, state="explained")
-        assert (found.engine, found.difference) == (20, 0)
-        unread = next(c for c in found.causes if c.name == "unread")
+        result = await scene.becomes(ledger=25, state="explained")
+        assert (result.engine, result.difference) == (20, 0)
+        unread = next(c for c in result.causes if c.name == "unread")
         assert (unread.tokens, "died 1 times" in unread.words) == (8, True)
 
 
-async def test_a_question_that_is_none_is_refused(scene: Scene, nats_url: str, tmp_path: Path) -> None:
+async def test_invalid_audit_query_is_rejected(scene: Scene, nats_url: str, tmp_path: Path) -> None:
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         for question in (encode(AuditQuery(day="yesterday")), b"{}"):
             answer = await scene.bus.request(subjects.METER_AUDIT, question, timeout=PATIENCE_SECONDS)

@@ -14,13 +14,13 @@ from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus
 from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.__main__ import main
-from tests.integration.meter.test_process import Told, meter_on
+from tests.integration.meter.test_process import MarkWatcher, meter_on
 from tests.kit.usage import send
 from tests.kit.waiting import until
 from tests.unit.meter.events import MIDNIGHT, event
 
 DAY = "2026-11-23"
-FOUND = [
+EVENTS = [
     event(source_seq=1, completed_at=MIDNIGHT + 59, model="a"),
     event(source_seq=2, completed_at=MIDNIGHT + 3600, model="b", outcome="failed"),
     event(source_seq=3, completed_at=MIDNIGHT + 86400, model="a", machine="l4x2-2"),
@@ -40,15 +40,15 @@ def run(nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return command
 
 
-async def test_tokens_of_any_days_by_any_dimension_and_a_gap_given_up(
+async def test_usage_by_dimensions_and_closing_a_gap(
     bus: JetStreamBus, nats_url: str, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
-    for found in FOUND:
-        await send(bus, found)
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
+    for sent in EVENTS:
+        await send(bus, sent)
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
-        await told.reach("gw-1", 3)
+        await watcher.reach("gw-1", 3)
         await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == 0)
 
         day = json.loads((await run("usage", "--day", DAY, "--json")).stdout)
@@ -102,5 +102,5 @@ async def test_tokens_of_any_days_by_any_dimension_and_a_gap_given_up(
         ("--from", DAY, "--days", "2"),
     ],
 )
-async def test_options_that_do_not_go_together_are_refused(run: Callable[..., Any], wrong: tuple[str, ...]) -> None:
+async def test_conflicting_options_are_rejected(run: Callable[..., Any], wrong: tuple[str, ...]) -> None:
     await run("usage", *wrong, status=2)

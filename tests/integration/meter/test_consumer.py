@@ -1,4 +1,4 @@
-"""The consumer between a bus and real databases: whatever dies when, the ledger is exact."""
+"""The consumer between a bus and real databases: the ledger is exact whatever dies, and when."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -41,11 +41,11 @@ KEEP = 400 * 86400.0
 
 
 class Killed(Exception):
-    """The process ends here, with -9."""
+    """The process is killed here with -9."""
 
 
 @dataclass
-class Unheard:
+class UnacknowledgedDelivery:
     """A delivery whose acknowledgement does not reach the server."""
 
     delivery: Delivery
@@ -67,7 +67,7 @@ class Unheard:
 
 
 class FailingBus(MemoryBus):
-    """Says when nothing is left, and when it was asked while away; may lose acknowledgements."""
+    """Reports when nothing is left and when it was used while down; may lose acknowledgements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,14 +78,14 @@ class FailingBus(MemoryBus):
     async def fetch(self, consumer: topology.Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         if not self.connected:
             self.refused.set()
-        found = await super().fetch(consumer, batch=batch, wait=0)
-        if not found:
+        sent = await super().fetch(consumer, batch=batch, wait=0)
+        if not sent:
             self.dry.set()
-        return [Unheard(d) for d in found] if self.loses_acks else found
+        return [UnacknowledgedDelivery(d) for d in sent] if self.loses_acks else sent
 
 
 class FailingLedger(SqlLedger):
-    """Dies before or after its next commit, when told so; says when a transaction failed."""
+    """Dies before or after its next commit on request; reports when a transaction failed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
@@ -107,7 +107,7 @@ class FailingLedger(SqlLedger):
 
 
 def consumer_of(bus: FailingBus, ledger: SqlLedger, *, batch: int, stop: asyncio.Event | None = None) -> Consumer:
-    """Ends when `stop` is set, or else when the stream is dry."""
+    """Return a consumer that ends when `stop` is set, or else when the stream is empty."""
     bus.dry.clear()
 
     async def stopped() -> None:
@@ -117,7 +117,7 @@ def consumer_of(bus: FailingBus, ledger: SqlLedger, *, batch: int, stop: asyncio
 
 
 async def anybody(batch: Batch) -> Batch:
-    """Every key and source is known."""
+    """Vet a batch as if every key and source were known."""
     return batch
 
 
@@ -132,8 +132,8 @@ async def ledger(database_url: str) -> AsyncIterator[FailingLedger]:
         yield FailingLedger(engine)
 
 
-async def publish(bus: MemoryBus, *found: UsageEvent) -> None:
-    for e in found:
+async def publish(bus: MemoryBus, *sent: UsageEvent) -> None:
+    for e in sent:
         await bus.publish(subjects.usage(e.source), encode(e))
 
 
@@ -143,28 +143,28 @@ async def totals(ledger: SqlLedger) -> TokenSums:
     ).totals
 
 
-async def told(bus: MemoryBus) -> dict[str, int]:
-    found = [decode(entry.value, Confirmed) for entry in (await bus.entries(topology.METER)).values()]
-    return {confirmed.source: confirmed.source_seq for confirmed in found}
+async def published_marks(bus: MemoryBus) -> dict[str, int]:
+    sent = [decode(entry.value, Confirmed) for entry in (await bus.entries(topology.METER)).values()]
+    return {confirmed.source: confirmed.source_seq for confirmed in sent}
 
 
 async def months(bus: MemoryBus) -> dict[str, tuple[str, int]]:
-    found = [decode(entry.value, KeyMonth) for entry in (await bus.entries(topology.MONTHS)).values()]
-    return {told.key_id: (told.month, told.tokens) for told in found}
+    sent = [decode(entry.value, KeyMonth) for entry in (await bus.entries(topology.MONTHS)).values()]
+    return {month.key_id: (month.month, month.tokens) for month in sent}
 
 
-def november(found: Sequence[UsageEvent]) -> dict[str, tuple[str, int]]:
-    """What the months have to be after these events, all of November."""
-    sums = {key: sums_of([e for e in found if e.key_id == key]) for key in {e.key_id for e in found}}
+def november(sent: Sequence[UsageEvent]) -> dict[str, tuple[str, int]]:
+    """Return the expected months after these events, all of November."""
+    sums = {key: sums_of([e for e in sent if e.key_id == key]) for key in {e.key_id for e in sent}}
     return {key: ("2026-11", s.prompt_tokens + s.completion_tokens) for key, s in sums.items()}
 
 
 class Gateway:
-    """Watches as a gateway does: whatever a mark covers is in the months that it knows by then."""
+    """Watches as a gateway does: the months that it knows include everything that a mark covers."""
 
-    def __init__(self, bus: MemoryBus, found: Sequence[UsageEvent]) -> None:
+    def __init__(self, bus: MemoryBus, sent: Sequence[UsageEvent]) -> None:
         self._bus = bus
-        self._found = found
+        self._sent = sent
         self.marks_seen = 0
 
     async def start(self) -> None:
@@ -174,74 +174,74 @@ class Gateway:
         if not isinstance(change, Changed) or change.value is None:
             return
         mark = decode(change.value, Confirmed)
-        covered = [e for e in self._found if e.source == mark.source and e.source_seq <= mark.source_seq]
+        covered = [e for e in self._sent if e.source == mark.source and e.source_seq <= mark.source_seq]
         known = {name: decode(e.value, KeyMonth) for name, e in self._bus._bucket(topology.MONTHS).items()}
         for key, (_, tokens) in november(covered).items():
             assert known[key].tokens >= tokens, "the month comes before the mark"
         self.marks_seen += 1
 
 
-async def test_events_are_counted_acknowledged_and_told(ledger: FailingLedger) -> None:
+async def test_events_are_counted_acknowledged_and_confirmed(ledger: FailingLedger) -> None:
     bus = FailingBus()
-    found = [event(f"gw-{s}", n, key_id=f"k{n % 3}") for s in (1, 2) for n in range(1, 8)]
-    gateway = Gateway(bus, found)
+    sent = [event(f"gw-{s}", n, key_id=f"k{n % 3}") for s in (1, 2) for n in range(1, 8)]
+    gateway = Gateway(bus, sent)
     await gateway.start()
-    await publish(bus, *found)
+    await publish(bus, *sent)
     await consumer_of(bus, ledger, batch=4).run()
-    assert await totals(ledger) == sums_of(found)
+    assert await totals(ledger) == sums_of(sent)
     assert await bus.backlog(topology.LEDGER) == 0
-    assert await told(bus) == {"gw-1": 7, "gw-2": 7}
-    assert await months(bus) == november(found)
+    assert await published_marks(bus) == {"gw-1": 7, "gw-2": 7}
+    assert await months(bus) == november(sent)
     assert gateway.marks_seen >= 2
 
 
-async def test_nothing_is_acknowledged_or_told_before_its_commit(ledger: FailingLedger) -> None:
+async def test_nothing_is_acknowledged_or_published_before_its_commit(ledger: FailingLedger) -> None:
     bus = FailingBus()
     await publish(bus, event())
     ledger.dies = "before"
     with pytest.raises(Killed):
         await consumer_of(bus, ledger, batch=4).run()
-    assert (await bus.backlog(topology.LEDGER), await told(bus), await months(bus)) == (1, {}, {})
+    assert (await bus.backlog(topology.LEDGER), await published_marks(bus), await months(bus)) == (1, {}, {})
 
 
-async def test_a_month_written_by_one_that_died_is_told_before_the_mark_by_whom_its_messages_come_to(
+async def test_month_of_a_dead_meter_is_published_before_the_mark_on_redelivery(
     ledger: FailingLedger,
 ) -> None:
-    bus, found = FailingBus(), [event(source_seq=n) for n in (1, 2)]
-    gateway = Gateway(bus, found)
+    bus, sent = FailingBus(), [event(source_seq=n) for n in (1, 2)]
+    gateway = Gateway(bus, sent)
     await gateway.start()
-    await publish(bus, *found)
+    await publish(bus, *sent)
     ledger.dies = "after"
     with pytest.raises(Killed):
         await consumer_of(bus, ledger, batch=4).run()
-    assert (await told(bus), await months(bus)) == ({}, {})
+    assert (await published_marks(bus), await months(bus)) == ({}, {})
     bus.redeliver(topology.LEDGER)
     await consumer_of(bus, ledger, batch=4).run()
-    assert (await told(bus), await months(bus)) == ({"gw-1": 2}, november(found))
+    assert (await published_marks(bus), await months(bus)) == ({"gw-1": 2}, november(sent))
     assert gateway.marks_seen == 1
 
 
-async def test_a_mark_over_what_one_wrote_that_died_comes_after_its_month_too(ledger: FailingLedger) -> None:
-    """Its message is still in the dead one's hands: all that comes is the number below."""
-    bus, found = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (2, 1)]
-    gateway = Gateway(bus, found)
+async def test_mark_over_a_dead_meters_batch_is_published_after_its_month(ledger: FailingLedger) -> None:
+    """The dead meter still holds its message: only the event with the lower number is delivered."""
+    bus, sent = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (2, 1)]
+    gateway = Gateway(bus, sent)
     await gateway.start()
-    await publish(bus, *found)
+    await publish(bus, *sent)
     ledger.dies = "after"
     with pytest.raises(Killed):
         await consumer_of(bus, ledger, batch=1).run()
     await consumer_of(bus, ledger, batch=1).run()
-    assert (await told(bus), await months(bus)) == ({"gw-1": 2}, november(found))
+    assert (await published_marks(bus), await months(bus)) == ({"gw-1": 2}, november(sent))
     assert gateway.marks_seen == 1
 
 
-async def test_months_that_cannot_be_told_hold_back_the_mark_until_the_sweep(
+async def test_mark_waits_for_the_sweep_when_a_month_cannot_be_published(
     ledger: FailingLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bus, found = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (1, 2, 3)]
-    gateway = Gateway(bus, found)
+    bus, sent = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (1, 2, 3)]
+    gateway = Gateway(bus, sent)
     await gateway.start()
-    await publish(bus, *found)
+    await publish(bus, *sent)
     create = bus.create
 
     async def refuses_a_month(bucket: topology.Bucket, key: str, value: bytes) -> int:
@@ -254,18 +254,18 @@ async def test_months_that_cannot_be_told_hold_back_the_mark_until_the_sweep(
         await consumer_of(bus, ledger, batch=4).run()
         with pytest.raises(BusUnavailable):
             await ProgressPublisher(bus, ledger, lambda: NOW).sweep()
-    assert (await told(bus), await months(bus)) == ({}, november([found[0], found[2]]))
+    assert (await published_marks(bus), await months(bus)) == ({}, november([sent[0], sent[2]]))
     await ProgressPublisher(bus, ledger, lambda: NOW).sweep()
-    assert (await told(bus), await months(bus)) == ({"gw-1": 3}, november(found))
+    assert (await published_marks(bus), await months(bus)) == ({"gw-1": 3}, november(sent))
 
 
-async def test_a_mark_over_a_batch_that_was_not_told_comes_after_the_months_of_both(
+async def test_mark_over_an_unpublished_batch_follows_the_months_of_both(
     ledger: FailingLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bus, found = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (2, 1)]
-    gateway = Gateway(bus, found)
+    bus, sent = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (2, 1)]
+    gateway = Gateway(bus, sent)
     await gateway.start()
-    await publish(bus, *found)
+    await publish(bus, *sent)
     create, refused = bus.create, asyncio.Event()
 
     async def refuses_once(bucket: topology.Bucket, key: str, value: bytes) -> int:
@@ -276,7 +276,7 @@ async def test_a_mark_over_a_batch_that_was_not_told_comes_after_the_months_of_b
 
     monkeypatch.setattr(bus, "create", refuses_once)
     await consumer_of(bus, ledger, batch=1).run()
-    assert (await told(bus), await months(bus)) == ({"gw-1": 2}, november(found))
+    assert (await published_marks(bus), await months(bus)) == ({"gw-1": 2}, november(sent))
     assert refused.is_set()
 
 
@@ -289,7 +289,7 @@ deaths = st.sampled_from([None, None, "before", "after", "acks", "marks"])
     faults=st.lists(st.tuples(st.integers(0, 20), deaths), max_size=6),
     batch=st.integers(1, 7),
 )
-async def test_any_order_repetition_and_death_gives_the_same_ledger(
+async def test_ledger_is_the_same_after_any_order_repetition_and_death(
     ledger: FailingLedger, order: list[tuple[int, int]], faults: list[tuple[int, str | None]], batch: int
 ) -> None:
     async with ledger._engine.begin() as connection:
@@ -318,14 +318,14 @@ async def test_any_order_repetition_and_death_gives_the_same_ledger(
     assert await bus.backlog(topology.LEDGER) == 0
     arrived = {s: {n for source, n in order if source == s} for s in (1, 2, 3)}
     marks = {f"gw-{s}": next(n for n in range(9) if n + 1 not in seen) for s, seen in arrived.items()}
-    assert await told(bus) == {source: mark for source, mark in marks.items() if mark}
+    assert await published_marks(bus) == {source: mark for source, mark in marks.items() if mark}
 
 
-async def test_a_bus_that_lost_its_data_is_told_again_and_nothing_is_lowered(ledger: FailingLedger) -> None:
+async def test_everything_is_published_again_when_the_bus_lost_its_data(ledger: FailingLedger) -> None:
     bus = FailingBus()
-    found = [*(event("gw-1", n) for n in (1, 2)), event("gw-2", 1, key_id="k2"), event("gw-3", 2, key_id="k3")]
+    sent = [*(event("gw-1", n) for n in (1, 2)), event("gw-2", 1, key_id="k2"), event("gw-3", 2, key_id="k3")]
     before = event("gw-1", 3, key_id="k4", completed_at=MIDNIGHT - 40 * DAY_S)
-    await publish(bus, *found, before)
+    await publish(bus, *sent, before)
     await consumer_of(bus, ledger, batch=10).run()
     restored = FailingBus()
     higher = KeyMonth(key_id="k2", month="2026-11", tokens=999, at=NOW)
@@ -336,14 +336,14 @@ async def test_a_bus_that_lost_its_data_is_told_again_and_nothing_is_lowered(led
     await restored.put(topology.METER, subjects.confirmed_key("gw-1"), b"nonsense")
     publisher = ProgressPublisher(restored, ledger, lambda: NOW)
     await publisher.sweep()
-    assert await told(restored) == {"gw-1": 3, "gw-2": 9}
-    assert await months(restored) == {**november(found), "k2": ("2026-11", 999)}, "a month that is over limits nobody"
+    assert await published_marks(restored) == {"gw-1": 3, "gw-2": 9}
+    assert await months(restored) == {**november(sent), "k2": ("2026-11", 999)}, "a month that is over limits nobody"
     entries = [await restored.entries(bucket) for bucket in (topology.METER, topology.MONTHS)]
     await publisher.sweep()
     assert [await restored.entries(bucket) for bucket in (topology.METER, topology.MONTHS)] == entries, "told once"
 
 
-async def test_a_bus_that_is_away_is_waited_for(ledger: FailingLedger) -> None:
+async def test_consumer_waits_while_the_bus_is_down(ledger: FailingLedger) -> None:
     bus = FailingBus()
     await publish(bus, event())
     bus.connected = False
@@ -358,7 +358,7 @@ async def test_a_bus_that_is_away_is_waited_for(ledger: FailingLedger) -> None:
     assert await totals(ledger) == sums_of([event()])
 
 
-async def test_a_database_that_is_away_is_waited_for_and_then_has_everything(postgres_server: PostgresServer) -> None:
+async def test_consumer_retries_until_the_database_is_back(postgres_server: PostgresServer) -> None:
     postgres_server.start()
     url = asynchronous(postgres_server.url)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
@@ -380,7 +380,7 @@ async def test_a_database_that_is_away_is_waited_for_and_then_has_everything(pos
         assert await totals(ledger) == sums_of([event(source_seq=n) for n in (1, 2)])
 
 
-async def test_an_end_while_the_database_is_away_leaves_the_messages_on_the_bus(ledger: FailingLedger) -> None:
+async def test_messages_stay_on_the_bus_when_stopped_while_the_database_is_down(ledger: FailingLedger) -> None:
     bus, stop = FailingBus(), asyncio.Event()
     await publish(bus, event())
     async with ledger._engine.begin() as connection:

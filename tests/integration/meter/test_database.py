@@ -16,7 +16,7 @@ from tests.kit.waiting import PATIENCE_SECONDS
 MIGRATIONS = Path(services.meter.__file__).parent / "adapters" / "migrations"
 
 
-async def test_replicas_that_start_together_migrate_once(database_url: str) -> None:
+async def test_concurrent_starts_migrate_once(database_url: str) -> None:
     newest = max(script.stem[:4] for script in (MIGRATIONS / "versions").glob("0*.py"))
     engines = [create_engine(database_url) for _ in range(4)]
     try:
@@ -32,7 +32,7 @@ async def test_replicas_that_start_together_migrate_once(database_url: str) -> N
             await engine.dispose()
 
 
-async def test_decimals_come_back_to_the_last_digit(database_url: str) -> None:
+async def test_decimals_keep_every_digit(database_url: str) -> None:
     amounts = [Decimal("99999999999999999999999999.123456789012"), Decimal("-0.000000000001"), Decimal(0)]
     metadata = MetaData()
     table = Table("amounts", metadata, Column("name", Text, primary_key=True), Column("amount", ExactDecimal))
@@ -42,12 +42,12 @@ async def test_decimals_come_back_to_the_last_digit(database_url: str) -> None:
         await connection.execute(table.insert(), [{"name": str(i), "amount": a} for i, a in enumerate(amounts)])
         await connection.execute(table.insert(), {"name": "null", "amount": None})
     async with read_transaction(engine) as connection:
-        found = (await connection.execute(select(table.c.amount).order_by(table.c.name))).scalars().all()
+        rows = (await connection.execute(select(table.c.amount).order_by(table.c.name))).scalars().all()
     await engine.dispose()
-    assert found == [*amounts, None]
+    assert rows == [*amounts, None]
 
 
-async def test_writers_wait_for_one_another_and_no_increment_is_lost(database_url: str) -> None:
+async def test_concurrent_writers_lose_no_increment(database_url: str) -> None:
     engine = create_engine(database_url)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE counter (n BIGINT)"))
@@ -66,7 +66,7 @@ async def test_writers_wait_for_one_another_and_no_increment_is_lost(database_ur
     await engine.dispose()
 
 
-async def test_a_reader_sees_one_moment_and_holds_up_no_writer(database_url: str) -> None:
+async def test_reader_sees_one_moment_and_blocks_no_writer(database_url: str) -> None:
     engine = create_engine(database_url)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE t (n BIGINT)"))
@@ -98,7 +98,7 @@ async def test_sqlite_is_durable_and_rolls_back_whole_transactions(tmp_path: Pat
     await engine.dispose()
 
 
-async def test_a_database_that_stays_away_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unavailable_database_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "START_SECONDS", 0.0)
     url = "postgresql+asyncpg://meter:hunter2@127.0.0.1:1/ledger"
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/ledger") as caught:

@@ -1,4 +1,4 @@
-"""What is missing of a source, until when it is waited for, and who may give it up."""
+"""Missing events of a source: how long they are waited for, and how they are declared lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,21 +38,21 @@ async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
 
 
 @pytest.fixture
-def book(ledger: SqlLedger) -> SqlGapStore:
+def store(ledger: SqlLedger) -> SqlGapStore:
     return SqlGapStore(ledger._engine)
 
 
-async def record(ledger: SqlLedger, *found: UsageEvent, at: float = DAY.end - 60) -> None:
-    await ledger.record(parse_batch([encode(e) for e in found], at))
+async def record(ledger: SqlLedger, *sent: UsageEvent, at: float = DAY.end - 60) -> None:
+    await ledger.record(parse_batch([encode(e) for e in sent], at))
 
 
-async def told(ledger: SqlLedger, now: float) -> Tokens:
+async def day_tokens(ledger: SqlLedger, now: float) -> Tokens:
     facts = await ledger.read_day(DAY, (), busy=False, active_since=now - SILENCE)
     return build_tokens(DAY, TokensQuery(day=DAY.name), facts, now, now=now, source_silence_s=SILENCE)
 
 
-async def numbers(book: SqlGapStore, now: float) -> list[tuple[int, int]]:
-    return [(gap.first, gap.last) for gap in (await book.list_gaps(now)).open]
+async def numbers(store: SqlGapStore, now: float) -> list[tuple[int, int]]:
+    return [(gap.first, gap.last) for gap in (await store.list_gaps(now)).open]
 
 
 async def losses(ledger: SqlLedger) -> list[Any]:
@@ -60,19 +60,17 @@ async def losses(ledger: SqlLedger) -> list[Any]:
         return list(await connection.execute(select(tables.losses)))
 
 
-async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record(
-    ledger: SqlLedger, book: SqlGapStore
-) -> None:
+async def test_gap_is_open_until_declared_lost_and_the_loss_is_recorded(ledger: SqlLedger, store: SqlGapStore) -> None:
     now = DAY.end + 2 * SILENCE
     await record(ledger, event(source_seq=1), event(source_seq=6))
-    assert await numbers(book, now) == [(2, 5)]
-    assert ((await told(ledger, now)).complete, (await told(ledger, now)).open_gaps) == (False, 4)
-    await book.declare_lost(LOST, now)
-    assert await numbers(book, now) == [(4, 5)]
-    assert not (await told(ledger, now)).complete
-    await book.declare_lost(msgspec.structs.replace(LOST, first=4, last=5), now + 1)
-    assert await numbers(book, now) == []
-    assert (await told(ledger, now)).complete
+    assert await numbers(store, now) == [(2, 5)]
+    assert ((await day_tokens(ledger, now)).complete, (await day_tokens(ledger, now)).open_gaps) == (False, 4)
+    await store.declare_lost(LOST, now)
+    assert await numbers(store, now) == [(4, 5)]
+    assert not (await day_tokens(ledger, now)).complete
+    await store.declare_lost(msgspec.structs.replace(LOST, first=4, last=5), now + 1)
+    assert await numbers(store, now) == []
+    assert (await day_tokens(ledger, now)).complete
     assert [(r.first, r.last, r.declared_by, r.reason, r.declared_at) for r in await losses(ledger)] == [
         (2, 3, "Ada", "the disk burnt", now),
         (4, 5, "Ada", "the disk burnt", now + 1),
@@ -80,13 +78,13 @@ async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record
     assert await ledger.read_marks(0) == {"gw-1": 1}, "the gateway forgets nothing by it"
 
 
-async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: SqlLedger, book: SqlGapStore) -> None:
+async def test_lost_event_is_counted_when_it_arrives_after_all(ledger: SqlLedger, store: SqlGapStore) -> None:
     now = DAY.end + 2 * SILENCE
-    found = [event(source_seq=n) for n in range(1, 5)]
-    await record(ledger, found[0], found[3])
-    await book.declare_lost(LOST, now)
-    await record(ledger, *found[1:3], at=now)
-    assert (await told(ledger, now)).totals == sums_of(found)
+    sent = [event(source_seq=n) for n in range(1, 5)]
+    await record(ledger, sent[0], sent[3])
+    await store.declare_lost(LOST, now)
+    await record(ledger, *sent[1:3], at=now)
+    assert (await day_tokens(ledger, now)).totals == sums_of(sent)
     assert await ledger.read_marks(0) == {"gw-1": 4}
     assert len(await losses(ledger)) == 1
 
@@ -103,54 +101,54 @@ async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: SqlLedge
         {"reason": "x" * 301},
     ],
 )
-async def test_only_what_is_missing_can_be_given_up_and_only_by_name(
-    ledger: SqlLedger, book: SqlGapStore, wrong: dict[str, Any]
+async def test_only_missing_events_can_be_declared_lost(
+    ledger: SqlLedger, store: SqlGapStore, wrong: dict[str, Any]
 ) -> None:
     await record(ledger, event(source_seq=1), event(source_seq=4))
     with pytest.raises(Rejected):
-        await book.declare_lost(msgspec.structs.replace(LOST, **wrong), DAY.end)
+        await store.declare_lost(msgspec.structs.replace(LOST, **wrong), DAY.end)
     assert await losses(ledger) == []
 
 
-async def test_two_who_give_up_the_same_at_once_are_one(postgres_url: str) -> None:
+async def test_concurrent_declarations_of_the_same_loss_are_one(postgres_url: str) -> None:
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         sources = [f"gw-{n}" for n in range(20)]
         await record(first, *(event(source, n) for source in sources for n in (1, 9)))
-        books = (SqlGapStore(first._engine), SqlGapStore(second._engine))
+        stores = (SqlGapStore(first._engine), SqlGapStore(second._engine))
         orders = [msgspec.structs.replace(LOST, source=s, first=f, last=f + 3) for s in sources for f in (2, 4)]
-        work = (book.declare_lost(order, DAY.end) for order in orders for book in books)
+        work = (store.declare_lost(order, DAY.end) for order in orders for store in stores)
         done = await asyncio.gather(*work, return_exceptions=True)
         assert sum(isinstance(result, Rejected) for result in done) == 3 * len(sources)
         assert len(await losses(first)) == len(sources)
 
 
-async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: SqlLedger, book: SqlGapStore) -> None:
+async def test_quarantined_message_can_be_declared_lost_by_its_number(ledger: SqlLedger, store: SqlGapStore) -> None:
     now = DAY.end + 2 * SILENCE
     await ledger.record(parse_batch([encode(event(source_seq=1)), encode(event(source_seq=2, status=-1))], DAY.end))
-    (gap,) = (await book.list_gaps(now)).open
+    (gap,) = (await store.list_gaps(now)).open
     assert (gap.first, gap.last, gap.quarantined) == (2, 2, "status: expected 0 to 2^40, got -1")
-    assert not (await told(ledger, now)).complete
-    await book.declare_lost(msgspec.structs.replace(LOST, last=2), now)
-    assert await numbers(book, now) == []
-    assert (await told(ledger, now)).complete
+    assert not (await day_tokens(ledger, now)).complete
+    await store.declare_lost(msgspec.structs.replace(LOST, last=2), now)
+    assert await numbers(store, now) == []
+    assert (await day_tokens(ledger, now)).complete
 
 
-async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: SqlLedger, book: SqlGapStore) -> None:
+async def test_written_events_are_missing_once_the_source_is_silent(ledger: SqlLedger, store: SqlGapStore) -> None:
     await record(ledger, event(source_seq=1))
-    await book.record_heartbeats({"gw-1": Heartbeat(written=3, received_at=DAY.end - 10, left=False)})
-    assert await numbers(book, DAY.end + 49) == [], "it may be on its way"
+    await store.record_heartbeats({"gw-1": Heartbeat(written=3, received_at=DAY.end - 10, left=False)})
+    assert await numbers(store, DAY.end + 49) == [], "it may be on its way"
     for now in (DAY.end + 61, DAY.end + 10 * SILENCE):
-        assert await numbers(book, now) == [(2, 3)]
-        assert ((await told(ledger, now)).complete, (await told(ledger, now)).open_gaps) == (False, 2)
+        assert await numbers(store, now) == [(2, 3)]
+        assert ((await day_tokens(ledger, now)).complete, (await day_tokens(ledger, now)).open_gaps) == (False, 2)
     await record(ledger, event(source_seq=2), event(source_seq=3), at=DAY.end + 70)
-    assert await numbers(book, DAY.end + 9999) == []
+    assert await numbers(store, DAY.end + 9999) == []
 
 
-async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: SqlLedger, book: SqlGapStore) -> None:
-    await book.record_heartbeats({"gw-1": Heartbeat(written=2, received_at=DAY.end - 10, left=True)})
-    await book.record_heartbeats({"gw-2": Heartbeat(written=0, received_at=DAY.end - 10, left=True)})
-    assert await numbers(book, DAY.end + 61) == [(1, 2)]
-    assert not (await told(ledger, DAY.end + 10 * SILENCE)).complete
+async def test_source_without_events_is_known_by_its_heartbeat(ledger: SqlLedger, store: SqlGapStore) -> None:
+    await store.record_heartbeats({"gw-1": Heartbeat(written=2, received_at=DAY.end - 10, left=True)})
+    await store.record_heartbeats({"gw-2": Heartbeat(written=0, received_at=DAY.end - 10, left=True)})
+    assert await numbers(store, DAY.end + 61) == [(1, 2)]
+    assert not (await day_tokens(ledger, DAY.end + 10 * SILENCE)).complete
 
 
 @pytest.mark.parametrize(
@@ -167,35 +165,35 @@ async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: 
         (Heartbeat(written=2, received_at=DAY.end + 60, left=False), 61, False),
     ],
 )
-async def test_a_day_waits_for_a_source_until_it_has_ended_or_was_heard_after_it(
-    ledger: SqlLedger, book: SqlGapStore, claim: Heartbeat | None, after: float, complete: bool
+async def test_day_is_open_until_each_source_ended_or_was_active_after_it(
+    ledger: SqlLedger, store: SqlGapStore, heartbeat: Heartbeat | None, after: float, complete: bool
 ) -> None:
     await record(ledger, event(source_seq=1))
-    if claim:
-        await book.record_heartbeats({"gw-1": claim})
-    assert (await told(ledger, DAY.end + after)).complete is complete
+    if heartbeat:
+        await store.record_heartbeats({"gw-1": heartbeat})
+    assert (await day_tokens(ledger, DAY.end + after)).complete is complete
 
 
-async def test_an_event_from_after_the_day_closes_it(ledger: SqlLedger) -> None:
+async def test_event_after_the_day_closes_it(ledger: SqlLedger) -> None:
     await record(ledger, event(source_seq=1))
-    assert not (await told(ledger, DAY.end + 61)).complete
+    assert not (await day_tokens(ledger, DAY.end + 61)).complete
     await record(ledger, event(source_seq=2, completed_at=DAY.end + 1), at=DAY.end + 2)
-    assert (await told(ledger, DAY.end + 61)).complete
+    assert (await day_tokens(ledger, DAY.end + 61)).complete
 
 
-async def test_the_highest_word_of_a_source_stays(ledger: SqlLedger, book: SqlGapStore) -> None:
+async def test_highest_written_number_of_a_source_is_kept(ledger: SqlLedger, store: SqlGapStore) -> None:
     for written in (5, 3):
-        await book.record_heartbeats({"gw-1": Heartbeat(written=written, received_at=DAY.end - 10, left=False)})
-    assert await numbers(book, DAY.end + 61) == [(1, 5)]
+        await store.record_heartbeats({"gw-1": Heartbeat(written=written, received_at=DAY.end - 10, left=False)})
+    assert await numbers(store, DAY.end + 61) == [(1, 5)]
 
 
-async def test_gateways_are_heard_over_the_bus(ledger: SqlLedger, book: SqlGapStore) -> None:
+async def test_heartbeats_are_stored_from_the_bus(ledger: SqlLedger, store: SqlGapStore) -> None:
     bus = MemoryBus()
-    heartbeats = SourceHeartbeats(bus, book, lambda: DAY.end - 10)
+    heartbeats = SourceHeartbeats(bus, store, lambda: DAY.end - 10)
     await bus.subscribe(subjects.ACTIVITIES, heartbeats.on_activity)
     for written in (1, 4):
-        said = Activity(gateway="gw-1", sent_at=0.0, machines={}, written=written)
-        await bus.publish_volatile(subjects.activity("gw-1"), encode(said))
+        activity = Activity(gateway="gw-1", sent_at=0.0, machines={}, written=written)
+        await bus.publish_volatile(subjects.activity("gw-1"), encode(activity))
     await bus.publish_volatile(subjects.activity("gw-2"), b"junk")
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE sources RENAME TO away"))
@@ -204,11 +202,11 @@ async def test_gateways_are_heard_over_the_bus(ledger: SqlLedger, book: SqlGapSt
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE away RENAME TO sources"))
     await heartbeats.flush()
-    assert await numbers(book, DAY.end + 61) == [(1, 4)]
+    assert await numbers(store, DAY.end + 61) == [(1, 4)]
 
 
-async def test_the_answers_say_what_is_wrong(ledger: SqlLedger, book: SqlGapStore) -> None:
-    queries = GapQueries(book, lambda: DAY.end)
+async def test_invalid_gap_queries_are_answered_with_the_reason(ledger: SqlLedger, store: SqlGapStore) -> None:
+    queries = GapQueries(store, lambda: DAY.end)
     await record(ledger, event(source_seq=1), event(source_seq=4))
     assert [gap.last for gap in decode(await queries.handle_gaps(encode(GapsQuery())), Gaps).open] == [3]
     wrong = decode(await queries.handle_lost(encode(msgspec.structs.replace(LOST, last=9))), ErrorReply)

@@ -28,19 +28,19 @@ async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
         yield opened
 
 
-async def record(ledger: SqlLedger, *found: UsageEvent) -> None:
-    await ledger.record(parse_batch([encode(e) for e in found], MIDNIGHT + 86400.0))
+async def record(ledger: SqlLedger, *sent: UsageEvent) -> None:
+    await ledger.record(parse_batch([encode(e) for e in sent], MIDNIGHT + 86400.0))
 
 
 async def pages(ledger: SqlLedger, query: HistoryQuery) -> list[History]:
-    found = [await ledger.read_history(query)]
-    while found[-1].next is not None:
-        assert len(found) < 100
-        found.append(await ledger.read_history(msgspec.structs.replace(query, after=found[-1].next)))
-    return found
+    history = [await ledger.read_history(query)]
+    while history[-1].next is not None:
+        assert len(history) < 100
+        history.append(await ledger.read_history(msgspec.structs.replace(query, after=history[-1].next)))
+    return history
 
 
-async def test_a_use_is_what_its_event_says(ledger: SqlLedger) -> None:
+async def test_history_row_matches_its_event(ledger: SqlLedger) -> None:
     await record(
         ledger,
         event(source_seq=1, completed_at=MIDNIGHT + 200.0, duration=170.0, wake_wait=150.5, model="b"),
@@ -60,36 +60,34 @@ async def test_a_use_is_what_its_event_says(ledger: SqlLedger) -> None:
     ]
 
 
-async def test_a_range_has_its_start_and_not_its_end(ledger: SqlLedger) -> None:
+async def test_history_range_excludes_its_end(ledger: SqlLedger) -> None:
     await record(ledger, *(event(source_seq=n, completed_at=MIDNIGHT + n) for n in range(1, 6)))
-    (found,) = await pages(ledger, HistoryQuery(start=MIDNIGHT + 2.0, end=MIDNIGHT + 4.0))
-    assert [use.completed_at - MIDNIGHT for use in found.uses] == [2.0, 3.0]
+    (history,) = await pages(ledger, HistoryQuery(start=MIDNIGHT + 2.0, end=MIDNIGHT + 4.0))
+    assert [use.completed_at - MIDNIGHT for use in history.uses] == [2.0, 3.0]
 
 
-async def test_pages_have_every_use_once_also_where_many_completed_together(
+async def test_history_pages_have_every_request_once_when_many_completed_together(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapter, "HISTORY_ROWS", 3)
-    wanted = [
+    expected = [
         event(source_seq=n, completed_at=MIDNIGHT + n // 5 + 0.1, prompt_tokens=n, completion_tokens=0, cached_tokens=0)
         for n in range(1, 13)
     ]
-    for one in reversed(wanted):
+    for one in reversed(expected):
         await record(ledger, one)
-    found = await pages(ledger, ALL)
-    assert [len(one.uses) for one in found] == [3, 3, 3, 3, 0]
-    told = [use for one in found for use in one.uses]
-    assert sorted(use.tokens for use in told) == list(range(1, 13))
-    assert [use.completed_at for use in told] == sorted(e.completed_at for e in wanted)
+    history = await pages(ledger, ALL)
+    assert [len(one.uses) for one in history] == [3, 3, 3, 3, 0]
+    uses = [use for one in history for use in one.uses]
+    assert sorted(use.tokens for use in uses) == list(range(1, 13))
+    assert [use.completed_at for use in uses] == sorted(e.completed_at for e in expected)
 
 
-async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
-    bus: JetStreamBus, nats_url: str, tmp_path: Path
-) -> None:
+async def test_meter_answers_queries_and_rejects_invalid_ones(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         answer = decode(await bus.request(subjects.METER_HISTORY, encode(ALL), timeout=PATIENCE_SECONDS), History)
         assert answer == History(models=(), uses=(), next=None)
-        told = await bus.request(
+        uses = await bus.request(
             subjects.METER_HISTORY, b'{"type":"history_query.v1","start":1}', timeout=PATIENCE_SECONDS
         )
-        assert "end" in decode(told, ErrorReply).reason
+        assert "end" in decode(uses, ErrorReply).reason

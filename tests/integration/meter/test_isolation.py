@@ -1,4 +1,4 @@
-"""One piece of the meter's work that fails, for whatever reason, stops nothing else."""
+"""A task of the meter that fails, for whatever reason, stops no other."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ async def tokens_of(bus: MemoryBus) -> Tokens:
     )
 
 
-async def test_a_comparison_that_fails_is_counted_and_repeated_while_events_are_counted(
+async def test_failed_comparison_is_retried_while_events_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus, broken = MemoryBus(), True

@@ -1,4 +1,4 @@
-"""The ledger on real databases: every event once, whatever comes how often in which order."""
+"""The ledger on real databases: every event counts once, in any order and repetition."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -41,8 +41,8 @@ async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
         yield opened
 
 
-def payloads(found: Sequence[UsageEvent]) -> list[bytes]:
-    return [encode(e) for e in found]
+def payloads(sent: Sequence[UsageEvent]) -> list[bytes]:
+    return [encode(e) for e in sent]
 
 
 async def facts(ledger: SqlLedger, *by: str, day: Day = DAY) -> DayFacts:
@@ -55,15 +55,15 @@ async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
 
 
 async def gaps(ledger: SqlLedger) -> list[tuple[str, int, int]]:
-    found = await SqlGapStore(ledger._engine).list_gaps(NOW)
-    return [(gap.source, gap.first, gap.last) for gap in found.open if gap.quarantined is None]
+    gaps = await SqlGapStore(ledger._engine).list_gaps(NOW)
+    return [(gap.source, gap.first, gap.last) for gap in gaps.open if gap.quarantined is None]
 
 
 async def totals(ledger: SqlLedger) -> TokenSums:
     return build_tokens(DAY, TokensQuery(day=DAY.name), await facts(ledger), None, now=NOW, source_silence_s=60).totals
 
 
-async def test_the_tables_are_those_that_the_migrations_make(ledger: SqlLedger) -> None:
+async def test_tables_match_the_migrations(ledger: SqlLedger) -> None:
     async with database.read_transaction(ledger._engine) as connection:
         made = await connection.run_sync(lambda c: {t: inspect(c).get_columns(t) for t in tables.metadata.tables})
     for name, table in tables.metadata.tables.items():
@@ -71,27 +71,27 @@ async def test_the_tables_are_those_that_the_migrations_make(ledger: SqlLedger) 
     assert set(tables.events.columns.keys()) == set(UsageEvent.__struct_fields__), "no field is lost"
 
 
-async def test_a_batch_is_counted_and_its_marks_known(ledger: SqlLedger) -> None:
-    found = [event("gw-1", n) for n in (1, 2, 3)] + [event("gw-2", n) for n in (1, 3, 4)]
-    recorded = await ledger.record(parse_batch(payloads(found), NOW))
+async def test_batch_is_counted_and_its_marks_returned(ledger: SqlLedger) -> None:
+    sent = [event("gw-1", n) for n in (1, 2, 3)] + [event("gw-2", n) for n in (1, 3, 4)]
+    recorded = await ledger.record(parse_batch(payloads(sent), NOW))
     assert (recorded.counted, recorded.repeated, recorded.conflicts, recorded.quarantined) == (6, 0, 0, {})
     assert recorded.marks == {"gw-1": 3, "gw-2": 1}
     assert await ledger.read_marks(since=NOW) == {"gw-1": 3, "gw-2": 1}
     assert await ledger.read_marks(since=NOW + 1) == {}
-    assert await totals(ledger) == sums_of(found)
+    assert await totals(ledger) == sums_of(sent)
     assert await gaps(ledger) == [("gw-2", 2, 2)]
 
 
-async def test_what_comes_again_is_not_counted_again(ledger: SqlLedger) -> None:
-    found = [event(source_seq=n) for n in range(1, 6)]
-    await ledger.record(parse_batch(payloads(found[:3]), NOW))
-    recorded = await ledger.record(parse_batch(payloads(found + found[2:]), NOW))
+async def test_repeated_events_are_not_counted_again(ledger: SqlLedger) -> None:
+    sent = [event(source_seq=n) for n in range(1, 6)]
+    await ledger.record(parse_batch(payloads(sent[:3]), NOW))
+    recorded = await ledger.record(parse_batch(payloads(sent + sent[2:]), NOW))
     assert (recorded.counted, recorded.repeated, recorded.conflicts) == (2, 6, 0)
-    assert await totals(ledger) == sums_of(found)
+    assert await totals(ledger) == sums_of(sent)
     assert await gaps(ledger) == []
 
 
-async def test_events_come_back_as_they_were(ledger: SqlLedger) -> None:
+async def test_events_are_stored_unchanged(ledger: SqlLedger) -> None:
     odd = event(
         completed_at=MIDNIGHT + 0.1 + 0.2,
         model="org/ä ☃",
@@ -110,7 +110,7 @@ async def test_events_come_back_as_they_were(ledger: SqlLedger) -> None:
     assert UsageEvent(**row._mapping) == odd
 
 
-async def test_the_first_payload_of_an_id_counts_and_the_other_is_kept(ledger: SqlLedger) -> None:
+async def test_first_payload_of_an_id_counts_and_others_are_stored_as_conflicts(ledger: SqlLedger) -> None:
     first = event(prompt_tokens=10)
     other = msgspec.structs.replace(first, prompt_tokens=11)
     assert (await ledger.record(parse_batch(payloads([first]), NOW))).conflicts == 0
@@ -120,7 +120,7 @@ async def test_the_first_payload_of_an_id_counts_and_the_other_is_kept(ledger: S
     assert [row.payload for row in await rows(ledger, conflicts)] == [encode(other)]
 
 
-async def test_an_event_of_which_an_older_meter_kept_no_bounds_is_no_conflict(ledger: SqlLedger) -> None:
+async def test_event_stored_without_bounds_by_an_older_meter_is_no_conflict(ledger: SqlLedger) -> None:
     first = event()
     again = msgspec.structs.replace(first, max_tokens=16, body_bytes=200)
     await ledger.record(parse_batch(payloads([first]), NOW))
@@ -130,7 +130,7 @@ async def test_an_event_of_which_an_older_meter_kept_no_bounds_is_no_conflict(le
     assert (await ledger.record(parse_batch(payloads([other]), NOW))).conflicts == 1
 
 
-async def test_a_conflict_within_one_batch_is_seen(ledger: SqlLedger) -> None:
+async def test_conflict_within_one_batch_is_detected(ledger: SqlLedger) -> None:
     first = event(prompt_tokens=10)
     other = msgspec.structs.replace(first, prompt_tokens=11)
     recorded = await ledger.record(parse_batch(payloads([first, other]), NOW))
@@ -138,7 +138,7 @@ async def test_a_conflict_within_one_batch_is_seen(ledger: SqlLedger) -> None:
     assert await totals(ledger) == sums_of([first])
 
 
-async def test_the_unreadable_is_kept_and_holds_up_nothing(ledger: SqlLedger) -> None:
+async def test_unreadable_messages_are_quarantined_and_block_nothing(ledger: SqlLedger) -> None:
     good = [event(source_seq=1), event(source_seq=3)]
     strange = encode(event(source_seq=2)).replace(b'"completed"', b'"nev\\u0000er"')
     junk = [b"", b"\xff\x00", b"[]", b'{"type":"usage.v9"}', strange]
@@ -147,33 +147,32 @@ async def test_the_unreadable_is_kept_and_holds_up_nothing(ledger: SqlLedger) ->
     assert (await ledger.record(parse_batch(junk, NOW))).quarantined == {}, "kept once"
     assert {row.payload for row in await rows(ledger, quarantine)} == set(junk)
     assert all(row.reason for row in await rows(ledger, quarantine))
-    found = await facts(ledger)
-    assert (await gaps(ledger), found.quarantined) == ([], 1), "its source may forget it, but its day lacks it"
+    day = await facts(ledger)
+    assert (await gaps(ledger), day.quarantined) == ([], 1), "its source may forget it, but its day lacks it"
     assert (
-        build_tokens(DAY, TokensQuery(day=DAY.name), found, DAY.end + 61, now=NOW, source_silence_s=60).complete
-        is False
+        build_tokens(DAY, TokensQuery(day=DAY.name), day, DAY.end + 61, now=NOW, source_silence_s=60).complete is False
     )
 
 
-async def test_sums_by_every_dimension(ledger: SqlLedger) -> None:
-    found = [
+async def test_tokens_are_summed_by_every_dimension(ledger: SqlLedger) -> None:
+    sent = [
         event(source_seq=1, model="a", key_id="x"),
         event(source_seq=2, model="b", key_id="x", outcome="failed", completion_tokens=0),
         event(source_seq=3, model="a", key_id="y", outcome="client_closed", machine="l4x2-2"),
         event(source_seq=4, completed_at=MIDNIGHT - 0.001),
         event(source_seq=5, completed_at=DAY.end),
     ]
-    await ledger.record(parse_batch(payloads(found), NOW))
+    await ledger.record(parse_batch(payloads(sent), NOW))
     by = ("model", "tier", "key", "machine", "outcome")
     got = build_tokens(
         DAY, TokensQuery(day=DAY.name, by=by), await facts(ledger, *by), None, now=NOW, source_silence_s=60
     )
-    assert got.totals == sums_of(found[:3])
-    assert got.served == sums_of([found[0], found[2]])
+    assert got.totals == sums_of(sent[:3])
+    assert got.served == sums_of([sent[0], sent[2]])
     assert {tuple(row.dimensions.values()): row.sums for row in got.rows} == {
-        ("a", "l4x2", "x", "l4x2-1", "completed"): sums_of(found[:1]),
-        ("b", "l4x2", "x", "l4x2-1", "failed"): sums_of(found[1:2]),
-        ("a", "l4x2", "y", "l4x2-2", "client_closed"): sums_of(found[2:3]),
+        ("a", "l4x2", "x", "l4x2-1", "completed"): sums_of(sent[:1]),
+        ("b", "l4x2", "x", "l4x2-1", "failed"): sums_of(sent[1:2]),
+        ("a", "l4x2", "y", "l4x2-2", "client_closed"): sums_of(sent[2:3]),
     }
     by_key = build_tokens(
         DAY, TokensQuery(day=DAY.name, by=("key",)), await facts(ledger, "key"), None, now=NOW, source_silence_s=60
@@ -181,13 +180,13 @@ async def test_sums_by_every_dimension(ledger: SqlLedger) -> None:
     assert [(row.dimensions, row.sums.requests) for row in by_key.rows] == [({"key": "x"}, 2), ({"key": "y"}, 1)]
 
 
-async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(ledger: SqlLedger) -> None:
-    found = [event(source_seq=n, key_id=key, model=f"m{n % 2}") for n, key in ((1, "x"), (2, "y"), (4, "x"))]
-    await ledger.record(parse_batch(payloads(found), NOW))
+async def test_sums_of_one_key_still_report_all_gaps(ledger: SqlLedger) -> None:
+    sent = [event(source_seq=n, key_id=key, model=f"m{n % 2}") for n, key in ((1, "x"), (2, "y"), (4, "x"))]
+    await ledger.record(parse_batch(payloads(sent), NOW))
     query = TokensQuery(day=DAY.name, by=("model",), key="x")
     only = await ledger.read_day(DAY, query.by, busy=False, key="x")
     got = build_tokens(DAY, query, only, None, now=NOW, source_silence_s=60)
-    assert got.totals == sums_of([found[0], found[2]])
+    assert got.totals == sums_of([sent[0], sent[2]])
     assert [(row.dimensions["model"], row.sums.requests) for row in got.rows] == [("m0", 1), ("m1", 1)]
     assert got.open_gaps == 1
     nobody = await ledger.read_day(DAY, ("model",), busy=False, key="x' OR 1")
@@ -195,8 +194,10 @@ async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(le
 
 
 @pytest.mark.parametrize("by", [("minute",), ("model", "minute"), ("hour", "minute", "outcome"), ("minute", "tier")])
-async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: SqlLedger, by: tuple[str, ...]) -> None:
-    found = [
+async def test_minute_sums_are_the_same_with_and_without_machines_and_keys(
+    ledger: SqlLedger, by: tuple[str, ...]
+) -> None:
+    sent = [
         event(
             source_seq=n,
             completed_at=MIDNIGHT - 60 + n * 20.0,
@@ -208,7 +209,7 @@ async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: S
         for n in range(40)
     ]
     for start in range(0, 40, 11):
-        await ledger.record(parse_batch(payloads(found[start : start + 11]), NOW))
+        await ledger.record(parse_batch(payloads(sent[start : start + 11]), NOW))
     few, whole = await facts(ledger, *by), await facts(ledger, *by, "machine", "key")
     added: dict[tuple[str, ...], TokenSums] = {}
     for (*values, _machine, _key, outcome), sums in whole.sums.items():
@@ -216,11 +217,11 @@ async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: S
     assert few.sums == added
     assert sum(sums.requests for sums in few.sums.values()) == 37, "of the day alone"
     only = await ledger.read_day(DAY, by, busy=False, key="k1")
-    assert sum(sums.requests for sums in only.sums.values()) == sum(e.key_id == "k1" for e in found[3:])
+    assert sum(sums.requests for sums in only.sums.values()) == sum(e.key_id == "k1" for e in sent[3:])
 
 
-async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(ledger: SqlLedger) -> None:
-    found = [
+async def test_busy_intervals_are_merged_and_exclude_the_wake_wait(ledger: SqlLedger) -> None:
+    sent = [
         event(source_seq=1, completed_at=MIDNIGHT + 5, duration=10),
         event(source_seq=2, completed_at=MIDNIGHT + 100, duration=60, wake_wait=50),
         event(source_seq=3, completed_at=MIDNIGHT + 95, duration=10),
@@ -228,22 +229,22 @@ async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(led
         event(source_seq=5, completed_at=MIDNIGHT + 50, duration=1, machine="l4x2-2"),
         event(source_seq=6, completed_at=MIDNIGHT - 1, duration=10, machine="l4x2-3"),
     ]
-    await ledger.record(parse_batch(payloads(found), NOW))
+    await ledger.record(parse_batch(payloads(sent), NOW))
     assert (await facts(ledger)).busy == {
         "l4x2-1": [(MIDNIGHT, MIDNIGHT + 5), (MIDNIGHT + 85, MIDNIGHT + 100), (DAY.end - 5, DAY.end)],
         "l4x2-2": [(MIDNIGHT + 49, MIDNIGHT + 50)],
     }
 
 
-async def test_a_batch_larger_than_a_statement_takes(ledger: SqlLedger) -> None:
-    found = [event(source_seq=n, model=f"m{n}") for n in range(1, 4001)]
-    first = await ledger.record(parse_batch(payloads(found), NOW))
-    again = await ledger.record(parse_batch(payloads(found), NOW))
+async def test_batch_may_exceed_a_statements_parameters(ledger: SqlLedger) -> None:
+    sent = [event(source_seq=n, model=f"m{n}") for n in range(1, 4001)]
+    first = await ledger.record(parse_batch(payloads(sent), NOW))
+    again = await ledger.record(parse_batch(payloads(sent), NOW))
     assert (first.counted, first.marks) == (4000, {"gw-1": 4000})
     assert (again.counted, again.repeated, again.conflicts) == (0, 4000, 0)
 
 
-async def test_a_transaction_that_fails_leaves_nothing(ledger: SqlLedger) -> None:
+async def test_failed_transaction_leaves_nothing(ledger: SqlLedger) -> None:
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE rollups RENAME TO away"))
     with pytest.raises(database.DATABASE_ERRORS):
@@ -257,20 +258,20 @@ async def test_a_transaction_that_fails_leaves_nothing(ledger: SqlLedger) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_replicas_side_by_side_count_once(postgres_url: str, seed: int) -> None:
-    """The same sources' events, overlapping, in opposite orders, from four replicas at once."""
-    found = [event(f"gw-{s}", n, machine=f"m{n % 3}") for s in range(5) for n in range(1, 41)]
+async def test_concurrent_replicas_count_each_event_once(postgres_url: str, seed: int) -> None:
+    """The same sources' events, overlapping and in opposite orders, from four concurrent writers."""
+    sent = [event(f"gw-{s}", n, machine=f"m{n % 3}") for s in range(5) for n in range(1, 41)]
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         work = []
-        for start in range(0, len(found), 20):
-            part = found[max(0, start - 10 - seed) : start + 20]
+        for start in range(0, len(sent), 20):
+            part = sent[max(0, start - 10 - seed) : start + 20]
             work += [
                 first.record(parse_batch(payloads(part), NOW)),
                 second.record(parse_batch(payloads(part[::-1]), NOW)),
             ]
         recorded = await asyncio.gather(*work)
-        assert sum(r.counted for r in recorded) == len(found)
-        assert await totals(first) == sums_of(found)
+        assert sum(r.counted for r in recorded) == len(sent)
+        assert await totals(first) == sums_of(sent)
         assert await second.read_marks(NOW) == {f"gw-{s}": 40 for s in range(5)}
         assert await gaps(first) == []
 
@@ -282,8 +283,8 @@ seconds = st.one_of(st.floats(0, 1e10), st.floats(allow_nan=False, allow_infinit
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-async def test_no_message_whatever_is_in_it_stops_the_ledger(ledger: SqlLedger, data: st.DataObject) -> None:
-    """What the checks let through, both databases take: nothing could hold up the stream for ever."""
+async def test_any_message_is_counted_or_stored(ledger: SqlLedger, data: st.DataObject) -> None:
+    """Both databases accept what the checks let through: no message can block the stream for ever."""
     fields = data.draw(
         st.fixed_dictionaries(
             {},
@@ -302,10 +303,10 @@ async def test_no_message_whatever_is_in_it_stops_the_ledger(ledger: SqlLedger, 
 
 
 async def test_rollups_are_the_sums_of_the_events(ledger: SqlLedger) -> None:
-    found = [event(source_seq=n, completed_at=MIDNIGHT + n * 7.5, model=f"m{n % 2}") for n in range(1, 101)]
+    sent = [event(source_seq=n, completed_at=MIDNIGHT + n * 7.5, model=f"m{n % 2}") for n in range(1, 101)]
     for start in range(0, 100, 9):
-        await ledger.record(parse_batch(payloads(found[start : start + 9]), NOW))
+        await ledger.record(parse_batch(payloads(sent[start : start + 9]), NOW))
     async with database.read_transaction(ledger._engine) as connection:
         minutes = (await connection.execute(select(func.count()).select_from(rollups))).scalar_one()
-    assert minutes == len({(e.completed_at // 60, e.model) for e in found})
-    assert await totals(ledger) == sums_of(found)
+    assert minutes == len({(e.completed_at // 60, e.model) for e in sent})
+    assert await totals(ledger) == sums_of(sent)

@@ -26,7 +26,7 @@ def recorded(marks: dict[str, int], months: dict[MonthKey, int]) -> RecordResult
 
 
 class NothingWritten(SqlLedger):
-    """All of it is told already."""
+    """A ledger whose contents are all published already."""
 
     def __init__(self) -> None:
         super().__init__(create_engine("sqlite+aiosqlite://"))
@@ -39,7 +39,7 @@ class NothingWritten(SqlLedger):
 
 
 async def publisher_on(bus: Bus, now: float = MIDNIGHT) -> ProgressPublisher:
-    """One that has told all there was, so that it tells batch by batch."""
+    """Return a publisher that has published everything, so that it publishes batch by batch."""
     publisher = ProgressPublisher(bus, NothingWritten(), lambda: now)
     await publisher.publish(recorded({}, {}))
     return publisher
@@ -48,13 +48,13 @@ async def publisher_on(bus: Bus, now: float = MIDNIGHT) -> ProgressPublisher:
 async def month_of_key(bus: Bus, key_id: str) -> tuple[str, int]:
     entry = await bus.get(topology.MONTHS, subjects.month_key(key_id))
     assert entry is not None
-    told = decode(entry.value, KeyMonth)
-    assert told.key_id == key_id
-    return told.month, told.tokens
+    month = decode(entry.value, KeyMonth)
+    assert month.key_id == key_id
+    return month.month, month.tokens
 
 
-async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStreamBus) -> None:
-    """Each conflict is somebody's success, so that four need at most four tries."""
+async def test_concurrent_replicas_leave_the_highest_value(bus: JetStreamBus) -> None:
+    """Each conflict is another replica's success, so four replicas need at most four attempts."""
     month = MonthKey("2026-11", "org/k 1")
     publishers = [await publisher_on(bus) for _ in range(4)]
     for first in range(1, 40, 4):
@@ -66,7 +66,7 @@ async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStr
         assert await month_of_key(bus, "org/k 1") == ("2026-11", 100 * (first + 3))
 
 
-async def test_a_batch_of_more_keys_than_are_told_at_once(bus: JetStreamBus) -> None:
+async def test_batch_may_exceed_the_concurrent_writes(bus: JetStreamBus) -> None:
     months = {MonthKey("2026-11", f"k{n}"): n for n in range(2 * MAX_CONCURRENT + 1)}
     await (await publisher_on(bus)).publish(recorded({}, months))
     assert {decode(e.value, KeyMonth).tokens for e in (await bus.entries(topology.MONTHS)).values()} == {
@@ -77,7 +77,7 @@ async def test_a_batch_of_more_keys_than_are_told_at_once(bus: JetStreamBus) -> 
 DECEMBER = MIDNIGHT + 8 * 86400.0
 
 
-async def test_a_month_is_followed_by_a_later_one_alone_and_only_the_current_one_is_told(any_bus: Bus) -> None:
+async def test_only_the_current_month_is_published_and_never_an_earlier_one(any_bus: Bus) -> None:
     november, december, far = (MonthKey(month, "k1") for month in ("2026-11", "2026-12", "2242-01"))
     publisher = await publisher_on(any_bus, now=DECEMBER - 61.0)
     await publisher.publish(recorded({}, {november: 50, december: 1, far: 9}))
@@ -102,7 +102,7 @@ def any_bus(request: pytest.FixtureRequest) -> Bus:
     return real
 
 
-async def test_the_backlog_is_what_is_not_acknowledged(any_bus: Bus) -> None:
+async def test_backlog_counts_unacknowledged_messages(any_bus: Bus) -> None:
     for n in range(1, 6):
         await any_bus.publish(subjects.usage("gw-1"), encode(event(source_seq=n)))
     # The server counts what it has taken when it comes to it.

@@ -1,4 +1,4 @@
-"""The months of keys on real databases: a plain recount of the ledger's events, whatever comes in which order."""
+"""The keys' months on real databases: they equal a plain recount of the ledger's events."""
 
 import asyncio
 from collections import Counter
@@ -31,21 +31,21 @@ async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
         yield opened
 
 
-async def record(ledger: SqlLedger, *found: UsageEvent) -> dict[MonthKey, int]:
-    return (await ledger.record(parse_batch([encode(e) for e in found], NOW))).months
+async def record(ledger: SqlLedger, *sent: UsageEvent) -> dict[MonthKey, int]:
+    return (await ledger.record(parse_batch([encode(e) for e in sent], NOW))).months
 
 
-def recounted(found: Sequence[UsageEvent]) -> dict[MonthKey, int]:
-    """By the calendar of the standard library, without a sum of the meter's."""
+def recounted(sent: Sequence[UsageEvent]) -> dict[MonthKey, int]:
+    """Count by the standard library's calendar, without the meter's sums."""
     tokens: Counter[MonthKey] = Counter()
-    for e in {e.id: e for e in reversed(found)}.values():
+    for e in {e.id: e for e in reversed(sent)}.values():
         if e.outcome != "failed":
             month = f"{datetime.fromtimestamp(e.completed_at, UTC):%Y-%m}"
             tokens[MonthKey(month, e.key_id)] += e.prompt_tokens + e.completion_tokens
     return dict(tokens)
 
 
-async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: SqlLedger) -> None:
+async def test_batch_adds_to_months_and_returns_their_totals(ledger: SqlLedger) -> None:
     first = [event(source_seq=1, completed_at=DECEMBER - 0.001), event(source_seq=2, completed_at=DECEMBER)]
     assert await record(ledger, *first) == {MonthKey("2026-11", "k1"): 17, MonthKey("2026-12", "k1"): 17}
     late = event("gw-2", 1, completed_at=DECEMBER - 9, prompt_tokens=0, completion_tokens=1, outcome="client_closed")
@@ -59,14 +59,14 @@ async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: SqlLed
     assert await ledger.read_months(["2026-11", "2027-01"]) == {MonthKey("2026-11", "k1"): 18}
 
 
-async def test_what_comes_again_changes_nothing_and_its_month_is_told_again(ledger: SqlLedger) -> None:
-    found = [event(source_seq=n, completed_at=DECEMBER + n, key_id=f"k{n % 2}") for n in range(1, 5)]
-    await record(ledger, *found)
-    assert await record(ledger, found[0], found[0]) == {MonthKey("2026-12", "k1"): 34}
-    assert await record(ledger, *found[::-1]) == recounted(found) == await ledger.read_months(MONTHS)
+async def test_repeated_events_change_nothing_and_return_their_month(ledger: SqlLedger) -> None:
+    sent = [event(source_seq=n, completed_at=DECEMBER + n, key_id=f"k{n % 2}") for n in range(1, 5)]
+    await record(ledger, *sent)
+    assert await record(ledger, sent[0], sent[0]) == {MonthKey("2026-12", "k1"): 34}
+    assert await record(ledger, *sent[::-1]) == recounted(sent) == await ledger.read_months(MONTHS)
 
 
-async def test_another_payload_of_an_id_is_in_no_month(ledger: SqlLedger) -> None:
+async def test_conflicting_payload_counts_in_no_month(ledger: SqlLedger) -> None:
     first = event(completed_at=DECEMBER)
     other = msgspec.structs.replace(first, key_id="k2", completed_at=DECEMBER - 1, prompt_tokens=99)
     assert await record(ledger, first, other) == {MonthKey("2026-12", "k1"): 17}
@@ -74,7 +74,7 @@ async def test_another_payload_of_an_id_is_in_no_month(ledger: SqlLedger) -> Non
     assert await ledger.read_months(MONTHS) == recounted([first])
 
 
-async def test_a_transaction_that_fails_adds_to_no_month(ledger: SqlLedger) -> None:
+async def test_failed_transaction_adds_to_no_month(ledger: SqlLedger) -> None:
     await record(ledger, event(source_seq=1, completed_at=DECEMBER))
     async with ledger._engine.begin() as connection:
         await connection.run_sync(tables.quarantine.drop)
@@ -105,32 +105,32 @@ drawn = st.builds(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(drawn, max_size=50), batch=st.integers(1, 9))
-async def test_any_order_repetition_and_conflict_gives_the_recount(
+async def test_months_equal_a_recount_in_any_order_repetition_and_conflict(
     ledger: SqlLedger, order: list[UsageEvent], batch: int
 ) -> None:
     async with ledger._engine.begin() as connection:
         for table in (tables.events, tables.rollups, tables.sources, tables.runs, tables.key_months):
             await connection.execute(table.delete())
     for start in range(0, len(order), batch):
-        told = await record(ledger, *order[start : start + batch])
+        written = await record(ledger, *order[start : start + batch])
         expected = recounted(order[: start + batch])
-        assert told.items() <= expected.items()
+        assert written.items() <= expected.items()
         assert await ledger.read_months(MONTHS) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_replicas_side_by_side_add_once(postgres_url: str, seed: int) -> None:
-    """Several sources' events of the same keys, overlapping, in opposite orders, from two replicas at once."""
-    found = [
+async def test_concurrent_replicas_add_each_event_once(postgres_url: str, seed: int) -> None:
+    """Several sources' events of the same keys, overlapping and in opposite orders, from two replicas."""
+    sent = [
         event(f"gw-{s}", n, completed_at=DECEMBER + n - 20, key_id=f"k{n % 7}") for s in range(5) for n in range(40)
     ]
-    found = [msgspec.structs.replace(e, source_seq=e.source_seq + 1) for e in found]
+    sent = [msgspec.structs.replace(e, source_seq=e.source_seq + 1) for e in sent]
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         work = []
-        for start in range(0, len(found), 20):
-            part = found[max(0, start - 10 - seed) : start + 20]
+        for start in range(0, len(sent), 20):
+            part = sent[max(0, start - 10 - seed) : start + 20]
             work += [record(first, *part), record(second, *part[::-1])]
-        told = await asyncio.gather(*work)
-        expected = recounted(found)
+        written = await asyncio.gather(*work)
+        expected = recounted(sent)
         assert await second.read_months(MONTHS) == expected
-        assert all(max(months.get(key, 0) for months in told) == tokens for key, tokens in expected.items())
+        assert all(max(months.get(key, 0) for months in written) == tokens for key, tokens in expected.items())

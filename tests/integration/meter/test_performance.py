@@ -1,4 +1,4 @@
-"""Figures in the ledger: the same whatever comes how often in which order, on real databases and over the bus."""
+"""Throughput and latency in the ledger: the same in any order and repetition of events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,16 +57,16 @@ def traffic(count: int, seed: int = 1) -> list[UsageEvent]:
     ]
 
 
-async def record(ledger: SqlLedger, found: list[UsageEvent]) -> None:
-    await ledger.record(parse_batch([encode(e) for e in found], NOW))
+async def record(ledger: SqlLedger, sent: list[UsageEvent]) -> None:
+    await ledger.record(parse_batch([encode(e) for e in sent], NOW))
 
 
-async def told(ledger: SqlLedger, query: FiguresQuery) -> Figures:
+async def read_figures(ledger: SqlLedger, query: FiguresQuery) -> Figures:
     return build_figures(query, await SqlPerformanceReader(ledger._engine).read(query, requested_hours(query)))
 
 
 async def content(ledger: SqlLedger) -> list[Any]:
-    """All that is kept, as values."""
+    """Return all stored rows as values."""
     async with database.read_transaction(ledger._engine) as connection:
         kept = [
             (*row[:6], Sketch.unpacked(row.bins).bins)
@@ -75,17 +75,17 @@ async def content(ledger: SqlLedger) -> list[Any]:
         return [kept, list(await connection.execute(select(minutes).order_by(*minutes.primary_key.columns)))]
 
 
-async def test_figures_are_those_of_the_events(ledger: SqlLedger) -> None:
-    found = traffic(600)
+async def test_figures_match_the_events(ledger: SqlLedger) -> None:
+    sent = traffic(600)
     for start in range(0, 600, 70):
-        await record(ledger, found[start : start + 70])
-    rows = (await told(ledger, DAY)).rows
+        await record(ledger, sent[start : start + 70])
+    rows = (await read_figures(ledger, DAY)).rows
     assert [row.dimensions for row in rows] == [{"tier": t, "model": m} for t in ("h100x2", "l4x2") for m in "ab"]
     for row in rows:
-        its = [e for e in found if {"tier": e.tier, "model": e.model} == row.dimensions]
+        its = [e for e in sent if {"tier": e.tier, "model": e.model} == row.dimensions]
         compare(row, its)
-    (whole,) = (await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=()))).rows
-    compare(whole, found)
+    (whole,) = (await read_figures(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=()))).rows
+    compare(whole, sent)
 
 
 def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
@@ -109,49 +109,47 @@ def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
     )
 
 
-async def test_whatever_comes_again_in_whatever_order_changes_nothing(ledger: SqlLedger, tmp_path: Path) -> None:
-    found = traffic(200)
+async def test_repeated_events_in_any_order_change_no_figure(ledger: SqlLedger, tmp_path: Path) -> None:
+    sent = traffic(200)
     async with ledger_on(f"sqlite+aiosqlite:///{tmp_path / 'once.sqlite'}") as once:
-        await record(once, found)
-        wanted = await content(once)
+        await record(once, sent)
+        expected = await content(once)
     dice = Random(7)
     for start in range(0, 200, 20):
-        await record(ledger, dice.sample(found[: start + 20], start + 20))
-    await record(ledger, found[::-1])
+        await record(ledger, dice.sample(sent[: start + 20], start + 20))
+    await record(ledger, sent[::-1])
     other = event("gw-0", 1, overhead=9.0, model="a", first_token=9.0)
     await record(ledger, [other])  # a conflict: the first one counts
-    assert await content(ledger) == wanted
+    assert await content(ledger) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_replicas_side_by_side_lose_no_value(postgres_url: str, seed: int) -> None:
-    found = traffic(400, seed)
+async def test_concurrent_replicas_lose_no_value(postgres_url: str, seed: int) -> None:
+    sent = traffic(400, seed)
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         work = []
         for start in range(0, 400, 20):
-            part = found[max(0, start - 10 - seed) : start + 20]
+            part = sent[max(0, start - 10 - seed) : start + 20]
             work += [record(first, part), record(second, part[::-1])]
         await asyncio.gather(*work)
-        (whole,) = (await told(first, FiguresQuery(start=DAY.start, end=DAY.end, by=()))).rows
-    compare(whole, found)
+        (whole,) = (await read_figures(first, FiguresQuery(start=DAY.start, end=DAY.end, by=()))).rows
+    compare(whole, sent)
 
 
-async def test_hours_and_days_are_dimensions_and_their_bounds_are_kept(ledger: SqlLedger) -> None:
+async def test_hour_and_day_dimensions_respect_their_bounds(ledger: SqlLedger) -> None:
     at = (-0.1, 0.0, 3599.9, 3600.0, 86399.9, 86400.0)
     await record(ledger, [event(source_seq=n, completed_at=MIDNIGHT + a) for n, a in enumerate(at, 1)])
-    by_hour = await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=("hour",)))
+    by_hour = await read_figures(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=("hour",)))
     counts = [
         (row.dimensions["hour"], row.measures["ttft"].count, row.output and row.output.tokens) for row in by_hour.rows
     ]
     assert counts == [("2026-11-23T00:00:00Z", 2, 14), ("2026-11-23T01:00:00Z", 1, 7), ("2026-11-23T23:00:00Z", 1, 7)]
-    days = await told(ledger, FiguresQuery(start=DAY.start - 86400, end=DAY.end + 86400, by=("day",)))
+    days = await read_figures(ledger, FiguresQuery(start=DAY.start - 86400, end=DAY.end + 86400, by=("day",)))
     assert [row.measures["ttft"].count for row in days.rows] == [1, 4, 1]
-    assert (await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, model="other"))).rows == ()
+    assert (await read_figures(ledger, FiguresQuery(start=DAY.start, end=DAY.end, model="other"))).rows == ()
 
 
-async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
-    bus: JetStreamBus, nats_url: str, tmp_path: Path
-) -> None:
+async def test_meter_answers_queries_and_rejects_invalid_ones(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         nothing = decode(await bus.request(subjects.METER_FIGURES, encode(DAY), timeout=PATIENCE_SECONDS), Figures)
         assert (nothing.rows, nothing.relative_error) == ((), RELATIVE_ERROR)

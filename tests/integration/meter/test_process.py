@@ -1,4 +1,4 @@
-"""The real process on a real NATS server: killed with -9 as often as one likes, drained, asked."""
+"""The real process on a real NATS server: killed with -9, drained and queried."""
 
 import asyncio
 import dataclasses
@@ -53,7 +53,7 @@ class Meter:
         self.log = home / "meter.log"
 
     async def start(self) -> None:
-        """Returns once it has announced itself."""
+        """Return once it has announced itself."""
         await self.spawn()
         await self.announced()
 
@@ -92,8 +92,8 @@ async def meter_on(home: Path, nats_url: str, database_url: str) -> AsyncIterato
         await meter.end(signal.SIGKILL)
 
 
-class Told:
-    """The highest mark that the meter has told of each source."""
+class MarkWatcher:
+    """The highest mark that the meter has published for each source."""
 
     def __init__(self) -> None:
         self.marks: dict[str, int] = {}
@@ -114,7 +114,7 @@ class Told:
 
 
 async def quick(bus: JetStreamBus) -> None:
-    """What was in a dead process's hands comes again after a second."""
+    """Redeliver what a dead process held after a second."""
     await _consumer(bus, dataclasses.replace(topology.LEDGER, ack_wait=1.0))
 
 
@@ -127,46 +127,46 @@ async def read_page(url: str) -> tuple[int, str]:
         return page.status, await page.text()
 
 
-async def test_killed_again_and_again_in_a_stream_of_events_the_ledger_is_exact(
+async def test_ledger_is_exact_when_the_meter_is_killed_repeatedly(
     bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
 ) -> None:
     await quick(bus)
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
-    found = [event(f"gw-{1 + n % 2}", 1 + n // 2, completed_at=DAY.start + n, prompt_tokens=n) for n in range(3000)]
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
+    sent = [event(f"gw-{1 + n % 2}", 1 + n // 2, completed_at=DAY.start + n, prompt_tokens=n) for n in range(3000)]
 
     async def publish() -> None:
-        for n, e in enumerate(found):
+        for n, e in enumerate(sent):
             await send(bus, e)
             if n % 10 == 0:
-                await send(bus, found[n // 2])
+                await send(bus, sent[n // 2])
 
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         publishing = asyncio.create_task(publish())
         for killed_at in (100, 400, 900):
-            await told.reach("gw-1", killed_at)
+            await watcher.reach("gw-1", killed_at)
             assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
             await meter.start()
         await publishing
-        await asyncio.gather(told.reach("gw-1", 1500), told.reach("gw-2", 1500))
+        await asyncio.gather(watcher.reach("gw-1", 1500), watcher.reach("gw-2", 1500))
         answer = await ask(bus, TokensQuery(day=DAY.name, by=("machine",), busy=True))
-        assert answer.totals == sums_of(found)
+        assert answer.totals == sums_of(sent)
         assert answer.open_gaps == 0
         assert [row.sums for row in answer.rows] == [answer.totals]
         assert answer.busy == {"l4x2-1": ((DAY.start, DAY.start + 2999),)}
     await watch.stop()
 
 
-async def test_whoever_knows_the_mark_finds_the_months_on_the_bus(
+async def test_months_are_on_the_bus_when_their_mark_is(
     bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    told, now = Told(), time.time()
-    watch = await bus.watch(topology.METER, told.on_event)
+    watcher, now = MarkWatcher(), time.time()
+    watch = await bus.watch(topology.METER, watcher.on_event)
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         for n in range(1, 301):
             e = event(source_seq=n, completed_at=now, key_id=f"team/{n % 3}", prompt_tokens=n, completion_tokens=0)
             await send(bus, e)
-        await told.reach("gw-1", 300)
+        await watcher.reach("gw-1", 300)
         entries = await bus.entries(topology.MONTHS)
         assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
     await watch.stop()
@@ -176,26 +176,26 @@ async def test_whoever_knows_the_mark_finds_the_months_on_the_bus(
     }
 
 
-async def test_what_the_database_refused_is_not_acknowledged_and_counted_once_after_the_kill(
+async def test_failed_batch_is_not_acknowledged_and_counts_once_after_a_kill(
     bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    """No gateway is here to send again: what is acknowledged too early is lost."""
+    """No gateway resends: what is acknowledged too early is lost."""
     await quick(bus)
-    told, found = Told(), [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 101)]
-    watch = await bus.watch(topology.METER, told.on_event)
+    watcher, sent = MarkWatcher(), [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 101)]
+    watch = await bus.watch(topology.METER, watcher.on_event)
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         await executed(database_url, "ALTER TABLE rollups RENAME TO away")
-        for e in found:
+        for e in sent:
             await send(bus, e)
         await until(lambda: faults_of_database(meter), lambda faults: faults > 0)
-        await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == len(found))
+        await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == len(sent))
         assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
-        await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == len(found))
-        assert told.marks == {}
+        await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == len(sent))
+        assert watcher.marks == {}
         await executed(database_url, "ALTER TABLE away RENAME TO rollups")
         await meter.start()
-        await told.reach("gw-1", len(found))
-        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
+        await watcher.reach("gw-1", len(sent))
+        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(sent)
     await watch.stop()
 
 
@@ -211,22 +211,22 @@ async def faults_of_database(meter: Meter) -> float:
     return float(page.split("\nspot_meter_database_faults_total ")[1].split()[0])
 
 
-async def test_a_database_that_crashes_in_a_stream_of_events_lacks_none(
+async def test_no_event_is_missing_when_the_database_crashes(
     bus: JetStreamBus, nats_url: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
     postgres_server.start()
-    found = [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 3001)]
+    sent = [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 3001)]
     async with meter_on(tmp_path / "meter", nats_url, postgres_server.url):
-        for n, e in enumerate(found):
+        for n, e in enumerate(sent):
             await send(bus, e)
             if n in (500, 1500):
-                await told.reach("gw-1", n // 2)
+                await watcher.reach("gw-1", n // 2)
                 postgres_server.stop(signal.SIGQUIT)
                 await asyncio.to_thread(postgres_server.start)
-        await told.reach("gw-1", 3000)
-        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
+        await watcher.reach("gw-1", 3000)
+        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(sent)
     await watch.stop()
 
 
@@ -234,17 +234,17 @@ async def test_two_replicas_share_the_stream(
     bus: JetStreamBus, nats_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
     await quick(bus)
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
-    found = [event(f"gw-{1 + n % 3}", 1 + n // 3, completed_at=DAY.start + n) for n in range(3000)]
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
+    sent = [event(f"gw-{1 + n % 3}", 1 + n // 3, completed_at=DAY.start + n) for n in range(3000)]
     async with (
         meter_on(tmp_path / "a", nats_url, postgres_url) as first,
         meter_on(tmp_path / "b", nats_url, postgres_url) as second,
     ):
-        for e in found:
+        for e in sent:
             await send(bus, e)
-        await asyncio.gather(*(told.reach(f"gw-{s}", 1000) for s in (1, 2, 3)))
-        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
+        await asyncio.gather(*(watcher.reach(f"gw-{s}", 1000) for s in (1, 2, 3)))
+        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(sent)
         worked = [(await read_page(meter.metrics_url + "/metrics"))[1] for meter in (first, second)]
         counted = [float(page.split('messages_total{kind="counted"} ')[1].split()[0]) for page in worked]
         assert sum(counted) == 3000
@@ -252,30 +252,30 @@ async def test_two_replicas_share_the_stream(
     await watch.stop()
 
 
-async def test_sigterm_ends_it_with_nothing_in_hand(
+async def test_sigterm_leaves_nothing_between_commit_and_acknowledgement(
     bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    """What is acknowledged is committed, what is not is still there: nothing in between, without waiting for either."""
-    found = [event(source_seq=n) for n in range(1, 1001)]
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
-    for e in found:
+    """Acknowledged events are committed, all others are still on the bus."""
+    sent = [event(source_seq=n) for n in range(1, 1001)]
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
+    for e in sent:
         await send(bus, e)
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
-        await told.reach("gw-1", 50)
+        await watcher.reach("gw-1", 50)
         assert await meter.end(signal.SIGTERM) == 0, meter.log.read_text()[-2000:]
     engine = create_engine(database_url)
     facts = await SqlLedger(engine).read_day(DAY, (), busy=False)
     await engine.dispose()
     counted = sum(sums.requests for sums in facts.sums.values())
     assert counted < 1000, "it did not just finish everything"
-    await told.reach("gw-1", counted)
+    await watcher.reach("gw-1", counted)
     # The server takes acknowledgements in when it comes to it.
     await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == 1000 - counted)
     await watch.stop()
 
 
-async def test_it_answers_and_says_what_is_wrong_with_a_question(
+async def test_token_queries_are_answered_and_invalid_ones_rejected(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}") as meter:
@@ -293,22 +293,24 @@ async def test_it_answers_and_says_what_is_wrong_with_a_question(
         assert (await read_page(meter.metrics_url + "/readyz"))[0] == 200
 
 
-async def test_a_bus_that_was_killed_is_found_again(bus: JetStreamBus, nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_meter_reconnects_when_the_bus_was_killed(
+    bus: JetStreamBus, nats_server: NatsServer, tmp_path: Path
+) -> None:
     await quick(bus)
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
     async with meter_on(tmp_path / "meter", nats_server.url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         await send(bus, event(source_seq=1))
-        await told.reach("gw-1", 1)
+        await watcher.reach("gw-1", 1)
         await asyncio.to_thread(nats_server.restart)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await published(bus, event(source_seq=2)):
                 pass
-        await told.reach("gw-1", 2)
+        await watcher.reach("gw-1", 2)
     await watch.stop()
 
 
-async def test_a_database_that_starts_later_is_waited_for(
+async def test_meter_waits_for_a_database_that_starts_later(
     bus: JetStreamBus, nats_url: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     await send(bus, event())
@@ -326,7 +328,7 @@ async def test_a_database_that_starts_later_is_waited_for(
 
 
 async def first_page(url: str) -> tuple[int, str]:
-    """The page of a process that is just starting."""
+    """Return the page of a process that is just starting."""
     async with asyncio.timeout(START_SECONDS):
         while True:
             try:
@@ -335,9 +337,9 @@ async def first_page(url: str) -> tuple[int, str]:
                 await asyncio.sleep(0.02)
 
 
-async def published(bus: JetStreamBus, found: UsageEvent) -> bool:
+async def published(bus: JetStreamBus, sent: UsageEvent) -> bool:
     try:
-        await send(bus, found)
+        await send(bus, sent)
     except BusUnavailable:
         await asyncio.sleep(0.05)  # the client connects again by itself and says so to nobody
         return False

@@ -1,4 +1,4 @@
-"""Usage of unknown keys and gateways is kept and not counted; what can be counted later is, once."""
+"""Usage of unknown keys and gateways is quarantined, and counted once when it can be."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ KEEP = 40 * 86400.0
 
 @dataclass
 class Meter:
-    """What of a meter judges events, on one ledger. `now` is its clock."""
+    """The part of a meter that vets events, on one ledger. `now` is its clock."""
 
     bus: MemoryBus
     ledger: SqlLedger
@@ -56,14 +56,14 @@ class Meter:
         self.recount = QuarantineRecounter(quarantine, self.names, self.recorder, batch_size=2)
         await self.names.start()
 
-    async def count(self, *found: UsageEvent | bytes) -> None:
-        await self.recorder.record([e if isinstance(e, bytes) else encode(e) for e in found])
+    async def count(self, *sent: UsageEvent | bytes) -> None:
+        await self.recorder.record([e if isinstance(e, bytes) else encode(e) for e in sent])
 
     async def sweep(self) -> None:
         await self.names.store_new_keys()
         await self.recount.recount_new_names()
 
-    async def order(self, reason: str | None = None) -> dict[str, int]:
+    async def recount_all(self, reason: str | None = None) -> dict[str, int]:
         sums, after = {"counted": 0, "repeated": 0, "left": 0}, ""
         while True:
             page = decode(
@@ -94,15 +94,15 @@ async def put_source(bus: MemoryBus, source: str) -> None:
 @pytest.fixture
 async def meter(database_url: str) -> AsyncIterator[Meter]:
     async with ledger_on(database_url) as ledger:
-        found = Meter(MemoryBus(), ledger)
-        await put_key(found.bus, "k1")
-        await put_source(found.bus, "gw-1")
-        await found.start()
-        yield found
-        await found.names.stop()
+        meter = Meter(MemoryBus(), ledger)
+        await put_key(meter.bus, "k1")
+        await put_source(meter.bus, "gw-1")
+        await meter.start()
+        yield meter
+        await meter.names.stop()
 
 
-async def test_a_key_that_counted_once_is_known_when_the_bus_has_lost_it(meter: Meter) -> None:
+async def test_counted_key_stays_known_when_the_bus_lost_it(meter: Meter) -> None:
     first, second = event(source_seq=1), event(source_seq=2)
     await meter.count(first)  # and no sweep since the key was made
     after = Meter(MemoryBus(), meter.ledger)
@@ -113,27 +113,27 @@ async def test_a_key_that_counted_once_is_known_when_the_bus_has_lost_it(meter: 
     assert await after.rows(tables.quarantine) == []
 
 
-async def test_one_message_puts_nothing_on_anybodys_bill(meter: Meter) -> None:
+async def test_forged_message_is_on_nobodys_bill(meter: Meter) -> None:
     good = event(source_seq=1)
     forged = [event(source_seq=2, key_id="k9"), event("evil", 10**9, completed_at=NOW), event("evil", 3, status=-1)]
     await meter.count(good, *forged)
-    told = await meter.tokens()
-    assert told.totals == sums_of([good])
+    tokens = await meter.tokens()
+    assert tokens.totals == sums_of([good])
     assert sorted(r.kind for r in await meter.rows(tables.quarantine)) == ["invalid", "unknown_key", "unknown_source"]
-    assert told.open_gaps == 1, "of the known gateway; the other one leaves no gap in any day"
+    assert tokens.open_gaps == 1, "of the known gateway; the other one leaves no gap in any day"
     assert [r.source for r in await meter.rows(tables.sources)] == ["gw-1"]
 
 
-async def test_a_key_and_a_gateway_are_known_at_once_however_late_the_watch_is(meter: Meter) -> None:
+async def test_new_key_and_gateway_are_known_when_the_watch_is_late(meter: Meter) -> None:
     meter.bus._watches.clear()
     await put_key(meter.bus, "k2")
     await put_source(meter.bus, "gw-2")
-    found = event("gw-2", 1, key_id="k2")
-    await meter.count(found)
-    assert (await meter.tokens()).totals == sums_of([found])
+    sent = event("gw-2", 1, key_id="k2")
+    await meter.count(sent)
+    assert (await meter.tokens()).totals == sums_of([sent])
 
 
-async def test_nothing_is_judged_while_the_bus_is_away(meter: Meter) -> None:
+async def test_nothing_is_quarantined_while_the_bus_is_down(meter: Meter) -> None:
     meter.bus.connected = False
     with pytest.raises(BusUnavailable):
         await meter.count(event(key_id="k2"))
@@ -142,7 +142,7 @@ async def test_nothing_is_judged_while_the_bus_is_away(meter: Meter) -> None:
     assert len(await meter.rows(tables.events)) == 1, "what is known needs no bus"
 
 
-async def test_keys_that_the_bus_lost_and_gateways_of_the_ledger_stay_known(meter: Meter) -> None:
+async def test_stored_keys_and_gateways_stay_known_when_the_bus_lost_them(meter: Meter) -> None:
     await meter.count(event(source_seq=1))
     await meter.sweep()
     other = Meter(MemoryBus(), meter.ledger)
@@ -152,33 +152,33 @@ async def test_keys_that_the_bus_lost_and_gateways_of_the_ledger_stay_known(mete
     await other.names.stop()
 
 
-async def test_what_waited_for_a_name_is_counted_when_it_becomes_known(meter: Meter) -> None:
-    found = [event("gw-2", 1), event("gw-1", 1, key_id="k2"), event("gw-1", 2, key_id="k3")]
-    await meter.count(*found)
+async def test_quarantined_events_are_counted_when_their_name_becomes_known(meter: Meter) -> None:
+    sent = [event("gw-2", 1), event("gw-1", 1, key_id="k2"), event("gw-1", 2, key_id="k3")]
+    await meter.count(*sent)
     assert (await meter.tokens()).totals.requests == 0
-    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 3}
+    assert await meter.recount_all() == {"counted": 0, "repeated": 0, "left": 3}
     await put_key(meter.bus, "k2")
     meter.names.on_gateway("gw-2")
     await meter.sweep()
-    assert (await meter.tokens()).totals == sums_of(found[:2])
+    assert (await meter.tokens()).totals == sums_of(sent[:2])
     await put_key(meter.bus, "k3")
     await meter.sweep()
-    told = await meter.tokens()
-    assert (told.totals, told.open_gaps) == (sums_of(found), 0)
-    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
-    await meter.count(*found)
+    tokens = await meter.tokens()
+    assert (tokens.totals, tokens.open_gaps) == (sums_of(sent), 0)
+    assert await meter.recount_all() == {"counted": 0, "repeated": 0, "left": 0}
+    await meter.count(*sent)
     assert await meter.rows(tables.conflicts) == []
 
 
-async def test_what_a_wrong_clock_dated_ahead_counts_on_the_day_when_it_came(meter: Meter) -> None:
+async def test_event_from_the_future_counts_on_the_day_it_arrived(meter: Meter) -> None:
     ahead = [event(source_seq=n, completed_at=NOW + 3 * 86400.0 + n) for n in (1, 2, 3)]
     await meter.count(*ahead)
     assert ((await meter.tokens()).totals.requests, (await meter.tokens()).open_gaps) == (0, 3)
     meter.now = NOW + 600.0
-    assert await meter.order("old") == {"counted": 0, "repeated": 0, "left": 0}
-    assert await meter.order("future") == {"counted": 3, "repeated": 0, "left": 0}
-    told = await meter.tokens()
-    assert (told.totals, told.open_gaps) == (sums_of(ahead), 0)
+    assert await meter.recount_all("old") == {"counted": 0, "repeated": 0, "left": 0}
+    assert await meter.recount_all("future") == {"counted": 3, "repeated": 0, "left": 0}
+    tokens = await meter.tokens()
+    assert (tokens.totals, tokens.open_gaps) == (sums_of(ahead), 0)
     assert (await SqlGapStore(meter.ledger._engine).list_gaps(DAY.end)).open == ()
     meter.now = NOW + 5 * 86400.0
     await meter.count(*ahead)
@@ -186,30 +186,30 @@ async def test_what_a_wrong_clock_dated_ahead_counts_on_the_day_when_it_came(met
     assert (await meter.tokens()).totals == sums_of(ahead)
 
 
-async def test_a_meter_whose_clock_was_behind_takes_back_what_it_set_aside(meter: Meter) -> None:
-    found = event(source_seq=1, completed_at=MIDNIGHT + 7200.0)
-    meter.now = found.completed_at - AHEAD_SECONDS - 60.0
-    await meter.count(found)
-    meter.now = found.completed_at + KEEP + 1.0
-    await meter.count(event(source_seq=2, completed_at=found.completed_at))
+async def test_quarantined_events_are_recounted_when_the_meters_clock_was_wrong(meter: Meter) -> None:
+    sent = event(source_seq=1, completed_at=MIDNIGHT + 7200.0)
+    meter.now = sent.completed_at - AHEAD_SECONDS - 60.0
+    await meter.count(sent)
+    meter.now = sent.completed_at + KEEP + 1.0
+    await meter.count(event(source_seq=2, completed_at=sent.completed_at))
     assert {r.kind for r in await meter.rows(tables.quarantine)} == {"future", "old"}
-    meter.now = found.completed_at + 60.0
-    assert (await meter.order())["counted"] == 2, "too late by a clock that was ahead"
-    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
+    meter.now = sent.completed_at + 60.0
+    assert (await meter.recount_all())["counted"] == 2, "too late by a clock that was ahead"
+    assert await meter.recount_all() == {"counted": 0, "repeated": 0, "left": 0}
 
 
-async def test_what_comes_again_once_its_time_has_come_is_in_quarantine_no_longer(meter: Meter) -> None:
+async def test_early_event_leaves_quarantine_when_repeated_in_its_time(meter: Meter) -> None:
     early = event(source_seq=1, completed_at=NOW + AHEAD_SECONDS + 1.0)
     await meter.count(early)
     assert (await meter.tokens()).open_gaps == 1
     meter.now += 2.0
     await meter.count(early)
-    told = await meter.tokens()
-    assert (told.totals, told.open_gaps) == (sums_of([early]), 0)
-    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
+    tokens = await meter.tokens()
+    assert (tokens.totals, tokens.open_gaps) == (sums_of([early]), 0)
+    assert await meter.recount_all() == {"counted": 0, "repeated": 0, "left": 0}
 
 
-async def test_an_audit_holds_nothing_against_what_was_counted_after_all(meter: Meter) -> None:
+async def test_audit_ignores_messages_that_were_recounted(meter: Meter) -> None:
     events = [event(source_seq=n) for n in (1, 2, 3)]
     unknown, lost = event(source_seq=4, key_id="k9"), 5
     await meter.count(*events, unknown, event(source_seq=lost + 1))
@@ -222,24 +222,24 @@ async def test_an_audit_holds_nothing_against_what_was_counted_after_all(meter: 
     assert (after.quarantined, [s.missing for s in after.sources]) == (0, [1])
 
 
-async def test_sealed_days_take_nothing_back(meter: Meter) -> None:
+async def test_sealed_days_accept_no_recount(meter: Meter) -> None:
     await meter.count(event(source_seq=1, completed_at=NOW + 86400.0))
     async with meter.ledger._engine.begin() as connection:
         await connection.execute(update(tables.horizon).values(before=DAY.end))
     meter.now = DAY.end + 60.0
-    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 1}
+    assert await meter.recount_all() == {"counted": 0, "repeated": 0, "left": 1}
     assert (await meter.tokens()).open_gaps == 1
 
 
-async def test_two_who_count_again_at_once_count_once(meter: Meter) -> None:
+async def test_concurrent_recounts_count_once(meter: Meter) -> None:
     ahead = [event(source_seq=n, completed_at=NOW + 86400.0) for n in range(1, 8)]
     await meter.count(*ahead)
-    await asyncio.gather(*(meter.order() for _ in range(3)))
-    told = await meter.tokens()
-    assert (told.totals.requests, told.open_gaps) == (7, 0)
+    await asyncio.gather(*(meter.recount_all() for _ in range(3)))
+    tokens = await meter.tokens()
+    assert (tokens.totals.requests, tokens.open_gaps) == (7, 0)
 
 
-async def test_an_unknown_reason_is_refused(meter: Meter) -> None:
+async def test_unknown_reason_is_rejected(meter: Meter) -> None:
     assert (
         "expected one of unreadable"
         in decode(await meter.recount.handle_recount(encode(RecountQuery(reason="other"))), ErrorReply).reason

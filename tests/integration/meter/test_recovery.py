@@ -33,24 +33,24 @@ from tests.unit.meter.events import event, sums_of
 DAY = parse_day("2026-11-23")
 NOW = DAY.end + 2 * 86400.0
 LATER = NOW + 120.0
-"""Its sources have ended by then."""
-FOUND = [event(f"gw-{s}", n, prompt_tokens=s + n) for s in (1, 2) for n in range(1, 9)]
+"""All sources have ended by then."""
+EVENTS = [event(f"gw-{s}", n, prompt_tokens=s + n) for s in (1, 2) for n in range(1, 9)]
 
 
 @dataclass
 class Meter:
-    """What of a meter takes part in a recovery, on one ledger."""
+    """The part of a meter that takes part in a recovery, on one ledger."""
 
     bus: MemoryBus
     ledger: SqlLedger
-    book: SqlConfirmedMarks
+    marks: SqlConfirmedMarks
     gaps: SqlGapStore
     recorder: Recorder
     recovery: Recovery
 
-    async def count(self, *found: UsageEvent) -> None:
-        """As the consumer does: committed, then confirmed."""
-        await self.recorder.publish_progress(await self.recorder.record([encode(e) for e in found]))
+    async def count(self, *sent: UsageEvent) -> None:
+        """Record events as the consumer does: commit, then confirm."""
+        await self.recorder.publish_progress(await self.recorder.record([encode(e) for e in sent]))
 
     async def tokens(self) -> Tokens:
         facts = await self.ledger.read_day(DAY, (), busy=False)
@@ -60,8 +60,8 @@ class Meter:
         return await self.gaps.list_gaps(LATER)
 
     async def go_back(self, kept: set[str]) -> None:
-        """To an older copy, that has only these events."""
-        left = [e for e in FOUND if e.id in kept]
+        """Restore an older copy that has only these events."""
+        left = [e for e in EVENTS if e.id in kept]
         async with self.ledger._engine.begin() as connection:
             for table in reversed(tables.metadata.sorted_tables):
                 if table is not tables.horizon:
@@ -75,9 +75,9 @@ def meter_on(ledger: SqlLedger, bus: MemoryBus, batch: int = 3) -> Meter:
     recorder = Recorder(
         ledger, ProgressPublisher(bus, ledger, lambda: NOW), metrics, anybody, keep_events_s=NOW, now=lambda: NOW
     )
-    book = SqlConfirmedMarks(engine)
-    recovery = Recovery(bus, book, recorder, metrics, batch_size=batch, now=lambda: NOW)
-    return Meter(bus, ledger, book, SqlGapStore(engine), recorder, recovery)
+    marks = SqlConfirmedMarks(engine)
+    recovery = Recovery(bus, marks, recorder, metrics, batch_size=batch, now=lambda: NOW)
+    return Meter(bus, ledger, marks, SqlGapStore(engine), recorder, recovery)
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ async def meter(database_url: str) -> AsyncIterator[Meter]:
         yield meter_on(ledger, MemoryBus())
 
 
-async def publish(bus: MemoryBus, *found: UsageEvent) -> None:
-    for e in found:
+async def publish(bus: MemoryBus, *sent: UsageEvent) -> None:
+    for e in sent:
         await bus.publish(subjects.usage(e.source), encode(e))
 
 
-async def test_its_days_are_incomplete_and_its_gaps_listed_until_the_stream_was_read_again(meter: Meter) -> None:
-    await publish(meter.bus, *FOUND)
-    await meter.count(*FOUND)
+async def test_restored_ledger_is_incomplete_until_the_stream_is_reread(meter: Meter) -> None:
+    await publish(meter.bus, *EVENTS)
+    await meter.count(*EVENTS)
     await meter.recovery.compare()
     assert (await meter.tokens()).complete
     await meter.go_back({"gw-1/1", "gw-1/2", "gw-1/3"})
@@ -108,20 +108,20 @@ async def test_its_days_are_incomplete_and_its_gaps_listed_until_the_stream_was_
 
     await meter.recovery.catch_up()
     again = await meter.tokens()
-    assert (again.complete, again.totals) == (True, sums_of(FOUND))
+    assert (again.complete, again.totals) == (True, sums_of(EVENTS))
     assert (await meter.list_gaps()).open == ()
 
 
-async def test_what_the_stream_no_longer_has_stays_missing_and_is_looked_for_once(
+async def test_events_gone_from_the_stream_stay_missing_and_are_searched_once(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await publish(meter.bus, *FOUND[:6], *FOUND[8:])
-    await meter.count(*FOUND)
+    await publish(meter.bus, *EVENTS[:6], *EVENTS[8:])
+    await meter.count(*EVENTS)
     await meter.go_back(set())
     await meter.recovery.compare()
     await meter.recovery.catch_up()
     left = await meter.tokens()
-    assert (left.totals, left.complete, left.open_gaps) == (sums_of([*FOUND[:6], *FOUND[8:]]), False, 2)
+    assert (left.totals, left.complete, left.open_gaps) == (sums_of([*EVENTS[:6], *EVENTS[8:]]), False, 2)
     assert left.reasons[0] == "2 events of gw-1 are missing: see `spotinference gaps list`"
     (gap,) = (await meter.list_gaps()).open
     note = "the ledger had it and was restored from an older copy; the stream no longer has it"
@@ -137,9 +137,9 @@ async def test_what_the_stream_no_longer_has_stays_missing_and_is_looked_for_onc
     assert (await meter.tokens()).complete
 
 
-async def test_a_search_that_was_interrupted_goes_on(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    await publish(meter.bus, *FOUND)
-    await meter.count(*FOUND)
+async def test_interrupted_search_continues(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    await publish(meter.bus, *EVENTS)
+    await meter.count(*EVENTS)
     await meter.go_back(set())
     await meter.recovery.compare()
     page, parse_batch = meter.bus.page, list[int]()
@@ -155,25 +155,25 @@ async def test_a_search_that_was_interrupted_goes_on(meter: Meter, monkeypatch: 
         await meter.recovery.catch_up()
     assert not (await meter.tokens()).complete
     await meter.recovery.catch_up()
-    assert (await meter.tokens()).totals == sums_of(FOUND)
+    assert (await meter.tokens()).totals == sums_of(EVENTS)
     assert parse_batch == sorted(parse_batch), "it does not begin anew"
 
 
-async def test_two_meters_may_search_at_once(postgres_url: str) -> None:
+async def test_two_meters_may_search_concurrently(postgres_url: str) -> None:
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         bus = MemoryBus()
         meters = [meter_on(ledger, bus) for ledger in (first, second)]
-        await publish(bus, *FOUND)
-        await meters[0].count(*FOUND)
+        await publish(bus, *EVENTS)
+        await meters[0].count(*EVENTS)
         await meters[0].go_back({"gw-2/1"})
         for meter in meters:
             await meter.recovery.compare()
             await meter.recovery.catch_up()
-        assert (await meters[1].tokens()).totals == sums_of(FOUND)
+        assert (await meters[1].tokens()).totals == sums_of(EVENTS)
 
 
-async def test_marks_that_are_none_change_nothing(meter: Meter) -> None:
-    await meter.count(*FOUND)
+async def test_invalid_marks_change_nothing(meter: Meter) -> None:
+    await meter.count(*EVENTS)
     for key, value in {
         "confirmed.gw-1": b"nonsense",
         "confirmed.gw-9": encode(Confirmed(source="gw-8", source_seq=5, at=NOW)),
@@ -184,9 +184,9 @@ async def test_marks_that_are_none_change_nothing(meter: Meter) -> None:
     assert (await meter.list_gaps()).open == ()
 
 
-async def test_whoever_asks_reads_the_stream_page_by_page(meter: Meter) -> None:
-    await publish(meter.bus, *FOUND)
-    await meter.count(*FOUND[:5])
+async def test_reread_returns_the_stream_page_by_page(meter: Meter) -> None:
+    await publish(meter.bus, *EVENTS)
+    await meter.count(*EVENTS[:5])
     after, sums = 0, {"read": 0, "counted": 0, "repeated": 0}
     while True:
         page = decode(await meter.recovery.handle_reread(encode(RereadQuery(since=0.0, after=after))), Reread)
@@ -204,19 +204,19 @@ async def test_whoever_asks_reads_the_stream_page_by_page(meter: Meter) -> None:
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kept=st.sets(st.sampled_from([e.id for e in FOUND])), gone=st.sets(st.sampled_from(range(len(FOUND)))))
-async def test_whatever_is_lost_is_counted_again_or_shown(meter: Meter, kept: set[str], gone: set[int]) -> None:
-    """`gone`: what the stream no longer has."""
+@given(kept=st.sets(st.sampled_from([e.id for e in EVENTS])), gone=st.sets(st.sampled_from(range(len(EVENTS)))))
+async def test_lost_events_are_counted_again_or_listed_as_missing(meter: Meter, kept: set[str], gone: set[int]) -> None:
+    """`gone`: positions of the events that the stream no longer has."""
     meter = meter_on(meter.ledger, MemoryBus())
-    await publish(meter.bus, *(e for n, e in enumerate(FOUND) if n not in gone))
-    await meter.count(*FOUND)
+    await publish(meter.bus, *(e for n, e in enumerate(EVENTS) if n not in gone))
+    await meter.count(*EVENTS)
     await meter.go_back(kept)
     await meter.recovery.compare()
     await meter.recovery.catch_up()
-    there = [e for n, e in enumerate(FOUND) if n not in gone or e.id in kept]
-    told = await meter.tokens()
-    assert told.totals == sums_of(there)
-    assert (told.complete, told.open_gaps) == (len(there) == len(FOUND), len(FOUND) - len(there))
+    there = [e for n, e in enumerate(EVENTS) if n not in gone or e.id in kept]
+    tokens = await meter.tokens()
+    assert tokens.totals == sums_of(there)
+    assert (tokens.complete, tokens.open_gaps) == (len(there) == len(EVENTS), len(EVENTS) - len(there))
     async with database.read_transaction(meter.ledger._engine) as connection:
         assert (await connection.execute(select(func.count()).select_from(tables.conflicts))).scalar_one() == 0
     await meter.go_back(set())

@@ -26,8 +26,8 @@ DAY_SECONDS = 86400.0
 KEEP = 40 * DAY_SECONDS
 NOW = MIDNIGHT + 50 * DAY_SECONDS
 DUE = NOW - KEEP
-"""The start of the first day that is kept: the eleventh."""
-FOUND = [
+"""The start of the first day whose events are kept: the eleventh."""
+EVENTS = [
     event(
         f"gw-{1 + n % 2}",
         1 + n // 2,
@@ -40,7 +40,7 @@ FOUND = [
     )
     for n in range(400)
 ]
-OLD = [e for e in FOUND if e.completed_at < DUE]
+OLD = [e for e in EVENTS if e.completed_at < DUE]
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "EVENTS_PER_STEP", 7)
 
 
-async def record(ledger: SqlLedger, found: Sequence[UsageEvent]) -> Any:
-    return await ledger.record(parse_batch([encode(e) for e in found], NOW))
+async def record(ledger: SqlLedger, sent: Sequence[UsageEvent]) -> Any:
+    return await ledger.record(parse_batch([encode(e) for e in sent], NOW))
 
 
 async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
@@ -63,44 +63,44 @@ async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
         return list(await connection.execute(select(table)))
 
 
-async def told(ledger: SqlLedger, number: int) -> Tokens:
+async def day_tokens(ledger: SqlLedger, number: int) -> Tokens:
     day = parse_day(f"2026-11-{23 + number}" if number < 8 else f"2026-12-{number - 7:02}")
     query = TokensQuery(day=day.name, by=("model", "key", "machine", "hour"), busy=True)
     return build_tokens(day, query, await ledger.read_day(day, query.by, busy=True), NOW, now=NOW, source_silence_s=60)
 
 
-async def test_sealed_days_answer_as_before_and_leave_digests(ledger: SqlLedger) -> None:
-    await record(ledger, FOUND)
-    before = [await told(ledger, number) for number in range(20)]
+async def test_sealed_days_give_the_same_answers_and_have_digests(ledger: SqlLedger) -> None:
+    await record(ledger, EVENTS)
+    before = [await day_tokens(ledger, number) for number in range(20)]
     sealer = Sealer(ledger._engine, KEEP)
     assert await sealer.seal(NOW, max_steps=1000) == len(OLD)
     assert await sealer.step(NOW) is None
-    assert {row.id for row in await rows(ledger, tables.events)} == {e.id for e in FOUND} - {e.id for e in OLD}
-    assert [await told(ledger, number) for number in range(20)] == before
+    assert {row.id for row in await rows(ledger, tables.events)} == {e.id for e in EVENTS} - {e.id for e in OLD}
+    assert [await day_tokens(ledger, number) for number in range(20)] == before
     assert before[3].busy, "there is something to keep"
     digests = await rows(ledger, tables.digests)
     assert {sealing._key(row): sealing._digest(row) for row in digests} == digest_events(OLD)
     assert {row.day for row in digests} == {before[number].day for number in range(10)}
 
 
-async def test_what_comes_again_after_the_seal_changes_nothing(ledger: SqlLedger) -> None:
-    await record(ledger, FOUND)
+async def test_events_repeated_after_sealing_change_nothing(ledger: SqlLedger) -> None:
+    await record(ledger, EVENTS)
     await Sealer(ledger._engine, KEEP).seal(NOW, max_steps=1000)
-    before = [await told(ledger, number) for number in range(20)]
-    recorded = await record(ledger, random.Random(1).sample(FOUND, len(FOUND)))
+    before = [await day_tokens(ledger, number) for number in range(20)]
+    recorded = await record(ledger, random.Random(1).sample(EVENTS, len(EVENTS)))
     assert (recorded.counted, recorded.quarantined) == (0, {"old": len(OLD)})
     assert not any(row.lacking for row in await rows(ledger, tables.quarantine))
-    assert [await told(ledger, number) for number in range(20)] == before
+    assert [await day_tokens(ledger, number) for number in range(20)] == before
 
 
-async def test_each_step_may_be_the_last_one(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sealer that dies in each step before its commit, and gateways that send everything again meanwhile."""
-    await record(ledger, FOUND)
+async def test_sealing_continues_after_dying_in_any_step(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sealer dies in each step before its commit, while gateways send everything again."""
+    await record(ledger, EVENTS)
     sealer, deaths, done = Sealer(ledger._engine, KEEP), 0, False
     for number in range(500):
         with monkeypatch.context() as patched:
-            patched.setattr(Sealer, "_add", _dies)
-            patched.setattr(Sealer, "_keep_busy", _dies)
+            patched.setattr(Sealer, "_add_digests", _dies)
+            patched.setattr(Sealer, "_store_busy", _dies)
             try:
                 done = await sealer.step(NOW) is None
             except RuntimeError:
@@ -109,13 +109,13 @@ async def test_each_step_may_be_the_last_one(ledger: SqlLedger, monkeypatch: pyt
             break
         await sealer.step(NOW)
         if number % 10 == 0:
-            assert (await record(ledger, FOUND)).counted == 0
+            assert (await record(ledger, EVENTS)).counted == 0
     assert done
     assert deaths > len(OLD) / 7
     digests = await rows(ledger, tables.digests)
     assert {sealing._key(row): sealing._digest(row) for row in digests} == digest_events(OLD)
-    assert len(await rows(ledger, tables.events)) == len(FOUND) - len(OLD)
-    assert (await told(ledger, 3)).busy
+    assert len(await rows(ledger, tables.events)) == len(EVENTS) - len(OLD)
+    assert (await day_tokens(ledger, 3)).busy
 
 
 async def _dies(*_arguments: object) -> None:
@@ -126,7 +126,7 @@ async def _horizon(ledger: SqlLedger) -> float:
     return float((await rows(ledger, tables.horizon))[0].before)
 
 
-async def test_the_horizon_jumps_over_days_without_events_and_never_back(ledger: SqlLedger) -> None:
+async def test_horizon_skips_empty_days_and_never_moves_back(ledger: SqlLedger) -> None:
     sealer = Sealer(ledger._engine, KEEP)
     assert await sealer.step(NOW) == 0
     assert await _horizon(ledger) == DUE
@@ -139,31 +139,31 @@ async def test_the_horizon_jumps_over_days_without_events_and_never_back(ledger:
     assert await sealer.seal(NOW + 4 * DAY_SECONDS, max_steps=50) == 1
 
 
-async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
+async def test_replicas_seal_and_write_concurrently(postgres_url: str) -> None:
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
-        await record(first, FOUND)
+        await record(first, EVENTS)
 
         async def seal(ledger: SqlLedger) -> int:
             return sum([await Sealer(ledger._engine, KEEP).seal(NOW, max_steps=5) for _ in range(60)])
 
         async def again(ledger: SqlLedger) -> None:
-            for start in range(0, len(FOUND), 25):
-                await record(ledger, FOUND[start : start + 25])
+            for start in range(0, len(EVENTS), 25):
+                await record(ledger, EVENTS[start : start + 25])
 
         gone = await asyncio.gather(seal(first), seal(second), again(first), again(second))
         sealed = int(gone[0] or 0) + int(gone[1] or 0) + await seal(first)
         assert sealed == len(OLD)
-        found = {sealing._key(row): sealing._digest(row) for row in await rows(first, tables.digests)}
-        assert found == digest_events(OLD)
+        sent = {sealing._key(row): sealing._digest(row) for row in await rows(first, tables.digests)}
+        assert sent == digest_events(OLD)
         async with database.read_transaction(first._engine) as connection:
             counted = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
-        assert counted == len(FOUND)
+        assert counted == len(EVENTS)
 
 
-async def test_the_horizon_waits_for_whoever_writes_by_the_old_one(
+async def test_horizon_waits_for_writers_that_read_the_old_one(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repetition that was let in just before its day is sealed must not be counted after its row is gone."""
+    """A repeated event accepted just before its day is sealed must not count after its row is deleted."""
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         await record(first, OLD[:1])
         reading, going = asyncio.Event(), asyncio.Event()
@@ -186,11 +186,11 @@ async def test_the_horizon_waits_for_whoever_writes_by_the_old_one(
 
 async def _waiting(ledger: SqlLedger) -> bool:
     async with database.read_transaction(ledger._engine) as connection:
-        found = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))
-        return bool(found.scalar_one())
+        sent = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        return bool(sent.scalar_one())
 
 
-def test_a_digest_does_not_depend_on_the_order_and_sees_a_change() -> None:
+def test_digest_is_independent_of_order_and_detects_a_change() -> None:
     shuffled = random.Random(2).sample(OLD, len(OLD))
     assert digest_events(shuffled) == digest_events(OLD)
     other = [event("gw-9", 1, completed_at=MIDNIGHT), *OLD[1:]]

@@ -16,7 +16,7 @@ from shared.messages.codec import encode
 from shared.messages.waker import TierMemory
 from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.__main__ import main
-from tests.integration.meter.test_process import Told, meter_on
+from tests.integration.meter.test_process import MarkWatcher, meter_on
 from tests.kit.usage import send
 from tests.unit.meter.events import event
 
@@ -62,46 +62,46 @@ def call(tmp_path: Path) -> Call:
 
 def found(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert isinstance(told, dict)
-    return told
+    watcher = json.loads(result.stdout)
+    assert isinstance(watcher, dict)
+    return watcher
 
 
-def policies(told: dict[str, Any]) -> dict[tuple[str, float | None], dict[str, Any]]:
-    (tier,) = told["tiers"]
+def policies(watcher: dict[str, Any]) -> dict[tuple[str, float | None], dict[str, Any]]:
+    (tier,) = watcher["tiers"]
     return {(row["policy"], row["timeout_seconds"]): row for row in tier["policies"]}
 
 
 def test_a_trace_is_replayed_where_no_suite_runs(call: Call, tmp_path: Path) -> None:
     trace = str(tmp_path / "trace.csv")
-    told = found(call("--json", "--trace", trace))
-    assert (told["source"], told["unknown_models"]) == (trace, {"zz": 1})
-    assert (told["from"], told["to"]) == ("2026-11-23T00:00:00.000Z", "2026-11-25T00:00:00.000Z")
-    (tier,) = told["tiers"]
+    watcher = found(call("--json", "--trace", trace))
+    assert (watcher["source"], watcher["unknown_models"]) == (trace, {"zz": 1})
+    assert (watcher["from"], watcher["to"]) == ("2026-11-23T00:00:00.000Z", "2026-11-25T00:00:00.000Z")
+    (tier,) = watcher["tiers"]
     assert (tier["tier"], tier["requests"], tier["tokens"]) == ("lab", 2, 1000)
     assert (tier["wake_seconds"], tier["wake_seconds_from"]) == (180.0, "assumed")
     # Twice 180 s of waking, 500 tokens at 50 a second, and 600 s; at a tenth of a cent each.
-    fixed = policies(told)["fixed", 600.0]
+    fixed = policies(watcher)["fixed", 600.0]
     assert (fixed["configured"], fixed["cost"], fixed["wakes"], fixed["wait_p50"]) == (True, "1.5800", 2, 180.0)
-    assert found(call("--json", "--trace", trace)) == told
+    assert found(call("--json", "--trace", trace)) == watcher
 
 
 def test_options_say_which_days_how_fast_and_how_long(call: Call, tmp_path: Path) -> None:
     trace = str(tmp_path / "trace.csv")
     words = ("--from", "2026-11-23", "--to", "2026-11-23", "--wake-seconds", "20", "--tokens-per-second", "5")
-    told = found(call("--json", "--trace", trace, *words))
-    assert (told["from"], told["to"]) == ("2026-11-23T00:00:00.000Z", "2026-11-24T00:00:00.000Z")
-    assert told["tiers"][0]["requests"] == 1
-    assert told["tiers"][0]["wake_seconds_from"] == "given"
-    assert policies(told)["fixed", 600.0]["cost"] == "0.7200"
+    watcher = found(call("--json", "--trace", trace, *words))
+    assert (watcher["from"], watcher["to"]) == ("2026-11-23T00:00:00.000Z", "2026-11-24T00:00:00.000Z")
+    assert watcher["tiers"][0]["requests"] == 1
+    assert watcher["tiers"][0]["wake_seconds_from"] == "given"
+    assert policies(watcher)["fixed", 600.0]["cost"] == "0.7200"
 
 
 def test_the_table_says_what_was_assumed(call: Call, tmp_path: Path) -> None:
-    told = call("--trace", str(tmp_path / "trace.csv")).stdout
-    (line,) = (line for line in told.splitlines() if line.startswith("fixed 10 min *"))
+    watcher = call("--trace", str(tmp_path / "trace.csv")).stdout
+    (line,) = (line for line in watcher.splitlines() if line.startswith("fixed 10 min *"))
     assert line.split()[4:] == ["1.58", "0.4", "2", "2", "180", "180", "180"]
     for word in ("always_on", "fixed 10 min *", "break_even", "histogram", "clairvoyant", "assumed", "'zz'"):
-        assert word in told
+        assert word in watcher
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ async def test_the_ledger_is_replayed_with_the_wakes_that_were_measured(
     call: Call, bus: JetStreamBus, nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(BUS_URL_VARIABLE, nats_url)
-    told = Told()
-    watch = await bus.watch(topology.METER, told.on_event)
+    watcher = MarkWatcher()
+    watch = await bus.watch(topology.METER, watcher.on_event)
     memory = TierMemory(tier="lab", wakes=(10.0, 30.0, 50.0))
     await bus.put(topology.WAKER, subjects.tier_memory_key("lab"), encode(memory))
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
@@ -146,7 +146,7 @@ async def test_the_ledger_is_replayed_with_the_wakes_that_were_measured(
         ]
         for use in uses:
             await send(bus, use)
-        await told.reach("gw-1", 3)
+        await watcher.reach("gw-1", 3)
         days = ("--from", "2020-01-01", "--to", "2020-01-01")
         replayed = found(await asyncio.to_thread(call, "--json", *days))
     await watch.stop()

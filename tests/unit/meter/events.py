@@ -1,4 +1,4 @@
-"""Usage events for tests: what does not matter has a value."""
+"""Usage events for tests: every field has a default."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,11 +36,11 @@ def event(source: str = "gw-1", source_seq: int = 1, **fields: Any) -> UsageEven
     return UsageEvent(source=source, source_seq=source_seq, **{**known, **fields})
 
 
-def sums_of(found: Sequence[UsageEvent]) -> TokenSums:
+def sums_of(events: Sequence[UsageEvent]) -> TokenSums:
     return TokenSums(
-        requests=len(found),
-        prompt_tokens=sum(e.prompt_tokens for e in found),
-        cached_tokens=sum(e.cached_tokens for e in found),
-        completion_tokens=sum(e.completion_tokens for e in found),
-        reasoning_tokens=sum(e.reasoning_tokens for e in found),
+        requests=len(events),
+        prompt_tokens=sum(e.prompt_tokens for e in events),
+        cached_tokens=sum(e.cached_tokens for e in events),
+        completion_tokens=sum(e.completion_tokens for e in events),
+        reasoning_tokens=sum(e.reasoning_tokens for e in events),
     )

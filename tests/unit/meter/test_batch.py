@@ -1,4 +1,4 @@
-"""What can be counted and what cannot."""
+"""Which messages of a batch can be counted."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ NOW = MIDNIGHT + 500.0
         ("status", -1),
     ],
 )
-def test_an_event_that_cannot_be_counted_says_which_field(field: str, value: Any) -> None:
+def test_invalid_field_is_named_in_the_quarantine_reason(field: str, value: Any) -> None:
     good = event()
     (kept,) = parse_batch([encode(msgspec.structs.replace(good, **{field: value}))], NOW).quarantined
     assert kept.reason.startswith(f"{field}: ")
@@ -42,9 +42,9 @@ TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_toke
 
 
 @given(st.tuples(*[st.integers(-(2**70), 2**70) | st.integers(-3, 3)] * 4))
-def test_no_token_count_keeps_an_event_from_being_counted(counts: tuple[int, ...]) -> None:
-    said = msgspec.structs.replace(event(), **dict(zip(TOKENS, counts, strict=True)))
-    (message,) = parse_batch([encode(said)], NOW).countable
+def test_event_is_counted_whatever_its_token_counts_are(counts: tuple[int, ...]) -> None:
+    reported = msgspec.structs.replace(event(), **dict(zip(TOKENS, counts, strict=True)))
+    (message,) = parse_batch([encode(reported)], NOW).countable
     prompt, cached, completion, reasoning = (getattr(message.event, name) for name in TOKENS)
     assert 0 <= cached <= prompt < COUNT_LIMIT
     assert 0 <= reasoning <= completion < COUNT_LIMIT
@@ -52,7 +52,7 @@ def test_no_token_count_keeps_an_event_from_being_counted(counts: tuple[int, ...
     assert clamp_token_counts(message.event) is message.event
 
 
-def test_the_edges_can_be_counted() -> None:
+def test_values_at_their_bounds_are_countable() -> None:
     edge = event(
         source_seq=SEQ_LIMIT - 1,
         completed_at=0.0,
@@ -66,7 +66,7 @@ def test_the_edges_can_be_counted() -> None:
     assert batch.quarantined == ()
 
 
-def test_a_quarantined_message_keeps_its_number_where_that_can_be_read() -> None:
+def test_quarantined_message_keeps_its_number_when_readable() -> None:
     newer = encode(event("gw-1", 2)).replace(b'"usage.v1"', b'"usage.v9"')
     nothing = b'{"source": "gw-1"}'
     batch = parse_batch([encode(event("gw-1", 1)), newer, nothing], NOW)
@@ -80,12 +80,12 @@ def test_a_quarantined_message_keeps_its_number_where_that_can_be_read() -> None
 
 
 @pytest.mark.parametrize("ahead", [301.0, 86_400.0, 6e9])
-def test_what_cannot_be_counted_is_lacked_by_no_day_to_come(ahead: float) -> None:
+def test_invalid_event_is_dated_now_when_its_time_is_in_the_future(ahead: float) -> None:
     wrong = encode(event("gw-1", 1, status=-1, completed_at=NOW + ahead))
     assert [(q.kind, q.at) for q in parse_batch([wrong], NOW).quarantined] == [("invalid", NOW)]
 
 
-def test_the_first_of_each_id_in_the_order_of_ids() -> None:
+def test_first_event_of_each_id_is_returned_in_id_order() -> None:
     b, a, again = event(id="b", source_seq=1), event(id="a", source_seq=2), event(id="b", source_seq=3)
     assert parse_batch(map(encode, (b, a, again)), NOW).first_by_id == {"a": a, "b": b}
     assert list(parse_batch(map(encode, (b, a, again)), NOW).first_by_id) == ["a", "b"]

@@ -37,31 +37,31 @@ def facts(*sources: Source, quarantined: int = 0) -> DayFacts:
     return DayFacts(sums=sums, sources=sources, quarantined=quarantined, busy={})
 
 
-def told(found: DayFacts, *, by: tuple[str, ...] = ("model",), read_dry_at: float | None = SETTLED) -> Tokens:
+def tokens_of(day_facts: DayFacts, *, by: tuple[str, ...] = ("model",), read_dry_at: float | None = SETTLED) -> Tokens:
     return build_tokens(
-        DAY, TokensQuery(day=DAY.name, by=by), found, read_dry_at, now=SETTLED + 9, source_silence_s=SILENCE
+        DAY, TokensQuery(day=DAY.name, by=by), day_facts, read_dry_at, now=SETTLED + 9, source_silence_s=SILENCE
     )
 
 
 def behind(earliest: float, latest: float) -> Source:
-    """A source whose numbers 2 to 4 are missing, and which goes on after the day."""
+    """Return a source whose numbers 2 to 4 are missing and which continues after the day."""
     runs = (single_range(1, earliest), SeqRange(first=5, last=6, first_at=latest, last_at=DAY.end + 20))
     return Source(name="gw-1", ranges=runs, seen_at=DAY.end)
 
 
-def test_a_day_is_utc_and_a_whole_number_of_minutes() -> None:
+def test_day_is_a_utc_day_of_1440_minutes() -> None:
     assert (DAY.start, DAY.end) == (MIDNIGHT, MIDNIGHT + 86400)
     assert DAY.end_minute - DAY.first_minute == 1440
 
 
 @pytest.mark.parametrize("text", ["", "today", "2026-1-1", "2026-02-30", "20261123", "2026-11-23T00:00", "2026-W01-1"])
-def test_a_bad_day_is_refused_by_name(text: str) -> None:
+def test_invalid_day_is_rejected_with_its_field(text: str) -> None:
     with pytest.raises(Rejected, match=r"^day: "):
         requested_days(TokensQuery(day=text))
 
 
 @pytest.mark.parametrize("by", [("modell",), ("key_id",), ("model", "model")])
-def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
+def test_invalid_dimension_is_rejected_with_its_field(by: tuple[str, ...]) -> None:
     with pytest.raises(Rejected, match=r"^by: "):
         requested_days(TokensQuery(day="2026-11-23", by=by))
 
@@ -76,12 +76,12 @@ def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
         (TokensQuery(day="2026-11-23", key="k1", busy=True), "key: busy times cover all keys"),
     ],
 )
-def test_a_bad_range_is_refused_by_name(query: TokensQuery, says: str) -> None:
-    with pytest.raises(Rejected, match="^" + says):
+def test_invalid_range_is_rejected_with_its_field(query: TokensQuery, reason: str) -> None:
+    with pytest.raises(Rejected, match="^" + reason):
         requested_days(query)
 
 
-def test_a_range_has_both_its_ends() -> None:
+def test_range_includes_both_days() -> None:
     days = requested_days(TokensQuery(day="2026-11-23", to="2026-11-25"))
     assert (days.name, days.start, days.end) == ("2026-11-23", DAY.start, DAY.end + 2 * 86400)
     assert requested_days(TokensQuery(day="2026-11-23", to="2026-11-23")) == DAY
@@ -100,43 +100,43 @@ def test_a_range_has_both_its_ends() -> None:
         (behind(DAY.end, DAY.end + 9), SETTLED, 0, True),
     ],
 )
-def test_a_day_is_complete_when_it_is_over_and_lacks_nothing(
+def test_day_is_complete_when_it_is_over_and_nothing_is_missing(
     source: Source | None, read_dry_at: float | None, missing: int, complete: bool
 ) -> None:
-    got = told(facts(*([source] if source else [])), read_dry_at=read_dry_at)
+    got = tokens_of(facts(*([source] if source else [])), read_dry_at=read_dry_at)
     assert (got.open_gaps, got.complete, bool(got.reasons)) == (missing, complete, not complete)
 
 
-def test_a_day_that_is_not_over_says_so() -> None:
+def test_day_is_incomplete_when_it_is_not_over() -> None:
     query = TokensQuery(day=DAY.name)
     got = build_tokens(DAY, query, facts(), SETTLED, now=SETTLED - 1, source_silence_s=SILENCE)
     assert (got.complete, got.reasons) == (False, ("the day is not over",))
 
 
-def test_a_quarantined_message_keeps_its_day_open() -> None:
-    got = told(facts(quarantined=1))
+def test_day_is_incomplete_when_a_message_is_quarantined() -> None:
+    got = tokens_of(facts(quarantined=1))
     assert (got.open_gaps, got.complete) == (1, False)
     assert "1 messages in quarantine" in got.reasons[0]
 
 
-def test_a_source_that_may_have_more_keeps_its_day_open() -> None:
+def test_day_is_incomplete_when_a_source_may_have_more() -> None:
     quiet = Source(name="gw-1", ranges=(single_range(1, DAY.start),), seen_at=DAY.start)
-    assert told(facts(quiet)).complete, "silent for longer than the day"
+    assert tokens_of(facts(quiet)).complete, "silent for longer than the day"
     late = Source(name="gw-1", ranges=(single_range(1, DAY.end - 5),), seen_at=DAY.end - 5)
-    got = told(facts(late))
+    got = tokens_of(facts(late))
     assert (got.complete, got.open_gaps) == (False, 0)
     assert got.reasons[0].startswith("gw-1 was last active before the day's end")
 
 
-def test_failed_requests_are_in_the_totals_and_not_in_what_was_served() -> None:
-    got = told(facts())
+def test_failed_requests_count_in_totals_but_not_in_served() -> None:
+    got = tokens_of(facts())
     assert got.totals == TokenSums(requests=3, prompt_tokens=5, cached_tokens=2, completion_tokens=4)
     assert got.served == TokenSums(requests=2, prompt_tokens=5, cached_tokens=2, completion_tokens=4)
     assert [(row.dimensions, row.sums) for row in got.rows] == [({"model": "a"}, got.totals)]
 
 
-def test_directions_are_three_rows_that_add_up() -> None:
-    rows = told(facts(), by=("model", "direction")).rows
+def test_directions_split_a_row_into_three_that_add_up() -> None:
+    rows = tokens_of(facts(), by=("model", "direction")).rows
     assert [row.dimensions["direction"] for row in rows] == ["cached", "input", "output"]
     cached, uncached, output = (row.sums for row in rows)
     assert (uncached.prompt_tokens, uncached.cached_tokens, uncached.completion_tokens) == (3, 0, 0)
@@ -145,7 +145,7 @@ def test_directions_are_three_rows_that_add_up() -> None:
     assert {row.sums.requests for row in rows} == {3}
 
 
-def test_times_are_told_by_their_beginning() -> None:
+def test_time_dimension_is_formatted_as_its_beginning() -> None:
     hour = int(DAY.start // 3600) + 5
     assert format_dimension("day", int(DAY.start // 86400)) == "2026-11-23"
     assert format_dimension("hour", hour) == "2026-11-23T05:00:00Z"
@@ -157,16 +157,16 @@ moments = st.integers(-100, 86500).map(lambda n: MIDNIGHT + n)
 
 
 @given(st.lists(st.tuples(moments, st.integers(0, 300), st.integers(0, 300)), max_size=30))
-def test_busy_covers_exactly_the_seconds_in_which_somebody_was_served(requests: list[tuple[float, int, int]]) -> None:
-    parts = [found for at, duration, wait in requests if (found := serving_interval(DAY, at, duration, wait))]
+def test_busy_intervals_cover_exactly_the_seconds_of_serving(requests: list[tuple[float, int, int]]) -> None:
+    parts = [part for at, duration, wait in requests if (part := serving_interval(DAY, at, duration, wait))]
     busy: list[Interval] = []
     for part in sorted(parts):
         append_interval(busy, part)
-    wanted = {
+    expected = {
         second
         for at, duration, wait in requests
         for second in range(int(at - duration + wait), int(at))
         if DAY.start <= second < DAY.end
     }
-    assert {second for start, end in busy for second in range(int(start), int(end))} == wanted
+    assert {second for start, end in busy for second in range(int(start), int(end))} == expected
     assert all(a[1] < b[0] for a, b in pairwise(busy)), "merged and sorted"

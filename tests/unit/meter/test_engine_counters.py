@@ -1,4 +1,4 @@
-"""An engine's text of metrics: whatever it says, counters come out, or a reason."""
+"""Parsing an engine's metrics: any text gives counters or a reason."""
 
 import pytest
 from hypothesis import given
@@ -16,10 +16,10 @@ vllm:num_requests_waiting{engine="0"} 2.0
 """
 
 
-def test_vllms_engines_are_added() -> None:
-    found = parse(VLLM)
-    assert (found.prompt_tokens, found.completion_tokens, found.requests, found.running) == (27, 7, 4, 2)
-    assert found.rounding == 0
+def test_vllm_counters_of_several_engines_are_summed() -> None:
+    counters = parse(VLLM)
+    assert (counters.prompt_tokens, counters.completion_tokens, counters.requests, counters.running) == (27, 7, 4, 2)
+    assert counters.rounding == 0
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,16 @@ def test_vllms_engines_are_added() -> None:
         ("process_start_time_seconds \0\n", "1" * 41, None),
     ],
 )
-def test_which_process_it_is(more: str, header: str | None, process: str | None) -> None:
+def test_process_is_parsed_from_header_or_metrics(more: str, header: str | None, process: str | None) -> None:
     assert parse(VLLM + more, header).process == process
 
 
-def test_an_engine_that_counts_no_requests_says_none() -> None:
+def test_requests_are_none_when_the_engine_does_not_count_them() -> None:
     assert parse("llamacpp:prompt_tokens_total 1\nllamacpp:tokens_predicted_total 2\n").requests is None
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "1e400", "9007199254740992", "many"])
-def test_a_counter_that_is_no_count_is_refused_by_name(value: str) -> None:
+def test_invalid_counter_value_is_rejected_with_its_name(value: str) -> None:
     with pytest.raises(ValueError, match="vllm:generation_tokens_total: expected a count"):
         parse(f"vllm:prompt_tokens_total 1\nvllm:generation_tokens_total {value}\n")
 
@@ -51,13 +51,13 @@ def test_a_counter_that_is_no_count_is_refused_by_name(value: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "<html><body>vllm:prompt_tokens_total 1</body></html>", "vllm:prompt_tokens_total 1"]
 )
-def test_what_is_no_engines_is_refused(text: str) -> None:
+def test_page_without_engine_counters_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="neither"):
         parse(text)
 
 
 @given(st.text(alphabet=st.sampled_from('vllm:prompt_tokens_total{}="\n 0123456789.eE+-NaInf'), max_size=200))
-def test_whatever_the_text_nothing_but_a_value_error_comes_of_it(text: str) -> None:
+def test_parse_raises_only_value_error_for_any_text(text: str) -> None:
     try:
         parse(text + "\nvllm:prompt_tokens_total 1\nvllm:generation_tokens_total 1\n")
     except ValueError:

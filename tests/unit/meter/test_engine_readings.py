@@ -1,4 +1,4 @@
-"""What counters rise by between readings: whatever restarts, nothing is counted twice and a whole life is its sum."""
+"""Increases between readings: nothing is counted twice whatever restarts, and days sum to the whole."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ def reading(at: float, prompt: int, completion: int = 0, generation: int = 1, ro
     return EngineReading(machine="m", generation=generation, at=MIDNIGHT + at, counters=counters)
 
 
-def told(
+def increase(
     last: EngineReading | None, new: EngineReading, *, started: float | None = None, is_unmanaged: bool = False
 ) -> CounterIncrease | None:
     return counter_increase(
@@ -33,72 +33,72 @@ def told(
     )
 
 
-def test_the_day_is_that_of_utc() -> None:
+def test_day_of_a_moment_is_in_utc() -> None:
     assert day_of(MIDNIGHT - 0.001).name == "2026-11-22"
     assert day_of(MIDNIGHT) == DAY
 
 
-def test_an_engine_that_was_there_before_us_is_counted_from_now_on() -> None:
-    first = told(None, reading(100, 5000))
+def test_engine_without_known_start_is_counted_from_the_first_reading() -> None:
+    first = increase(None, reading(100, 5000))
     assert first == CounterIncrease(since=MIDNIGHT + 100, whole=False, prompt_tokens=0, completion_tokens=0, requests=0)
-    assert told(None, reading(100, 5000), started=-50) == first, "started on another day"
+    assert increase(None, reading(100, 5000), started=-50) == first, "started on another day"
 
 
-def test_an_engine_that_was_started_today_is_counted_whole() -> None:
-    first = told(None, reading(100, 50, 5), started=40)
+def test_engine_started_today_is_counted_from_its_start() -> None:
+    first = increase(None, reading(100, 50, 5), started=40)
     assert first == CounterIncrease(since=MIDNIGHT + 40, whole=True, prompt_tokens=50, completion_tokens=5, requests=50)
 
 
-def test_between_two_readings_the_difference_counts() -> None:
-    more = told(reading(100, 50, 5), reading(115, 70, 6))
+def test_increase_is_the_difference_between_two_readings() -> None:
+    more = increase(reading(100, 50, 5), reading(115, 70, 6))
     assert more == CounterIncrease(
         since=MIDNIGHT + 100, whole=False, prompt_tokens=20, completion_tokens=1, requests=20
     )
 
 
-def test_a_counter_that_fell_was_begun_anew() -> None:
-    more = told(reading(100, 50, 5), reading(115, 7, 9))
+def test_counter_that_fell_is_a_reset() -> None:
+    more = increase(reading(100, 50, 5), reading(115, 7, 9))
     assert more is not None
     assert (more.prompt_tokens, more.completion_tokens, more.reset, more.since) == (7, 9, True, MIDNIGHT + 100)
 
 
-def test_what_only_the_printing_lowers_is_no_restart() -> None:
-    more = told(reading(100, 1_234_560, 5, rounding=5), reading(115, 1_234_555, 5, rounding=5))
+def test_fall_within_rounding_is_no_reset() -> None:
+    more = increase(reading(100, 1_234_560, 5, rounding=5), reading(115, 1_234_555, 5, rounding=5))
     assert more is not None
     assert not more.reset
 
 
-def test_a_days_sum_is_as_uncertain_as_the_counters_at_both_its_ends() -> None:
+def test_rounding_of_a_day_is_that_of_both_its_ends() -> None:
     first, second = reading(100, 1_000_000, rounding=5), reading(200, 2_000_000, rounding=50)
-    more = told(first, second)
+    more = increase(first, second)
     assert more is not None
     day = add_reading(None, second, more, DAY)
     assert (day.rounding, day.prompt_tokens, day.readings, day.last_at) == (100, 1_000_000, 1, second.at)
 
 
-def test_a_new_generation_is_a_new_process_even_where_its_counter_is_higher() -> None:
-    more = told(reading(100, 50), reading(200, 80, generation=2), started=150)
+def test_new_generation_is_a_new_process_even_when_its_counter_is_higher() -> None:
+    more = increase(reading(100, 50), reading(200, 80, generation=2), started=150)
     assert more is not None
     assert (more.prompt_tokens, more.whole, more.since, more.reset) == (80, True, MIDNIGHT + 150, False)
-    earlier = told(reading(100, 50), reading(200, 80, generation=2), started=20)
+    earlier = increase(reading(100, 50), reading(200, 80, generation=2), started=20)
     assert earlier is not None
     assert earlier.since == MIDNIGHT + 100, "that start was the one before"
 
 
-def test_an_engine_that_nobody_starts_goes_on_over_generations() -> None:
-    more = told(reading(100, 50), reading(200, 80, generation=2), is_unmanaged=True)
+def test_unmanaged_engine_continues_over_generations() -> None:
+    more = increase(reading(100, 50), reading(200, 80, generation=2), is_unmanaged=True)
     assert more is not None
     assert (more.prompt_tokens, more.whole) == (30, False)
 
 
 @pytest.mark.parametrize("at", [99.0, 100.0])
-def test_a_reading_that_is_no_newer_says_nothing(at: float) -> None:
-    assert told(reading(100, 50), reading(at, 60)) is None
+def test_increase_is_none_when_the_reading_is_not_newer(at: float) -> None:
+    assert increase(reading(100, 50), reading(at, 60)) is None
 
 
 @dataclass
 class Life:
-    """An engine that works, is read, and dies; and the book of its days."""
+    """An engine that works, is read and dies, with the record of its days."""
 
     clock: float = 0.0
     generation: int = 1
@@ -114,7 +114,7 @@ class Life:
         self.unread += tokens
         self.done += tokens
 
-    def look(self) -> None:
+    def read(self) -> None:
         new = reading(self.clock, self.prompt, generation=self.generation)
         day = day_of(new.at)
         more = counter_increase(self.last, new, day=day, started_at=MIDNIGHT, is_unmanaged=False)
@@ -129,14 +129,14 @@ class Life:
 
 
 @given(st.lists(st.one_of(st.integers(1, 1000), st.sampled_from(["look", "die", "wait"])), max_size=60))
-def test_a_life_is_the_sum_of_its_days_but_for_what_was_not_read(steps: list[int | str]) -> None:
+def test_days_sum_to_everything_that_was_read(steps: list[int | str]) -> None:
     life = Life()
     for step in steps:
         life.clock += 1.0
         if isinstance(step, int):
             life.work(step)
         elif step == "look":
-            life.look()
+            life.read()
         elif step == "die":
             life.die()
         else:

@@ -8,7 +8,7 @@ def activity(gateway: str, *, leaving: bool = False) -> Activity:
     return Activity(gateway=gateway, sent_at=0.0, machines={}, leaving=leaving)
 
 
-def test_who_falls_silent_died_once() -> None:
+def test_silent_gateway_is_reported_once() -> None:
     gateways = GatewayLiveness()
     gateways.record(activity("a"), 0.0)
     gateways.record(activity("b"), 5.0)
@@ -18,14 +18,14 @@ def test_who_falls_silent_died_once() -> None:
     assert gateways.pop_silent(1e9) == []
 
 
-def test_who_said_so_has_left() -> None:
+def test_leaving_gateway_is_not_reported() -> None:
     gateways = GatewayLiveness()
     gateways.record(activity("a"), 0.0)
     gateways.record(activity("a", leaving=True), 1.0)
     assert gateways.pop_silent(1e9) == []
 
 
-def test_who_cannot_hear_knows_nothing() -> None:
+def test_no_gateway_is_reported_after_clear() -> None:
     gateways = GatewayLiveness()
     gateways.record(activity("a"), 0.0)
     gateways.clear()

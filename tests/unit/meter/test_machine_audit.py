@@ -1,4 +1,4 @@
-"""The verdict on a machine's day: what is named explains no more than it may, and nothing else is let through."""
+"""The audit of a machine's day: each cause explains up to its bound, and nothing else is accepted."""
 
 from typing import Any
 
@@ -56,23 +56,23 @@ def fleet_event(kind: str, amount: int = 0, at: float = T + 10, **fields: Any) -
     return FleetEvent(machine="m", at=at, kind=FleetEventKind(kind), amount=amount, **fields)
 
 
-def test_engine_less_probes_is_the_ledger() -> None:
-    found = audit_machine(machine([read(103)], [work(100)], [fleet_event("probe", 3)]))
-    assert (found.state, found.engine, found.probes, found.ledger, found.difference) == ("equal", 103, 3, 100, 0)
+def test_audit_is_equal_when_engine_minus_probes_is_the_ledger() -> None:
+    result = audit_machine(machine([read(103)], [work(100)], [fleet_event("probe", 3)]))
+    assert (result.state, result.engine, result.probes, result.ledger, result.difference) == ("equal", 103, 3, 100, 0)
 
 
-def test_a_probe_outside_the_readings_is_of_another_count() -> None:
+def test_probe_outside_the_readings_is_ignored() -> None:
     notes = [fleet_event("probe", 3), fleet_event("probe", 3, at=T), fleet_event("probe", 3, at=T + 101)]
     assert audit_machine(machine([read(103)], [work(100)], notes)).probes == 3
 
 
-def test_an_engine_that_was_not_read_is_unknown_and_never_zero() -> None:
-    found = audit_machine(machine([], [work(100, read=0, unread=100)], scrape_error="it hangs"))
-    assert (found.state, found.engine, found.difference, found.ledger) == ("unknown", None, None, 100)
-    assert "it hangs" in found.words
+def test_engine_without_readings_is_unknown_not_zero() -> None:
+    result = audit_machine(machine([], [work(100, read=0, unread=100)], scrape_error="it hangs"))
+    assert (result.state, result.engine, result.difference, result.ledger) == ("unknown", None, None, 100)
+    assert "it hangs" in result.words
 
 
-def test_one_token_that_nobody_can_explain_is_wrong_either_way() -> None:
+def test_one_unexplained_token_is_wrong_in_either_direction() -> None:
     more = audit_machine(machine([read(101)], [work(100)]))
     assert (more.state, more.difference) == ("wrong", 1)
     assert "does a client bypass the gateway" in more.words
@@ -81,22 +81,22 @@ def test_one_token_that_nobody_can_explain_is_wrong_either_way() -> None:
     assert "does another engine answer" in less.words
 
 
-def test_while_work_is_under_way_nothing_is_called_wrong() -> None:
+def test_difference_is_open_while_requests_are_in_flight() -> None:
     assert audit_machine(machine([read(101)], [work(100)], is_settled=False)).state == "open"
     assert audit_machine(machine([read(100)], [work(100)], is_settled=False)).state == "equal"
 
 
-def test_what_ended_after_the_last_reading_is_told_and_not_compared() -> None:
-    found = audit_machine(machine([read(100)], [work(150, read=100, unread=50)], [fleet_event("death")]))
-    assert (found.state, found.difference) == ("explained", 0)
-    assert [(c.name, c.tokens, c.exact) for c in found.causes] == [("unread", 50, True)]
-    assert "died" in found.causes[0].words
+def test_requests_after_the_last_reading_are_listed_but_not_compared() -> None:
+    result = audit_machine(machine([read(100)], [work(150, read=100, unread=50)], [fleet_event("death")]))
+    assert (result.state, result.difference) == ("explained", 0)
+    assert [(c.name, c.tokens, c.exact) for c in result.causes] == [("unread", 50, True)]
+    assert "died" in result.causes[0].words
     assert audit_machine(machine([read(151)], [work(150, read=100, unread=50)])).state == "wrong", (
         "it excuses no surplus"
     )
 
 
-def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
+def test_each_cause_explains_differences_up_to_its_bound() -> None:
     left = REQUEST_TOKENS
     prompts = {"choices": 2, "choice_prompts": 20}
     cases: list[tuple[str, int, dict[str, Any], list[FleetEvent], dict[str, Any]]] = [
@@ -113,8 +113,8 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     ]
     for name, bound, fields, notes, day in cases:
         for engine, state in ((100 + bound, "explained"), (101 + bound, "wrong")):
-            found = audit_machine(machine([read(engine, **day)], [work(100, **fields)], notes))
-            assert (found.state, [c.name for c in found.causes]) == (state, [name])
+            result = audit_machine(machine([read(engine, **day)], [work(100, **fields)], notes))
+            assert (result.state, [c.name for c in result.causes]) == (state, [name])
     not_counted = work(100, uncertain=1, left_prompt=60, left_completion=40)
     assert audit_machine(machine([read(0)], [not_counted])).state == "explained", (
         "of what was left some engines count nothing"
@@ -131,7 +131,7 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     )
 
 
-def test_an_unknown_prompt_is_as_large_as_the_largest_of_the_day() -> None:
+def test_unknown_prompt_is_bounded_by_the_largest_of_the_day() -> None:
     large = work(10_000, uncertain=1, left_unknown=1, largest_prompt=9_000)
     assert audit_machine(machine([read(19_000)], [large])).state == "explained"
     assert audit_machine(machine([read(19_001)], [large])).state == "wrong"
@@ -143,10 +143,10 @@ def test_an_unknown_prompt_is_as_large_as_the_largest_of_the_day() -> None:
     pace=st.floats(1.0, 200.0),
     bypassed=st.integers(1, 2**30),
 )
-def test_a_bypass_of_any_size_above_the_bound_is_wrong(
+def test_bypass_above_the_bound_is_wrong_whatever_its_size(
     refused: int, left: list[tuple[int, float]], pace: float, bypassed: int
 ) -> None:
-    """What was refused adds requests and no room."""
+    """Refused requests add to the count but explain nothing."""
     answered, seconds = sum(tokens for tokens, _ in left), sum(s for _, s in left)
     done = work(
         100 + answered,
@@ -167,19 +167,19 @@ LIMITED = st.lists(
 
 
 @given(LIMITED, st.floats(1.0, 2_000.0), st.integers(0, 2**20))
-def test_what_was_left_opens_no_more_than_its_limits(
-    asked: list[tuple[int, int, int, float]], pace: float, more: int
+def test_abandoned_requests_explain_no_more_than_their_limits(
+    requests: list[tuple[int, int, int, float]], pace: float, more: int
 ) -> None:
-    """Of each request: choices, `max_tokens`, bytes of its body, seconds. A larger request opens no less."""
+    """Each request: choices, `max_tokens`, bytes of its body, seconds. A larger request explains no less."""
 
     def bound(limit: float, size: int, seconds: float) -> int:
         limits = {"left_limit": limit, "left_bytes": size, "left_limited_seconds": seconds}
-        done = work(100, uncertain=len(asked), pace=pace, **limits)
+        done = work(100, uncertain=len(requests), pace=pace, **limits)
         (cause,) = audit_machine(machine([read(100)], [done])).causes
         return cause.tokens
 
-    limit, size = sum(n * most for n, most, *_ in asked), sum(n * body for n, _, body, _ in asked)
-    seconds = sum(n * s for n, _, _, s in asked)
+    limit, size = sum(n * most for n, most, *_ in requests), sum(n * body for n, _, body, _ in requests)
+    seconds = sum(n * s for n, _, _, s in requests)
     opened = bound(limit, size, seconds)
     assert opened <= limit + size
     assert opened <= FASTEST * seconds + size
@@ -187,10 +187,10 @@ def test_what_was_left_opens_no_more_than_its_limits(
     assert bound(limit, size + more, seconds) == opened + more
 
 
-def test_generations_are_added() -> None:
+def test_generations_are_summed() -> None:
     days = [read(50, generation=1), read(53, generation=2, since=T + 200, last_at=T + 300)]
-    found = audit_machine(machine(days, [work(50), work(50)], [fleet_event("probe", 3, at=T + 250)]))
-    assert (found.state, found.engine, found.generations, found.readings) == ("equal", 103, 2, 6)
+    result = audit_machine(machine(days, [work(50), work(50)], [fleet_event("probe", 3, at=T + 250)]))
+    assert (result.state, result.engine, result.generations, result.readings) == ("equal", 103, 2, 6)
 
 
 COUNT = st.integers(0, 2**40)
@@ -200,17 +200,17 @@ SIDES = st.builds(TokenComparison, engine=COUNT, ledger=COUNT, probes=COUNT, mor
 
 
 @given(SIDES, st.integers(1, 2**20))
-def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(sides: TokenComparison, extra: int) -> None:
+def test_wider_bounds_never_make_it_wrong_and_exceeding_them_always_does(sides: TokenComparison, extra: int) -> None:
     engine, ledger, probes = sides.engine, sides.ledger, sides.probes
     more, less, unread = sides.more, sides.less, sides.unread
-    found = compare_counts(sides)
+    result = compare_counts(sides)
     difference = engine - probes - ledger
-    assert (found == "wrong") == (difference > more or -difference > less)
-    assert found != "equal" or (difference == 0 and unread == 0)
+    assert (result == "wrong") == (difference > more or -difference > less)
+    assert result != "equal" or (difference == 0 and unread == 0)
     wider = TokenComparison(
         engine=engine, ledger=ledger, probes=probes, more=more + extra, less=less + extra, unread=unread
     )
-    assert found == "wrong" or compare_counts(wider) == found
+    assert result == "wrong" or compare_counts(wider) == result
     direct = TokenComparison(engine=ledger + probes + more + extra, ledger=ledger, probes=probes, more=more, less=less)
     assert compare_counts(direct) == "wrong"
 
@@ -225,13 +225,13 @@ def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(side
         max_size=5,
     ),
 )
-def test_every_cause_is_of_one_side_or_exact(
+def test_only_probes_and_unread_are_exact_causes(
     done: list[GenerationUsage], days: list[EngineDay], notes: list[FleetEvent]
 ) -> None:
-    found = audit_machine(machine(days, done, notes))
-    assert found.engine is not None
-    assert found.difference == found.engine - found.probes - found.read
-    for cause in found.causes:
+    result = audit_machine(machine(days, done, notes))
+    assert result.engine is not None
+    assert result.difference == result.engine - result.probes - result.read
+    for cause in result.causes:
         assert cause.exact == (cause.name in ("probes", "unread"))
         assert cause.tokens >= 0
-    assert found.words
+    assert result.words

@@ -1,4 +1,4 @@
-"""What one request says of the service's speed, and what many say together."""
+"""The metrics of one request, and the distribution over many."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from tests.unit.meter.events import MIDNIGHT, event
 HOUR = int(MIDNIGHT / 3600)
 
 
-def test_a_stream_that_was_completed_says_all() -> None:
+def test_completed_stream_has_every_metric() -> None:
     e = event(duration=160.5, wake_wait=150.0, first_token=0.5, completion_tokens=101, overhead=0.002)
     assert dict(metrics_of(e)) == pytest.approx(
         {"wake_wait": 150.0, "overhead": 0.002, "ttft": 0.5, "tpot": 0.1, "stream_rate": 10.0}
@@ -39,18 +39,18 @@ def test_a_stream_that_was_completed_says_all() -> None:
         (event(first_token=1.0, duration=1.0), {"overhead", "ttft"}),
     ],
 )
-def test_the_others_say_what_they_know(e: UsageEvent, metrics: set[str]) -> None:
+def test_other_requests_have_only_the_metrics_they_show(e: UsageEvent, metrics: set[str]) -> None:
     assert {metric for metric, _ in metrics_of(e)} == metrics
 
 
-def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
-    found = [
+def test_values_are_sketched_by_hour_tier_model_and_metric() -> None:
+    events = [
         event(completed_at=MIDNIGHT + 3599.9, overhead=0.1, streamed=False),
         event(completed_at=MIDNIGHT + 3600.0, overhead=0.2, streamed=False),
         event(completed_at=MIDNIGHT + 1.0, overhead=0.3, streamed=False),
         event(completed_at=MIDNIGHT + 1.0, overhead=0.4, streamed=False, model="a"),
     ]
-    sketches = sketch_events(found)
+    sketches = sketch_events(events)
     assert {key: sketch.bins for key, sketch in sketches.items()} == {
         PerformanceKey(HOUR, "l4x2", "qwen", "overhead"): Sketch.of([0.1, 0.3]).bins,
         PerformanceKey(HOUR + 1, "l4x2", "qwen", "overhead"): Sketch.of([0.2]).bins,
@@ -59,12 +59,12 @@ def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
     assert list(sketches) == sorted(sketches)
 
 
-def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:
+def test_pace_covers_only_minutes_with_tokens() -> None:
     output = [600, *[0] * 50, *[60] * 18, 120]
     query = FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3600, by=())
-    told = build_figures(query, {(): PerformanceGroup(output=output, total=[0] * 70)})
-    assert told.rows[0].output == Pace(minutes=20, tokens=1800, p50=1.0, p95=2.0, peak=10.0)
-    assert told.rows[0].total is None
+    figures = build_figures(query, {(): PerformanceGroup(output=output, total=[0] * 70)})
+    assert figures.rows[0].output == Pace(minutes=20, tokens=1800, p50=1.0, p95=2.0, peak=10.0)
+    assert figures.rows[0].total is None
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,6 @@ def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:
         ("by", FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3600, by=("tier", "tier"))),
     ],
 )
-def test_a_wrong_question_is_told_its_field(field: str, query: FiguresQuery) -> None:
+def test_invalid_query_is_rejected_with_its_field(field: str, query: FiguresQuery) -> None:
     with pytest.raises(Rejected, match=f"^{field}: "):
         requested_hours(query)

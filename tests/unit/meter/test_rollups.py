@@ -1,4 +1,4 @@
-"""Months of keys: which one an event is in, and what it adds."""
+"""Rollups by minute and by a key's month."""
 
 from datetime import UTC, datetime
 
@@ -23,14 +23,14 @@ DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
         (2.0**33 - 1, "2242-03"),
     ],
 )
-def test_a_month_is_a_calendar_month_in_utc(at: float, month: str) -> None:
+def test_month_is_a_calendar_month_in_utc(at: float, month: str) -> None:
     assert month_of(at) == month
     (rollup,) = minute_rollups([event(completed_at=at)])
     assert month_of(rollup.minute * MINUTE_S) == month, "the rollups of a month are those of its events"
 
 
-def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> None:
-    found = [
+def test_month_tokens_exclude_failed_and_repeated_events() -> None:
+    events = [
         event(source_seq=1, completed_at=DECEMBER, key_id="b"),
         event(source_seq=2, completed_at=DECEMBER - 1, key_id="b", cached_tokens=10, reasoning_tokens=7),
         event(source_seq=3, completed_at=DECEMBER - 2, key_id="b", outcome="engine_lost"),
@@ -38,7 +38,7 @@ def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> N
         event(source_seq=5, completed_at=DECEMBER - 3, key_id="a", outcome="client_closed"),
         event(source_seq=6, completed_at=DECEMBER - 3, key_id="c", outcome="failed"),
     ]
-    months = key_month_tokens(found, counted={e.id for e in found} - {"gw-1/5"})
+    months = key_month_tokens(events, counted={e.id for e in events} - {"gw-1/5"})
     assert list(months.items()) == [
         (MonthKey("2026-11", "a"), 0),
         (MonthKey("2026-11", "b"), 34),
@@ -46,8 +46,8 @@ def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> N
     ]
 
 
-def test_minutes_are_sums_over_machines_and_keys() -> None:
-    found = [
+def test_minute_totals_sum_over_machines_and_keys() -> None:
+    events = [
         event(source_seq=n, completed_at=at, machine=machine, key_id=key, outcome=outcome, tier=tier)
         for n, (at, machine, key, outcome, tier) in enumerate(
             [
@@ -61,11 +61,11 @@ def test_minutes_are_sums_over_machines_and_keys() -> None:
         )
     ]
     first = int(DECEMBER / 60)
-    minutes = minute_totals(minute_rollups(found))
+    minutes = minute_totals(minute_rollups(events))
     assert minutes == {
-        MinuteKey(first, "qwen", "l4x2", "completed"): sums_of(found[:2]),
-        MinuteKey(first + 1, "qwen", "l4x2", "completed"): sums_of(found[2:3]),
-        MinuteKey(first, "qwen", "l4x2", "failed"): sums_of(found[3:4]),
-        MinuteKey(first, "qwen", "h100x2", "completed"): sums_of(found[4:]),
+        MinuteKey(first, "qwen", "l4x2", "completed"): sums_of(events[:2]),
+        MinuteKey(first + 1, "qwen", "l4x2", "completed"): sums_of(events[2:3]),
+        MinuteKey(first, "qwen", "l4x2", "failed"): sums_of(events[3:4]),
+        MinuteKey(first, "qwen", "h100x2", "completed"): sums_of(events[4:]),
     }
     assert list(minutes) == sorted(minutes)

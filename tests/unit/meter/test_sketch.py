@@ -1,4 +1,4 @@
-"""A sketch's quantiles are as near as it says, and its parts make the whole."""
+"""A sketch's quantiles are within its stated error, and merged parts equal the whole."""
 
 import math
 from random import Random
@@ -11,48 +11,48 @@ from services.meter.core.sketch import LEAST, MOST, RELATIVE_ERROR, Sketch
 values = st.lists(st.floats(LEAST, MOST), min_size=1, max_size=200)
 quantiles = st.sampled_from([0.0, 0.5, 0.95, 0.99, 1.0])
 SLACK = 1e-9
-"""The value of a bin is itself a rounded power."""
+"""A bin's value is itself a rounded power."""
 
 
-def exact(found: list[float], quantile: float) -> float:
-    return sorted(found)[math.floor(quantile * (len(found) - 1))]
+def exact(sample: list[float], quantile: float) -> float:
+    return sorted(sample)[math.floor(quantile * (len(sample) - 1))]
 
 
-@given(found=values, quantile=quantiles)
-def test_a_quantile_is_within_the_stated_error(found: list[float], quantile: float) -> None:
-    (told,) = Sketch.of(found).quantiles([quantile])
-    assert abs(told / exact(found, quantile) - 1) <= RELATIVE_ERROR + SLACK
+@given(sample=values, quantile=quantiles)
+def test_quantile_is_within_the_stated_error(sample: list[float], quantile: float) -> None:
+    (quantile_value,) = Sketch.of(sample).quantiles([quantile])
+    assert abs(quantile_value / exact(sample, quantile) - 1) <= RELATIVE_ERROR + SLACK
 
 
-def test_the_error_is_used_and_not_halved() -> None:
-    """The stated one is the true bound: some value comes near it."""
+def test_stated_error_is_reached() -> None:
+    """The stated error is a tight bound: some value comes close to it."""
     worst = max(abs(Sketch.of([v]).quantiles([0.5])[0] / v - 1) for v in (1 + n / 1000 for n in range(100)))
     assert 0.9 * RELATIVE_ERROR < worst <= RELATIVE_ERROR + SLACK
 
 
-@given(found=values, seed=st.integers(), parts=st.integers(1, 10))
-def test_parts_in_any_order_are_the_whole(found: list[float], seed: int, parts: int) -> None:
-    shuffled = Random(seed).sample(found, len(found))
+@given(sample=values, seed=st.integers(), parts=st.integers(1, 10))
+def test_merged_parts_equal_the_whole_in_any_order(sample: list[float], seed: int, parts: int) -> None:
+    shuffled = Random(seed).sample(sample, len(sample))
     merged = Sketch()
     for part in range(parts):
         piece = Sketch.of(shuffled[part::parts])
         merged.merge(Sketch.unpacked(piece.packed, piece.total))
-    whole = Sketch.of(found)
-    assert (merged.bins, merged.total, merged.count) == (whole.bins, whole.total, len(found))
+    whole = Sketch.of(sample)
+    assert (merged.bins, merged.total, merged.count) == (whole.bins, whole.total, len(sample))
 
 
-@given(found=values)
-def test_the_mean_is_exact_to_a_unit(found: list[float]) -> None:
-    assert abs(Sketch.of(found).mean - math.fsum(found) / len(found)) <= 1e-6
+@given(sample=values)
+def test_mean_is_exact_to_a_unit(sample: list[float]) -> None:
+    assert abs(Sketch.of(sample).mean - math.fsum(sample) / len(sample)) <= 1e-6
 
 
-def test_what_was_stored_before_is_still_read() -> None:
-    """The numbers of the bins are in databases: another error, or another library, needs a migration."""
+def test_stored_sketches_stay_readable() -> None:
+    """Bin numbers are stored in databases: another error, or another library, needs a migration."""
     assert Sketch.of([1.0, 1.01, 10.0, 1e-6]).bins == {0: 1, 1: 1, 116: 1, -690: 1}
     assert Sketch.unpacked(bytes.fromhex("8200cd012cd1fea702")).bins == {0: 300, -345: 2}
 
 
-def test_what_is_beyond_the_bounds_counts_as_the_bound() -> None:
+def test_values_beyond_the_bounds_count_as_the_bound() -> None:
     sketch = Sketch.of([0.0, -1.0, 1e300, 2.0**33])
     assert sketch.bins == Sketch.of([LEAST, LEAST, MOST, MOST]).bins
     assert sketch.total < 2**63

@@ -1,4 +1,4 @@
-"""The pages of an answer hold all of it, each thing once, in any size of page and whatever is counted meanwhile."""
+"""The pages of an answer hold every item once, in any page size and whatever is counted meanwhile."""
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from shared.messages.meter import Tokens, TokensRow, TokenSums
 
 BY = ("tier", "key")
 NAMES = st.text('ab\u00e9-"\\', min_size=1, max_size=3)
-INTERVALS = st.lists(st.floats(0, 86400), max_size=6, unique=True).map(lambda found: tuple(_pairs(sorted(found))))
+INTERVALS = st.lists(st.floats(0, 86400), max_size=6, unique=True).map(lambda tokens: tuple(_pairs(sorted(tokens))))
 
 
 def _pairs(moments: list[float]) -> list[tuple[float, float]]:
@@ -20,17 +20,17 @@ def _pairs(moments: list[float]) -> list[tuple[float, float]]:
 
 
 def answer(rows: dict[tuple[str, str], int], busy: dict[str, tuple[tuple[float, float], ...]]) -> Tokens:
-    told = tuple(
+    busy_of = tuple(
         TokensRow(dimensions=dict(zip(BY, names, strict=True)), sums=TokenSums(prompt_tokens=count))
         for names, count in sorted(rows.items())
     )
-    return Tokens(day="2026-11-23", complete=True, totals=TokenSums(), served=TokenSums(), rows=told, busy=busy)
+    return Tokens(day="2026-11-23", complete=True, totals=TokenSums(), served=TokenSums(), rows=busy_of, busy=busy)
 
 
-def pages(found: Tokens, room: int) -> list[Tokens]:
-    read = [tokens_page(found, BY, "", room)]
+def pages(tokens: Tokens, room: int) -> list[Tokens]:
+    read = [tokens_page(tokens, BY, "", room)]
     while (after := read[-1].next) is not None:
-        read.append(tokens_page(found, BY, after, room))
+        read.append(tokens_page(tokens, BY, after, room))
         assert len(read) < 1000
     return read
 
@@ -41,23 +41,25 @@ def pages(found: Tokens, room: int) -> list[Tokens]:
     st.dictionaries(NAMES, INTERVALS.filter(bool), max_size=3),
     st.integers(1, 900),
 )
-def test_pages_hold_everything_once(
+def test_pages_hold_every_item_once(
     rows: dict[tuple[str, str], int], busy: dict[str, tuple[tuple[float, float], ...]], room: int
 ) -> None:
-    found = answer(rows, busy)
-    read = pages(found, room)
-    assert tuple(row for one in read for row in one.rows) == found.rows
+    tokens = answer(rows, busy)
+    read = pages(tokens, room)
+    assert tuple(row for one in read for row in one.rows) == tokens.rows
     together: dict[str, list[tuple[float, float]]] = {}
     for one in read:
         for machine, intervals in one.busy.items():
             together.setdefault(machine, []).extend(intervals)
     assert {machine: tuple(intervals) for machine, intervals in together.items()} == busy
-    things = [(len(one.rows) + sum(map(len, one.busy.values())), one) for one in read]
+    pages_with_sizes = [(len(one.rows) + sum(map(len, one.busy.values())), one) for one in read]
     bare = len(encode(answer({}, {})))
-    assert all(count <= 1 or len(encode(one)) <= bare + room + len(one.next or "") + 2 for count, one in things)
+    assert all(
+        count <= 1 or len(encode(one)) <= bare + room + len(one.next or "") + 2 for count, one in pages_with_sizes
+    )
 
 
-def test_what_is_counted_between_two_pages_moves_nothing() -> None:
+def test_events_counted_between_two_pages_move_nothing() -> None:
     rows = {("A", f"k{n}"): n for n in range(10)}
     first = tokens_page(answer(rows, {}), BY, "", 400)
     assert first.next
@@ -66,11 +68,11 @@ def test_what_is_counted_between_two_pages_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("after", ["x", "[]", "[1,2]", '{"a":1}'])
-def test_a_place_that_is_none_is_refused_by_name(after: str) -> None:
+def test_invalid_cursor_is_rejected_with_its_field(after: str) -> None:
     with pytest.raises(Rejected, match=r"^after: "):
         tokens_page(answer({}, {}), BY, after, 9)
 
 
-def test_one_page_is_the_whole_answer() -> None:
-    found = answer({("A", "k"): 1}, {"m": ((1.0, 2.0),)})
-    assert tokens_page(found, BY, "", 10_000) == msgspec.structs.replace(found, next=None)
+def test_small_answer_fits_one_page() -> None:
+    tokens = answer({("A", "k"): 1}, {"m": ((1.0, 2.0),)})
+    assert tokens_page(tokens, BY, "", 10_000) == msgspec.structs.replace(tokens, next=None)

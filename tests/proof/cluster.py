@@ -1,4 +1,4 @@
-"""Gateways, a bus, meters and a database, all real, with an engine that counts; and the hand that breaks them."""
+"""Gateways, a bus, meters and a database, all real, with an engine that counts; and the faults that break them."""
 
 import asyncio
 import dataclasses
@@ -29,19 +29,19 @@ from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
 from tests.kit.scripted_engine import ScriptedEngine, scripted
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until
-from tests.proof.schedule import Step, What
+from tests.proof.schedule import Fault, FaultKind
 from tests.proof.traffic import Traffic
 
 GATEWAYS = 2
 METERS = 2
 MODEL = "org/model"
 REPLAYED = 300
-"""Messages that one replay in the middle publishes again: enough to meet every kind of fault."""
+"""Messages that a replay during the faults publishes again: enough to meet every kind of fault."""
 UNREAD = 40
-"""Messages that a bus has before it is restored and no ledger has."""
+"""Messages that the bus has and the ledger lacks before the bus is restored."""
 SETTLE_SECONDS = 90.0
-"""Gateways send again after 30 s without progress."""
-WITHOUT_GATEWAYS: tuple[What, ...] = ("meter", "bus", "restore", "cut", "hold", "replay")
+"""Gateways resend after 30 s without progress."""
+WITHOUT_GATEWAYS: tuple[FaultKind, ...] = ("meter", "bus", "restore", "cut", "hold", "replay")
 CONFIG = """
 [bus]
 url = "{bus}"
@@ -67,8 +67,8 @@ lineup = ["first"]
 
 
 @dataclass
-class House:
-    """Each gateway has a disk of its own, the meters share a database."""
+class Cluster:
+    """Each gateway has its own disk; the meters share a database."""
 
     server: NatsServer
     bus: JetStreamBus
@@ -80,55 +80,55 @@ class House:
     meters: list[ServiceProcess]
     wires: list[BusProxy]
     copy: Path
-    """Of the bus's data, from before anything was asked."""
+    """Of the bus's data, from before any request."""
     recorded: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    """Subject and payload of what was on the bus, also of what a restored one no longer knows, to the event's id."""
+    """Subject and payload of every message ever seen on the bus, to the event's id; a restored bus has fewer."""
     losable: int = 0
-    """Requests under way at gateways when these were killed."""
-    done: list[Step] = field(default_factory=list)
+    """Requests in flight at gateways when these were killed."""
+    done: list[Fault] = field(default_factory=list)
 
-    def whats(self, *, gateways: bool) -> tuple[What, ...]:
-        """All that can go wrong here."""
-        database: tuple[What, ...] = ("database",) if self.postgres else ()
-        killing: tuple[What, ...] = ("gateway", "power") if gateways else ()
+    def fault_kinds(self, *, gateways: bool) -> tuple[FaultKind, ...]:
+        """Return the kinds of faults that this cluster can have."""
+        database: tuple[FaultKind, ...] = ("database",) if self.postgres else ()
+        killing: tuple[FaultKind, ...] = ("gateway", "power") if gateways else ()
         return WITHOUT_GATEWAYS + database + killing
 
-    async def suffer(self, step: Step) -> None:
-        await asyncio.sleep(step.pause)
-        self.done.append(step)
-        match step.what:
+    async def inject(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.pause)
+        self.done.append(fault)
+        match fault.kind:
             case "gateway":
-                await self._again([self._picked(self.gateways, step)], step.down)
+                await self._restart([self._target(self.gateways, fault)], fault.down)
             case "meter":
-                await self._again([self._picked(self.meters, step)], step.down)
+                await self._restart([self._target(self.meters, fault)], fault.down)
             case "bus":
-                await self._bus(step.down, restored=False)
+                await self._bus(fault.down, restored=False)
             case "restore":
-                # What is on the bus and not in the ledger is what a restored bus loses.
+                # A restored bus loses the messages that the ledger does not have yet.
                 await self._kill(self.meters)
                 await until(lambda: self.bus.backlog(LEDGER), lambda unread: unread >= UNREAD, seconds=30.0)
-                await self._bus(step.down, restored=True, meanwhile=self.meters)
+                await self._bus(fault.down, restored=True, meanwhile=self.meters)
             case "database":
                 assert self.postgres is not None
                 await asyncio.to_thread(self.postgres.stop, signal.SIGQUIT)
-                await asyncio.sleep(step.down)
+                await asyncio.sleep(fault.down)
                 await asyncio.to_thread(self.postgres.start)
             case "cut":
-                self.wires[step.number % len(self.wires)].cut()
+                self.wires[fault.number % len(self.wires)].cut()
             case "hold":
-                held = self.wires[step.number % len(self.wires)].whole
+                held = self.wires[fault.number % len(self.wires)].whole
                 held.clear()
-                await asyncio.sleep(step.down)
+                await asyncio.sleep(fault.down)
                 held.set()
             case "replay":
-                await self.replay(Random(step.number), REPLAYED)
+                await self.replay(Random(fault.number), REPLAYED)
             case "power":
                 await self._bus(0.0, restored=False, meanwhile=self.gateways + self.meters)
 
-    def _picked(self, services: list[ServiceProcess], step: Step) -> ServiceProcess:
-        return services[step.number % len(services)]
+    def _target(self, services: list[ServiceProcess], fault: Fault) -> ServiceProcess:
+        return services[fault.number % len(services)]
 
-    async def _again(self, services: list[ServiceProcess], down: float) -> None:
+    async def _restart(self, services: list[ServiceProcess], down: float) -> None:
         await self._kill(services)
         await asyncio.sleep(down)
         await asyncio.gather(*(service.start() for service in services))
@@ -142,7 +142,7 @@ class House:
 
     async def _bus(self, down: float, *, restored: bool, meanwhile: list[ServiceProcess] | None = None) -> None:
         if restored:
-            await self._note()
+            await self._record_messages()
         self.server.kill9()
         await self._kill(meanwhile or [])
         if restored:
@@ -153,25 +153,25 @@ class House:
         await asyncio.gather(*(service.start() for service in meanwhile or []))
 
     async def replay(self, random: Random, most: int | None = None) -> None:
-        """Publish what is counted already again, twice, in any order, as messages of their own.
+        """Publish events that are already counted again, twice, in any order, as messages of their own.
 
-        Nothing else: what was lost would be made good by the proof itself.
+        No others: otherwise the proof itself would make up for lost events.
         """
-        await self._note()
+        await self._record_messages()
         counted = await counted_ids(self.database_url)
-        found = [message for message, its_id in self.recorded.items() if its_id in counted]
-        again = 2 * (found if most is None else random.sample(found, min(most, len(found))))
+        stored = [message for message, its_id in self.recorded.items() if its_id in counted]
+        again = 2 * (stored if most is None else random.sample(stored, min(most, len(stored))))
         random.shuffle(again)
         for subject, data in again:
             await self.bus.publish(subject, data)
 
     async def settle(self) -> None:
-        """Once all that the gateways wrote is in the ledger, and all that is on the bus has been read."""
+        """Return once the ledger has everything that the gateways wrote and that is on the bus."""
         for service in self.gateways:
             await until(lambda s=service: pending(s), lambda left: left == 0, seconds=SETTLE_SECONDS)  # type: ignore[misc]  # bound for each
         await until(lambda: self.bus.backlog(LEDGER), lambda left: left == 0, seconds=SETTLE_SECONDS)
 
-    async def _note(self) -> None:
+    async def _record_messages(self) -> None:
         self.recorded.update(((m.subject, m.data), decode(m.data, UsageEvent).id) for m in await self.bus.read(USAGE))
 
 
@@ -185,7 +185,7 @@ async def counted_ids(database_url: str) -> set[str]:
 
 
 async def pending(gateway: ServiceProcess) -> float:
-    """Events in its outbox."""
+    """Return the number of events in a gateway's outbox."""
     name = "spot_gateway_outbox_pending "
     async with aiohttp.ClientSession() as session, session.get(f"{gateway.announced.metrics_url}/metrics") as answer:
         lines = (await answer.text()).splitlines()
@@ -193,13 +193,13 @@ async def pending(gateway: ServiceProcess) -> float:
 
 
 @asynccontextmanager
-async def built(folder: Path, seed: int, *, postgres: bool) -> AsyncIterator[House]:
-    """Running and answering; nothing of it is left afterwards."""
+async def running_cluster(folder: Path, seed: int, *, postgres: bool) -> AsyncIterator[Cluster]:
+    """Start a cluster; nothing of it is left afterwards."""
     async with AsyncExitStack() as stack:
         server = _server(folder, stack)
         bus = await stack.enter_async_context(connect(server.url, name="proof", wait=10.0))
         await provision(bus)
-        # What was in a dead meter's hands comes again after a second.
+        # Messages that a dead meter held are redelivered after a second.
         await _consumer(bus, dataclasses.replace(LEDGER, ack_wait=1.0))
         engine = await stack.enter_async_context(scripted(idle_seconds=3600.0))
         _, key = await create_key(bus, name="test")
@@ -223,7 +223,7 @@ async def built(folder: Path, seed: int, *, postgres: bool) -> AsyncIterator[Hou
         meters = [await started("meter", number, way) for number, way in enumerate(wires[GATEWAYS:])]
         gateways = [await started("gateway", number, way) for number, way in enumerate(wires[:GATEWAYS])]
         traffic = Traffic(engine, key, MODEL, [_url(gateway) for gateway in gateways], Random(seed))
-        yield House(server, bus, engine, traffic, url, database, gateways, meters, wires, folder / "copy")
+        yield Cluster(server, bus, engine, traffic, url, database, gateways, meters, wires, folder / "copy")
 
 
 def _url(gateway: ServiceProcess) -> Callable[[], str]:
