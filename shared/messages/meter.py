@@ -1,4 +1,4 @@
-"""What the meter publishes: how far each source is in the ledger, the keys' months, and answers about tokens."""
+"""What the meter publishes: how much of each source is in the ledger, the keys' months, and answers about tokens."""
 
 import math
 from datetime import UTC, datetime
@@ -21,8 +21,8 @@ class Confirmed(Message, frozen=True, kw_only=True, tag="confirmed.v1"):
 class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
     """Bucket `months`, by key: the tokens of a key's latest month that are committed to the ledger.
 
-    A meter tells it before the `Confirmed` of the same events. Within a month `tokens` only rises, and a month is only
-    followed by a later one.
+    A meter publishes it before the `Confirmed` of the same events. Within a month `tokens` only rises, and a month is
+    only followed by a later one.
     """
 
     key_id: str
@@ -34,11 +34,11 @@ class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
 
 
 def month_of(at: float) -> str:
-    """The calendar month in UTC of a Unix time: `YYYY-MM`."""
+    """Return the calendar month in UTC of a Unix time: `YYYY-MM`."""
     return _month_of_day(math.floor(at) // 86_400)
 
 
-@lru_cache(maxsize=64)  # asked for with each request of a key that has a limit of the month
+@lru_cache(maxsize=64)  # called for each request of a key with a monthly limit
 def _month_of_day(day: int) -> str:
     moment = datetime.fromtimestamp(day * 86_400, UTC)
     return f"{moment.year:04}-{moment.month:02}"
@@ -50,15 +50,15 @@ class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
     day: str
     """`YYYY-MM-DD`."""
     to: str | None = None
-    """The last of several days; None: the day alone."""
+    """The last of several days; None: `day` alone."""
     by: tuple[str, ...] = ()
     """Any of `day`, `hour`, `minute`, `model`, `tier`, `key`, `machine`, `outcome`, `direction`."""
     busy: bool = False
-    """Whether the intervals in which each machine had requests in flight are wanted too."""
+    """Whether to include the intervals in which each machine had requests in flight."""
     key: str | None = None
-    """Only what this key used; None: all."""
+    """Only the usage of this key; None: all keys."""
     after: str | None = None
-    """`next` of the page before; "" asks for the first page; None: all at once, refused where no message holds it."""
+    """`next` of the page before; "" asks for the first page; None: everything, an error if no message can hold it."""
 
 
 class TokenSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,9 +72,9 @@ class TokenSums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plausible(sums: TokenSums) -> TokenSums:
-    """The sums with no more cached than prompt and no more reasoning than completion tokens.
+    """Return the sums with no more cached than prompt and no more reasoning than completion tokens.
 
-    Old ledgers have events whose engine said otherwise; every reader subtracts the one from the other.
+    Old ledgers have events whose engine reported otherwise; every reader subtracts the one from the other.
     """
     cached, reasoning = min(sums.cached_tokens, sums.prompt_tokens), min(sums.reasoning_tokens, sums.completion_tokens)
     if (cached, reasoning) == (sums.cached_tokens, sums.reasoning_tokens):
@@ -83,7 +83,7 @@ def plausible(sums: TokenSums) -> TokenSums:
 
 
 class TokensRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums under one combination of the dimensions asked for."""
+    """Sums under one combination of the requested dimensions."""
 
     dimensions: dict[str, str]
     sums: TokenSums
@@ -94,29 +94,29 @@ class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
 
     day: str
     complete: bool
-    """The day is over, all of its events have been read, and none is missing or may still come."""
+    """The day is over, all of its events have been read, and none is missing or may still arrive."""
     totals: TokenSums
     served: TokenSums
     """`totals` without the outcome `failed`: the denominator of the cost per token."""
     rows: tuple[TokensRow, ...] = ()
     busy: dict[str, tuple[tuple[float, float], ...]] = msgspec.field(default_factory=dict)
-    """Machine to merged, sorted intervals (Unix seconds, end exclusive) within the day; empty if not asked for."""
+    """Machine to merged, sorted intervals (Unix seconds, end exclusive) within the day; empty if not requested."""
     open_gaps: int = 0
     """Source sequence numbers that are known to be missing."""
     to: str | None = None
-    """As it was asked."""
+    """As in the query."""
     reasons: tuple[str, ...] = ()
-    """Why it is not complete, a sentence each; empty: it is."""
+    """Why it is not complete, one sentence each; empty if it is."""
     next: str | None = None
-    """Where the next page of rows and busy times begins; None: there is no other."""
+    """Where the next page of rows and busy times begins; None: this is the last one."""
 
 
 class GapsQuery(Message, frozen=True, kw_only=True, tag="gaps_query.v1"):
-    """Request on `meter.gaps`: what is missing, of any day."""
+    """Request on `meter.gaps`: the missing events of any day."""
 
 
 class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of a source that have not come, or came in a message that could not be counted."""
+    """Numbers of a source that have not arrived, or arrived in a message that could not be counted."""
 
     source: str
     first: int
@@ -125,13 +125,13 @@ class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds: their requests completed between the two."""
     latest: UnixSeconds
     quarantined: str | None = None
-    """Why it could not be counted; None: nothing came."""
+    """Why it could not be counted; None: nothing arrived."""
     note: str | None = None
-    """What else is known of why they are missing."""
+    """What else is known about why they are missing."""
 
 
 class DeclaredLost(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers that somebody gave up."""
+    """Numbers that were declared lost."""
 
     source: str
     first: int
@@ -151,9 +151,9 @@ class Gaps(Message, frozen=True, kw_only=True, tag="gaps.v1"):
 
 
 class DeclareLost(Message, frozen=True, kw_only=True, tag="declare_lost.v1"):
-    """Request on `meter.lost`: give up numbers that are missing, so that their days can be final.
+    """Request on `meter.lost`: declare missing numbers lost, so that their days can be final.
 
-    An event that comes after all is counted all the same.
+    An event that arrives after all is still counted.
     """
 
     source: str
@@ -165,34 +165,34 @@ class DeclareLost(Message, frozen=True, kw_only=True, tag="declare_lost.v1"):
 
 
 class RereadQuery(Message, frozen=True, kw_only=True, tag="reread_query.v1"):
-    """Request on `meter.reread`: read a page of the usage stream again; what the ledger lacks of it is counted."""
+    """Request on `meter.reread`: read a page of the usage stream again and count what the ledger lacks."""
 
     since: UnixSeconds | None = None
-    """Unix seconds: leave out what the stream had stored before; None: from its beginning."""
+    """Unix seconds: skip what the stream stored before; None: from its beginning."""
     after: int = 0
     """`last` of the page before; 0 asks for the first."""
 
 
 class Reread(Message, frozen=True, kw_only=True, tag="reread.v1"):
-    """Answer on `meter.reread`: what one page came to, in messages."""
+    """Answer on `meter.reread`: the result of one page, in messages."""
 
     last: int
     """Sequence in the stream up to which it was read."""
     end: int
-    """Sequence of the stream's newest message: the last page has reached it."""
+    """Sequence of the stream's newest message, which the last page reaches."""
     read: int = 0
     counted: int = 0
     repeated: int = 0
-    """In the ledger already."""
+    """Already in the ledger."""
     quarantined: int = 0
-    """New ones that cannot be counted."""
+    """New messages that cannot be counted."""
 
 
 class RecountQuery(Message, frozen=True, kw_only=True, tag="recount_query.v1"):
-    """Request on `meter.recount`: count a page of what is in quarantine and can be counted now."""
+    """Request on `meter.recount`: count those messages on a page of the quarantine that can be counted now."""
 
     reason: str | None = None
-    """Only what is there for this reason, as `spot_meter_quarantined_total` names it; None: for any."""
+    """Only messages quarantined for this reason, as `spot_meter_quarantined_total` names it; None: any."""
     after: str = ""
     """`next` of the page before; "" asks for the first."""
 
@@ -202,15 +202,15 @@ class Recounted(Message, frozen=True, kw_only=True, tag="recounted.v1"):
 
     counted: int = 0
     repeated: int = 0
-    """Were in the ledger already, as other messages."""
+    """Already in the ledger, from other messages."""
     left: int = 0
     """Cannot be counted: unreadable, invalid, unknown, or of days that are sealed."""
     next: str | None = None
-    """Where the next page begins; None: there is no other."""
+    """Where the next page begins; None: this is the last one."""
 
 
 class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
-    """Request on `meter.history`: the requests that completed from `start` up to, without it, `end`; a page of them."""
+    """Request on `meter.history`: a page of the requests that completed from `start` to `end`, end exclusive."""
 
     start: UnixSeconds
     end: UnixSeconds
@@ -219,15 +219,15 @@ class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One request at an engine."""
+    """One request that reached an engine."""
 
     completed_at: float
     waited: float
-    """Seconds for a wake."""
+    """Seconds spent waiting for a wake."""
     seconds: Seconds
-    """With its machine."""
+    """Seconds with its machine."""
     model: int
-    """Its place in the page's `models`."""
+    """Index into the page's `models`."""
     tokens: int
     """Prompt and completion."""
 
@@ -242,6 +242,6 @@ class History(Message, frozen=True, kw_only=True, tag="history.v1"):
 
 
 class ErrorReply(Message, frozen=True, kw_only=True, tag="refused.v1"):
-    """Any request's answer when it cannot be done: why, and what to do."""
+    """The answer to any request that cannot be served: why, and what to do."""
 
     reason: str

@@ -1,4 +1,4 @@
-"""What the meter answers about a day's counts: engines, gateways and ledger beside each other, with what explains."""
+"""A day's audit: the counts of engines, gateways and ledger side by side, with the causes of differences."""
 
 from typing import Literal
 
@@ -7,8 +7,8 @@ import msgspec
 from shared.messages.codec import Message
 
 AuditState = Literal["equal", "explained", "open", "wrong", "unknown"]
-"""`explained`: apart by no more than what is named explains; `open`: work is under way, ask again; `unknown`: one of
-the counts is not to be had."""
+"""`explained`: they differ by no more than the causes explain; `open`: requests are in flight, ask again; `unknown`:
+one of the counts is not available."""
 
 
 class AuditQuery(Message, frozen=True, kw_only=True, tag="audit_query.v1"):
@@ -18,12 +18,12 @@ class AuditQuery(Message, frozen=True, kw_only=True, tag="audit_query.v1"):
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that sets an engine's count apart from the ledger's."""
+    """A cause of a difference between an engine's count and the ledger's."""
 
     name: str
     tokens: int
     exact: bool
-    """Whether these are its tokens, or the most that it can be."""
+    """Whether `tokens` is exact, or an upper bound."""
     words: str
 
 
@@ -33,22 +33,22 @@ class MachineAudit(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     state: AuditState
     words: str
-    """What it comes to, and what to do where it is wrong."""
+    """The result in words, and what to do if it is wrong."""
     engine: int | None
-    """What its engines counted; None: nobody could read it, which is not 0."""
+    """What its engines counted; None: they could not be read, which is not 0."""
     probes: int
-    """Of these the waker's probes."""
+    """Of these, the waker's probes."""
     ledger: int
     """What the ledger has of the day."""
     read: int
-    """What the ledger has of the time in which the engines were read: the part that can be compared."""
+    """What the ledger has between the engines' readings: the part that can be compared."""
     difference: int | None
     """`engine` less `probes` and `read`."""
     causes: tuple[Cause, ...] = ()
     requests: int = 0
     """Usage events of the day."""
     engine_requests: int | None = None
-    """Requests that ended well by the engines' count, where they keep one; probes included."""
+    """Successful requests by the engines' count, probes included; None: they do not count them."""
     generations: int = 0
     readings: int = 0
     resets: int = 0
@@ -56,17 +56,17 @@ class MachineAudit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceAudit(msgspec.Struct, frozen=True, kw_only=True):
-    """One boot of a gateway, which numbers its events without a gap: they are its own count."""
+    """One run of a gateway, which numbers its events without gaps: the numbers are its own count."""
 
     source: str
     first: int
     """Of the day."""
     last: int
     kept: int
-    """Events that the ledger has of these numbers."""
+    """How many of these numbers the ledger has."""
     quarantined: int
     mark: int
-    """Up to here the ledger has all of the source's numbers."""
+    """The ledger has all of the source's numbers up to this one."""
 
     @property
     def missing(self) -> int:
@@ -81,7 +81,7 @@ class Audit(Message, frozen=True, kw_only=True, tag="audit.v1"):
     at: float
     """When it was made, by the meter's clock."""
     final: bool
-    """The day is over and complete, and nothing of it is open or wrong."""
+    """The day is over and complete, and no part of it is open or wrong."""
     complete: bool
     """As `meter.tokens` has it."""
     events: int
@@ -90,11 +90,11 @@ class Audit(Message, frozen=True, kw_only=True, tag="audit.v1"):
     machines: tuple[MachineAudit, ...]
     sources: tuple[SourceAudit, ...]
     rollups: Literal["equal", "differ", "unknown"]
-    """The sums against the events counted again; unknown: the events are no longer kept."""
+    """Whether the stored sums equal those of the events; unknown: the events are no longer kept."""
     conflicts: int
-    """Received that day: another payload under a known id."""
+    """Messages received that day with another payload under a known id."""
     quarantined: int
-    """Of that day, kept and not counted."""
+    """Messages of that day in quarantine."""
     open_gaps: int
     unknown_names: int = 0
-    """Models and keys of the day's events that the configuration or the bus does not know."""
+    """Models and keys in the day's events that the configuration or the bus does not have."""

@@ -1,4 +1,4 @@
-"""What the meter says of the service's speed, out of its usage events."""
+"""The service's throughput and latency, computed from its usage events."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from shared.messages.values import UnixSeconds
 
 
 class FiguresQuery(Message, frozen=True, kw_only=True, tag="figures_query.v1"):
-    """Request on `meter.figures`: the requests that completed from `start` up to, without it, `end`.
+    """Request on `meter.figures`: the requests that completed from `start` to `end`, end exclusive.
 
     Both are whole hours, in Unix seconds.
     """
@@ -22,7 +22,7 @@ class FiguresQuery(Message, frozen=True, kw_only=True, tag="figures_query.v1"):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """How one metric is spread over requests. Quantiles are within the answer's relative error, the mean is exact."""
+    """The distribution of one metric over requests. Quantiles are within `relative_error`, the mean is exact."""
 
     count: int
     mean: float
@@ -32,25 +32,25 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens per second of all requests together, over the minutes in which any were completed; exact.
+    """Tokens per second of all requests together, over the minutes with completed requests; exact.
 
     A request's tokens count in the minute in which it completed.
     """
 
     minutes: int
     tokens: int
-    """Of all these minutes."""
+    """In all these minutes."""
     p50: float
     p95: float
     peak: float
 
 
 class FiguresRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Under one combination of the dimensions asked for."""
+    """The metrics under one combination of the requested dimensions."""
 
     dimensions: dict[str, str]
     measures: dict[str, Spread]
-    """`ttft`, `tpot`, `wake_wait`, `overhead` in seconds, `stream_rate` in tokens per second; those that there are."""
+    """`ttft`, `tpot`, `wake_wait`, `overhead` in seconds, `stream_rate` in tokens per second; only those with data."""
     output: Pace | None
     """Completion tokens."""
     total: Pace | None

@@ -1,4 +1,4 @@
-"""The audit's tables as queries see them; `migrations/` makes them."""
+"""The audit's tables as queries see them; `migrations/` creates them."""
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, Table, Text
 
@@ -17,7 +17,7 @@ engine_readings = Table(
     Column("rounding", BigInteger),
     Column("process", Text),
 )
-"""The last look at each machine's engine: its counters as they were."""
+"""The last reading of each machine's engine."""
 
 engine_days = Table(
     "engine_days",
@@ -36,7 +36,7 @@ engine_days = Table(
     Column("running", BigInteger),
     Column("rounding", BigInteger),
 )
-"""What the counters rose by, as `core.readings.EngineDay`."""
+"""By how much the counters increased, as `core.engine_readings.EngineDay`."""
 
 engine_faults = Table(
     "engine_faults",
@@ -46,7 +46,7 @@ engine_faults = Table(
     Column("failed", BigInteger),
     Column("fault", Text),
 )
-"""Looks that brought no counters, and why the last of them did not."""
+"""Failed readings, and the last one's reason."""
 
 engine_notes = Table(
     "engine_notes",
@@ -58,7 +58,7 @@ engine_notes = Table(
     Column("amount", BigInteger),
     Column("since", Double),
 )
-"""What explains differences, as `core.audit.Note`; the id says what it came of, so that none is there twice."""
+"""Events that may explain differences, as `core.fleet_event.FleetEvent`. Their id names their origin."""
 
 audits = Table(
     "audits",
@@ -69,4 +69,4 @@ audits = Table(
     Column("events", BigInteger),
     Column("payload", LargeBinary),
 )
-"""The last audit of each day, as it was published."""
+"""The last audit of each day, as published."""

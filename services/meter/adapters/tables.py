@@ -1,4 +1,4 @@
-"""The ledger's tables as queries see them; `migrations/` makes them."""
+"""The ledger's tables as queries see them; `migrations/` creates them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ events = Table(
     Column("max_tokens", BigInteger),
     Column("body_bytes", BigInteger),
 )
-"""One row per usage event, its fields as they came; never changed."""
+"""One row per usage event with its fields as received; never changed."""
 
 DIMENSIONS = ("model", "tier", "machine", "key_id", "outcome")
 COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -49,13 +49,13 @@ def _sums(name: str, over: Column[Any], *more: Column[Any], by: Sequence[str] = 
 
 
 rollups = _sums("rollups", Column("minute", BigInteger, primary_key=True))
-"""Sums of the events by the minute, written in the same transaction and kept for ever."""
+"""Sums of the events per minute, written in the same transaction and kept for ever."""
 
 hours = _sums("hours", Column("hour", BigInteger, primary_key=True))
-"""The same by the hour: what questions about days read."""
+"""The same per hour: queries about days read it."""
 
 minutes = _sums("minutes", Column("minute", BigInteger, primary_key=True), by=("model", "tier", "outcome"))
-"""The same by the minute over all machines and keys: what questions about minutes read, and the figures' paces."""
+"""The same per minute over all machines and keys: queries about minutes read it, and the figures' paces."""
 
 digests = _sums(
     "digests",
@@ -64,7 +64,7 @@ digests = _sums(
     Column("first_at", Double),
     Column("last_at", Double),
 )
-"""What is left of the events that are no longer kept: `core.digest` says what the hash is of."""
+"""What remains of events that are no longer kept; `core.digest` defines the hash."""
 
 busy = Table(
     "busy",
@@ -74,11 +74,11 @@ busy = Table(
     Column("begun", Double, primary_key=True),
     Column("ended", Double),
 )
-"""When machines had requests in flight, on days whose events are no longer kept."""
+"""When machines had requests in flight, for days whose events are no longer kept."""
 
 horizon = Table("horizon", metadata, Column("before", Double), Column("busy_until", Double))
-"""One row. What was completed `before` is sealed, or being sealed, and no longer taken; of what was completed until
-`busy_until` the busy times are kept."""
+"""One row. Events that completed `before` are sealed or being sealed, and no longer accepted; the busy times of those
+that completed until `busy_until` are stored."""
 
 key_months = Table(
     "key_months",
@@ -87,7 +87,7 @@ key_months = Table(
     Column("key_id", Text, primary_key=True),
     Column("tokens", BigInteger),
 )
-"""What counts against a key's quota: prompt and completion of the events that did not fail, in the same transaction."""
+"""Tokens that count against a key's quota: prompt and completion of events that did not fail, written with them."""
 
 sources = Table(
     "sources",
@@ -102,9 +102,9 @@ sources = Table(
     Column("lacking_since", Double),
     Column("sought", BigInteger),
 )
-"""Every source ever seen; its row is the lock on its runs. `written`, `heard_at` and `left` are what it said of itself:
-the number of its newest event, when, and whether that was its last word. The last four are 0 unless the ledger was
-found behind what it had confirmed: see `core.ends.Source`."""
+"""Every source ever seen; its row is the lock on its rows in `runs`. `written`, `heard_at` and `left` are from its last
+heartbeat: the number of its newest event, when it arrived, and whether it was the final one. The last four are 0 unless
+the ledger was behind what it had confirmed: see `core.completeness.Source`."""
 
 runs = Table(
     "runs",
@@ -115,7 +115,7 @@ runs = Table(
     Column("first_at", Double),
     Column("last_at", Double),
 )
-"""Which numbers of a source have arrived; the run that begins with 1 is the mark, the others lie behind gaps."""
+"""Which numbers of a source have arrived, as ranges: the one that begins with 1 is the mark, others follow gaps."""
 
 conflicts = Table(
     "conflicts",
@@ -125,7 +125,7 @@ conflicts = Table(
     Column("payload", LargeBinary),
     Column("received_at", Double),
 )
-"""Messages that came under an id whose event says something else; the first one counts."""
+"""Messages whose id has a different event in the ledger; the first one counts."""
 
 quarantine = Table(
     "quarantine",
@@ -142,11 +142,11 @@ quarantine = Table(
     Column("name", Text),
     Column("recounted_at", Double),
 )
-"""Messages that cannot be counted, as they came. `lacking`: their source and number are known, and nothing else came
-under that number before. `name`: the key or source that is unknown. `recounted_at`: since then it is counted."""
+"""Messages that cannot be counted, as received. `lacking`: their source and number are known, and nothing else has that
+number. `name`: the unknown key or source. `recounted_at`: since when the message is counted."""
 
 known_keys = Table("known_keys", metadata, Column("key_id", Text, primary_key=True))
-"""The ids of all keys that ever were on the bus, revoked and lost ones too."""
+"""The ids of all keys that were ever on the bus, including revoked and lost ones."""
 
 losses = Table(
     "losses",
@@ -158,7 +158,7 @@ losses = Table(
     Column("reason", Text),
     Column("declared_at", Double),
 )
-"""Numbers of a source that somebody has declared lost."""
+"""Numbers of a source that were declared lost."""
 
 unknowns = Table(
     "unknowns",
@@ -169,4 +169,4 @@ unknowns = Table(
     Column("first_at", Double),
     Column("last_at", Double),
 )
-"""Models that events name and the configuration does not, counted like any other; in old ledgers keys too."""
+"""Models that events name and the configuration does not have; they count like any other. In old ledgers keys too."""

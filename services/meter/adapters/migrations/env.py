@@ -1,4 +1,4 @@
-"""Alembic's way in."""
+"""Entry point for Alembic."""
 
 from shared.database import run_migrations
 

@@ -19,7 +19,7 @@ _ROLLUPS = sa.table(
 def upgrade() -> None:
     months = op.create_table(
         "key_months",
-        # The month first: what is read again and again is all of one month.
+        # The month first: queries read all keys of one month.
         sa.Column("month", sa.Text, primary_key=True),
         sa.Column("key_id", sa.Text, primary_key=True),
         sa.Column("tokens", sa.BigInteger, nullable=False),

@@ -1,4 +1,4 @@
-"""Sums by the hour; sealed days; what gateways say of themselves; declared losses; unknown names; quarantine's kinds.
+"""Hourly sums; sealed days; gateways' heartbeats; declared losses; unknown names; the quarantine's kinds.
 
 A meter of the version before does not know the hours and adds nothing to them: end it first.
 """
@@ -38,7 +38,7 @@ def upgrade() -> None:
     op.add_column("sources", sa.Column("written", sa.BigInteger))
     op.add_column("sources", sa.Column("heard_at", sa.Double))
     op.add_column("sources", sa.Column("left", sa.Boolean, nullable=False, server_default=sa.false()))
-    # Until now a message was there because it could not be read, and its day lacked it where its number was known.
+    # Until now every message was there because it was unreadable, and its day lacked it if its number was known.
     op.add_column("quarantine", sa.Column("kind", sa.Text, nullable=False, server_default="unreadable"))
     op.add_column("quarantine", sa.Column("lacking", sa.Boolean, nullable=False, server_default=sa.true()))
     op.execute(sa.text("UPDATE quarantine SET lacking = (source_seq IS NOT NULL)"))
@@ -54,7 +54,7 @@ def _hours() -> None:
     connection = op.get_bind()
     c, first = _ROLLUPS.c, sa.select(sa.func.min(_ROLLUPS.c.minute))
     begun = connection.scalar(first)
-    while begun is not None:  # day by day: each statement has a bound
+    while begun is not None:  # day by day, so that each statement is bounded
         end = (begun // _MINUTES + 1) * _MINUTES
         hour = sa.type_coerce(c.minute, sa.BigInteger) // 60
         dimensions = [c[name] for name in DIMENSIONS]
@@ -81,7 +81,7 @@ def _sealed_days() -> None:
         sa.Column("begun", sa.Double, primary_key=True),
         sa.Column("ended", sa.Double, nullable=False),
     )
-    # One row, and the lock between those who write events and the one who seals them.
+    # One row, which is the lock between the writers of events and the sealing replica.
     horizon = op.create_table(
         "horizon",
         sa.Column("before", sa.Double, nullable=False),

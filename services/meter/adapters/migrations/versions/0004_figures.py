@@ -1,4 +1,4 @@
-"""How fast the service was: sketches by the hour, from now on; tokens by the minute, filled from the rollups.
+"""Throughput and latency: hourly sketches from now on; tokens per minute, filled from the rollups.
 
 A meter of the version before adds nothing to either: end it first.
 """
@@ -31,7 +31,7 @@ def upgrade() -> None:
     connection = op.get_bind()
     c, first = _ROLLUPS.c, sa.select(sa.func.min(_ROLLUPS.c.minute))
     begun = connection.scalar(first)
-    while begun is not None:  # day by day: each statement has a bound
+    while begun is not None:  # day by day, so that each statement is bounded
         end = (begun // _DAY + 1) * _DAY
         sums = sa.select(c.minute, c.tier, c.model, *(sa.func.sum(c[name]) for name in _TOKENS))
         sums = sums.where(c.minute >= begun, c.minute < end, c.outcome != "failed")

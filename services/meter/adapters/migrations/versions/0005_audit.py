@@ -1,4 +1,4 @@
-"""What the engines counted by day, what explains differences, and the audits that were made."""
+"""The engines' counts by day, the events that explain differences, and the audits."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "engine_days",
-        # The day first: what is read again and again is all of one day.
+        # The day first: queries read everything of one day.
         sa.Column("day", sa.Text, primary_key=True),
         sa.Column("machine", sa.Text, primary_key=True),
         sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),

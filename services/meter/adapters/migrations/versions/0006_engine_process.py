@@ -1,4 +1,4 @@
-"""Which process of an engine a reading was of."""
+"""The engine's process that a reading was taken from."""
 
 import sqlalchemy as sa
 from alembic import op

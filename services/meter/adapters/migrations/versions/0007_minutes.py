@@ -1,4 +1,4 @@
-"""Sums by the minute over all machines and keys, filled from the rollups; they have what the paces had.
+"""Sums per minute over all machines and keys, filled from the rollups; they replace the paces.
 
 A meter of the version before adds nothing to them: end it first.
 """
@@ -25,7 +25,7 @@ def upgrade() -> None:
     connection = op.get_bind()
     c, first = _ROLLUPS.c, sa.select(sa.func.min(_ROLLUPS.c.minute))
     begun = connection.scalar(first)
-    while begun is not None:  # day by day: each statement has a bound
+    while begun is not None:  # day by day, so that each statement is bounded
         end = (begun // _DAY + 1) * _DAY
         sums = sa.select(*(c[name] for name in _KEY), *(sa.func.sum(c[name]) for name in _COUNTS))
         sums = sums.where(c.minute >= begun, c.minute < end).group_by(*(c[name] for name in _KEY))

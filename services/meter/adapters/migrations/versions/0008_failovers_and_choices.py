@@ -1,4 +1,4 @@
-"""Which machine had a request first, and how many choices were asked for."""
+"""The machine that a request failed over from, and its number of choices."""
 
 import sqlalchemy as sa
 from alembic import op

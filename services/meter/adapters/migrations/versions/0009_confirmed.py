@@ -1,4 +1,4 @@
-"""What a ledger that was restored from an older copy had confirmed of each source, and how far it was looked for."""
+"""By source, what a restored ledger had confirmed, and how far the stream was searched for it."""
 
 import sqlalchemy as sa
 from alembic import op

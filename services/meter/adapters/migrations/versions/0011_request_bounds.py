@@ -1,4 +1,4 @@
-"""How long a request's answers may have been, and how long its body was."""
+"""The limit of a request's answer, and the length of its body."""
 
 import sqlalchemy as sa
 from alembic import op
