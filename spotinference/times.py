@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from itertools import pairwise
 
-DAY_SECONDS = 86400.0
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 

@@ -1,1 +1,1 @@
-"""`spotinference bench`: a stated load through the gateway and against the engine, by turns."""
+"""`spotinference bench`: a fixed load through the gateway and directly against the engine, in turn."""

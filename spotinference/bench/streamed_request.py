@@ -1,4 +1,4 @@
-"""One streamed chat completion, timed. The client's own work is in every figure, so it does as little as it can."""
+"""Sends a streamed chat completion and times it. The client's own work is part of every figure, so it does little."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MAX_LINE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where requests go: an origin, and what the model is called there."""
+    """Where requests go: an origin, and the model's name there."""
 
     origin: str
     model: str
@@ -23,13 +23,13 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shot:
-    """How one request went; times by `time.perf_counter()`."""
+class TimedRequest:
+    """The timing and the result of a request. Times are those of `time.perf_counter()`."""
 
     sent: float
     ended: float
     first: float | None = None
-    """When the first token came."""
+    """When the first token arrived."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     fault: str | None = None
@@ -61,14 +61,14 @@ class _Event(msgspec.Struct, frozen=True):
 _decoder: Decoder[_Event] = Decoder(_Event)
 
 
-class Events:
-    """An event stream's `data` lines, out of whatever pieces it comes in."""
+class EventStream:
+    """Splits an event stream, received in arbitrary pieces, into its `data` lines."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """`ValueError` where a line has no end."""
+        """Yield the data of complete lines. Raises `ValueError` if a line is too long."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
@@ -77,8 +77,10 @@ class Events:
                 yield line[5:].strip()
 
 
-async def fire(session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int, *, ignore_eos: bool) -> Shot:
-    """Never raises but when it is cancelled: what went wrong is the shot's fault."""
+async def send_request(
+    session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int, *, ignore_eos: bool
+) -> TimedRequest:
+    """Send one request. Never raises, except when cancelled: an error becomes the result's `fault`."""
     body: dict[str, object] = {
         "model": target.model,
         "messages": [{"role": "user", "content": prompt}],
@@ -90,40 +92,40 @@ async def fire(session: aiohttp.ClientSession, target: Target, prompt: str, toke
     if ignore_eos:
         body["ignore_eos"] = True
     data = msgspec.json.encode(body)
-    shot = await _shot(session, target, data)
+    shot = await _send(session, target, data)
     if shot is None:
         # An engine may close a kept connection after any answer; llama.cpp does so after each stream, unannounced.
         async with aiohttp.ClientSession(timeout=session.timeout, trust_env=False) as fresh:
-            shot = await _shot(fresh, target, data)
-    return shot or Shot(sent=0.0, ended=0.0, fault="a new connection was closed without an answer", status=0)
+            shot = await _send(fresh, target, data)
+    return shot or TimedRequest(sent=0.0, ended=0.0, fault="a new connection was closed without a response", status=0)
 
 
-async def _shot(session: aiohttp.ClientSession, target: Target, data: bytes) -> Shot | None:
-    """None: the connection was closed before an answer began."""
+async def _send(session: aiohttp.ClientSession, target: Target, data: bytes) -> TimedRequest | None:
+    """Return None if the connection was closed before a response began."""
     headers = {"Content-Type": "application/json"}
     if target.key is not None:
         headers["Authorization"] = f"Bearer {target.key}"
     url = f"{target.origin}/v1/chat/completions"
-    begun, sent = False, time.perf_counter()
+    has_response, sent = False, time.perf_counter()
     try:
-        async with session.post(url, data=data, headers=headers, allow_redirects=False) as answer:
-            begun = True
-            if answer.status != 200:
-                told = (await read_limited(answer, 2000)).decode(errors="replace")
-                return Shot(sent=sent, ended=time.perf_counter(), fault=told, status=answer.status)
-            return await _read(answer, sent)
+        async with session.post(url, data=data, headers=headers, allow_redirects=False) as response:
+            has_response = True
+            if response.status != 200:
+                body_text = (await read_limited(response, 2000)).decode(errors="replace")
+                return TimedRequest(sent=sent, ended=time.perf_counter(), fault=body_text, status=response.status)
+            return await _read(response, sent)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-        if closed and not begun and not isinstance(error, aiohttp.ClientConnectorError):
+        if closed and not has_response and not isinstance(error, aiohttp.ClientConnectorError):
             return None
         fault = f"{type(error).__name__}: {error}".rstrip(": ")
-        return Shot(sent=sent, ended=time.perf_counter(), fault=fault, status=0)
+        return TimedRequest(sent=sent, ended=time.perf_counter(), fault=fault, status=0)
 
 
-async def _read(answer: aiohttp.ClientResponse, sent: float) -> Shot:
-    events, usage, counted = Events(), None, 0
+async def _read(response: aiohttp.ClientResponse, sent: float) -> TimedRequest:
+    events, usage, counted = EventStream(), None, 0
     first, done = None, False
-    async for piece in answer.content.iter_any():
+    async for piece in response.content.iter_any():
         now = time.perf_counter()
         for data in events.feed(piece):
             if data == b"[DONE]":
@@ -131,18 +133,18 @@ async def _read(answer: aiohttp.ClientResponse, sent: float) -> Shot:
                 continue
             event = _decoder.decode(data)
             if event.error is not None:
-                return Shot(sent=sent, ended=now, first=first, fault=msgspec.json.encode(event.error).decode())
+                return TimedRequest(sent=sent, ended=now, first=first, fault=msgspec.json.encode(event.error).decode())
             usage = event.usage or usage
-            if _says_something(event):
+            if _has_token(event):
                 counted += 1
                 first = first or now
     ended = time.perf_counter()
     if not done:
-        return Shot(sent=sent, ended=ended, first=first, fault="the stream ended before its end")
+        return TimedRequest(sent=sent, ended=ended, first=first, fault="the stream ended without `[DONE]`")
     if first is None:
-        return Shot(sent=sent, ended=ended, fault="a stream without a token")
+        return TimedRequest(sent=sent, ended=ended, fault="the stream had no tokens")
     usage = usage or _Usage(completion_tokens=counted)
-    return Shot(
+    return TimedRequest(
         sent=sent,
         ended=ended,
         first=first,
@@ -151,5 +153,5 @@ async def _read(answer: aiohttp.ClientResponse, sent: float) -> Shot:
     )
 
 
-def _says_something(event: _Event) -> bool:
+def _has_token(event: _Event) -> bool:
     return any(c.delta.content or c.delta.reasoning_content or c.delta.reasoning for c in event.choices)

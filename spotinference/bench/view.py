@@ -1,4 +1,4 @@
-"""A run as a table, and all runs as one."""
+"""Runs as tables and as JSON."""
 
 from collections.abc import Sequence
 
@@ -10,62 +10,64 @@ from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Spread
 
 BUSY_CLIENT = 0.8
-"""Of a core: from here on the client's own work shows in what it measures."""
+"""Of a core. Above this, the client's own work affects the figures."""
 
 
-def as_json(run: BenchRun, *, stopped: bool = False) -> dict[str, object]:
-    """The message, with times as text. `stopped`: by Ctrl-C, so that it is of fewer requests than the load says."""
+def run_json(run: BenchRun, *, stopped: bool = False) -> dict[str, object]:
+    """Return the run with times as text. `stopped`: by Ctrl-C, so it has fewer requests than its load."""
     published = None if run.published_at is None else rfc3339(run.published_at)
-    told: dict[str, object] = msgspec.to_builtins(run)
-    told.pop("type")
-    return {**told, "at": rfc3339(run.at), "published_at": published, "stopped": stopped}
+    fields: dict[str, object] = msgspec.to_builtins(run)
+    fields.pop("type")
+    return {**fields, "at": rfc3339(run.at), "published_at": published, "stopped": stopped}
 
 
-def table(run: BenchRun) -> Table:
+def run_table(run: BenchRun) -> Table:
     load = run.load
-    title = f"{run.model} on {run.machine or 'the engine given'}, {rfc3339(run.at)}"
+    title = f"{run.model} on {run.machine or 'the given engine'}, {rfc3339(run.at)}"
     caption = (
-        f"{load.concurrency} streams at once, {load.requests} requests each way in {load.rounds} rounds by turns, "
+        f"{load.concurrency} concurrent streams, {load.requests} requests each way, {load.rounds} alternating rounds, "
         f"prompts of about {load.prompt_tokens} tokens, answers of up to {load.tokens}"
-        f"{'' if load.ignore_eos else ' (fewer where the model ends)'}, temperature 0; "
+        f"{'' if load.ignore_eos else ' (fewer if the model stops)'}, temperature 0; "
         f"engine {run.engine or '?'} {run.engine_version or '?'}, gateway {run.gateway_version or '?'}"
     )
-    made = Table("", "gateway", "direct", title=title, caption=caption, caption_justify="left")
-    made.add_row("output tokens/s, all streams", *(f"{s.rate:,.1f}" for s in (run.gateway, run.direct)))
+    table = Table("", "gateway", "direct", title=title, caption=caption, caption_justify="left")
+    table.add_row("output tokens/s, all streams", *(f"{s.rate:,.1f}" for s in (run.gateway, run.direct)))
     for name, of, scale in (
-        ("output tokens/s, a stream", "stream_rate", 1.0),
-        ("first token, ms", "ttft", 1000.0),
-        ("per token, ms", "tpot", 1000.0),
+        ("output tokens/s per stream", "stream_rate", 1.0),
+        ("time to first token, ms", "ttft", 1000.0),
+        ("time per token, ms", "tpot", 1000.0),
     ):
         cells = [_spread(getattr(side, of), scale) for side in (run.gateway, run.direct)]
-        made.add_row(f"{name}, p50 / p95 / p99", *cells)
-    made.add_row("requests, failed", *(f"{s.requests}, {s.failed}" for s in (run.gateway, run.direct)))
+        table.add_row(f"{name}, p50 / p95 / p99", *cells)
+    table.add_row("requests, failed", *(f"{s.requests}, {s.failed}" for s in (run.gateway, run.direct)))
     if run.added is not None:
-        made.add_section()
-        made.add_row(f"added to the first token, ms, of {run.added.count} pairs", _spread(run.added, 1000.0), "")
-    return made
+        table.add_section()
+        table.add_row(f"added to the first token, ms, in {run.added.count} pairs", _spread(run.added, 1000.0), "")
+    return table
 
 
-def doubts(run: BenchRun) -> list[str]:
-    """What a reader of the figures has to know."""
-    found = []
+def caveats(run: BenchRun) -> list[str]:
+    """Return warnings for whoever reads the figures."""
+    texts = []
     if run.machines > 1:
-        found.append(f"{run.machines} machines serve {run.model}: the gateway spread the load, the direct way did not")
+        texts.append(
+            f"{run.machines} machines serve {run.model}: the gateway used all of them, the direct requests one"
+        )
     if max(run.gateway.client_cpu, run.direct.client_cpu) > BUSY_CLIENT:
-        found.append("the client's core was busy: the figures are the client's too; ask for fewer streams")
+        texts.append("the client's CPU core was busy, which affects the figures: use a lower --concurrency")
     if failures(run):
-        found.append(f"{failures(run)} requests failed")
-    return found
+        texts.append(f"{failures(run)} requests failed")
+    return texts
 
 
 def failures(run: BenchRun) -> int:
     return run.gateway.failed + run.direct.failed
 
 
-def listing(runs: Sequence[BenchRun]) -> Table:
-    made = Table("run", "at", "model", "tier", "engine", "streams", "tokens/s", "direct", "added ms p50", "published")
+def runs_table(runs: Sequence[BenchRun]) -> Table:
+    table = Table("run", "at", "model", "tier", "engine", "streams", "tokens/s", "direct", "added ms p50", "published")
     for run in runs:
-        made.add_row(
+        table.add_row(
             run.id,
             rfc3339(run.at)[:16],
             run.model,
@@ -77,7 +79,7 @@ def listing(runs: Sequence[BenchRun]) -> Table:
             f"{run.added.p50 * 1000:.2f}" if run.added else "",
             "" if run.published_at is None else rfc3339(run.published_at)[:16],
         )
-    return made
+    return table
 
 
 def _rate(side: Side) -> str:

@@ -1,7 +1,7 @@
 """OpenMP's run-time library, which llama.cpp is linked with: the system's, or else the one in the wheel `simsimd`.
 
-Slim images lack `libgomp.so.1`. A wheel carries the library under a name of its own, so a link gives it the name that
-the loader looks for, and the process begins again with the link's folder on the loader's path.
+Slim images lack `libgomp.so.1`. The wheel has the library under another name, so a symbolic link gives it the name that
+the loader expects, and the process is restarted with the link's folder on the loader's path.
 """
 
 import ctypes
@@ -16,14 +16,15 @@ from spotinference.engine.model_file import cache_folder
 
 LIBRARY = "libgomp.so.1"
 WHEEL = "simsimd"
-"""Half a megabyte, needs nothing else, and is linked with OpenMP."""
+"""Half a megabyte, without dependencies, and linked with OpenMP."""
 PATH_VARIABLE = "LD_LIBRARY_PATH"
 
 
 def require_openmp() -> None:
-    """Return if this process can load the library; replace it by one that can, if the wheel has the library.
+    """Return if this process can load the library; else restart the process with the wheel's library.
 
-    Raises `Misconfigured`, naming the fix, if neither has it.
+    Raises:
+        Misconfigured: neither the system nor the wheel has the library; names the fix.
     """
     if is_loadable(LIBRARY):
         return
@@ -31,7 +32,7 @@ def require_openmp() -> None:
     before = os.environ.get(PATH_VARIABLE)
     if library is None or (before and str(_link_folder()) in before.split(os.pathsep)):
         raise Misconfigured(f"the small engine needs {LIBRARY}: on Debian or Ubuntu, `apt-get install libgomp1`")
-    folder = _linked(library)
+    folder = _make_link(library)
     path = f"{folder}{os.pathsep}{before}" if before else str(folder)
     environment = {**os.environ, PATH_VARIABLE: path}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - this very program
@@ -46,7 +47,7 @@ def is_loadable(library: str) -> bool:
 
 
 def bundled_library() -> Path | None:
-    """The wheel's copy, if the wheel is installed and has one."""
+    """Return the wheel's copy, or None if the wheel is not installed or has none."""
     try:
         files = metadata.files(WHEEL) or []
     except metadata.PackageNotFoundError:
@@ -58,8 +59,8 @@ def _link_folder() -> Path:
     return cache_folder() / "lib"
 
 
-def _linked(library: Path) -> Path:
-    """The folder that holds the link. Processes may make it at the same time: it appears whole."""
+def _make_link(library: Path) -> Path:
+    """Create the link and return its folder. Safe if several processes do so at the same time."""
     folder = _link_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,5 +69,5 @@ def _linked(library: Path) -> Path:
             link.symlink_to(library.resolve())
             link.replace(folder / LIBRARY)
     except OSError as error:
-        raise Misconfigured(f"no place for a link to {LIBRARY} in {folder}: {error}: set XDG_CACHE_HOME") from error
+        raise Misconfigured(f"cannot create a link to {LIBRARY} in {folder}: {error}: set XDG_CACHE_HOME") from error
     return folder

@@ -8,10 +8,10 @@ from rich.table import Table
 from shared.bus.subjects import METER_FIGURES
 from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Figures, FiguresQuery
+from shared.units import DAY_S
 from spotinference.context import Context, request_reply, suite_options
 from spotinference.figures.view import figure_lines
 from spotinference.terminal import echo_json, print_table
-from spotinference.times import DAY_SECONDS
 
 
 @click.command()
@@ -31,8 +31,8 @@ from spotinference.times import DAY_SECONDS
 def figures(context: Context, days: int, tier: str | None, model: str | None, by: str, *, as_json: bool) -> None:
     """Show latency and throughput: time to first token and per token, tokens per second, waits, gateway overhead."""
     dimensions = tuple(part.strip() for part in by.split(",") if part.strip())
-    end = (time.time() // DAY_SECONDS + 1) * DAY_SECONDS
-    query = FiguresQuery(start=end - days * DAY_SECONDS, end=end, by=dimensions, tier=tier, model=model)
+    end = (time.time() // DAY_S + 1) * DAY_S
+    query = FiguresQuery(start=end - days * DAY_S, end=end, by=dimensions, tier=tier, model=model)
     reply = context.run_with_bus(lambda bus: request_reply(bus, METER_FIGURES, query, Figures))
     if as_json:
         span = {"from": rfc3339(reply.start), "to": rfc3339(reply.end), "relative_error": reply.relative_error}

@@ -1,4 +1,4 @@
-"""What each idle policy would have cost a tier, and how long requests would have waited, beside two yardsticks."""
+"""The cost and the waits of a tier under each idle policy, and under two reference policies."""
 
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -8,19 +8,27 @@ from services.waker.core.idle import IdleSettings, Past, break_even, idle_settin
 from shared.config.fleet import Tier
 from shared.config.sections import Config
 from shared.config.values import Money
-from spotinference.plan.replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
+from spotinference.plan.replay import (
+    Outcome,
+    Traffic,
+    peak_concurrency,
+    replay,
+    replay_always_on,
+    replay_clairvoyant,
+    scheduled_spans,
+)
 
 TIMEOUTS = (300.0, 900.0, 1800.0, 3600.0)
-"""That are tried beside the configured one, in seconds."""
+"""Timeouts that are compared with the configured one, in seconds."""
 CENT_OF_A_CENT = Decimal("0.0001")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One way to run the tier. Money is USD."""
+class PolicyResult:
+    """The result of one policy. Money is USD."""
 
     policy: str
-    """`always_on`, `fixed`, `break_even`, `histogram` or `clairvoyant`."""
+    """`replay_always_on`, `fixed`, `break_even`, `histogram` or `replay_clairvoyant`."""
     timeout: float | None
     """Seconds, of a fixed or break-even policy."""
     configured: bool
@@ -35,34 +43,34 @@ WakeFrom = Literal["measured", "given", "assumed"]
 
 @dataclass(frozen=True, kw_only=True)
 class TierPlan:
-    """A tier's traffic and what became of it under each policy."""
+    """A tier's traffic, and the result of each policy for it."""
 
     tier: Tier
     requests: int
     tokens: int
-    most_at_once: int
+    peak_concurrency: int
     wake: float
     """Seconds."""
     wake_from: WakeFrom
-    rows: list[Row]
+    rows: list[PolicyResult]
 
 
-def plan_of(config: Config, tier: Tier, traffic: Traffic, wake: float, wake_from: WakeFrom) -> TierPlan:
+def plan_tier(config: Config, tier: Tier, traffic: Traffic, wake: float, wake_from: WakeFrom) -> TierPlan:
     return TierPlan(
         tier=tier,
         requests=len(traffic.arrivals),
         tokens=traffic.tokens,
-        most_at_once=most_at_once(traffic),
+        peak_concurrency=peak_concurrency(traffic),
         wake=wake,
         wake_from=wake_from,
         rows=compare(config, tier, traffic, wake),
     )
 
 
-def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[Row]:
-    """Every policy on the same traffic, with the bounds and schedules that the tier has."""
+def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[PolicyResult]:
+    """Replay the traffic under every policy, with the limits and schedules of the tier."""
     plan = idle_settings(config, tier)
-    spans = warm_spans(plan, traffic.span)
+    spans = scheduled_spans(plan, traffic.span)
     even = break_even(plan, Past(wakes=(wake,)))
     variants: list[tuple[IdleSettings, float | None]] = [
         (replace(plan, policy="fixed", timeout=timeout), timeout) for timeout in sorted({plan.timeout, *TIMEOUTS})
@@ -70,8 +78,8 @@ def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[R
     variants.append((replace(plan, policy="break_even"), plan.timeout if even is None else even))
     variants.append((replace(plan, policy="histogram"), None))
 
-    def row(policy: str, outcome: Outcome, timeout: float | None = None, *, configured: bool = False) -> Row:
-        return Row(
+    def row(policy: str, outcome: Outcome, timeout: float | None = None, *, configured: bool = False) -> PolicyResult:
+        return PolicyResult(
             policy=policy,
             timeout=timeout,
             configured=configured,
@@ -84,7 +92,11 @@ def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[R
         row(variant.policy, replay(traffic, variant, wake, spans), timeout, configured=variant == plan)
         for variant, timeout in variants
     ]
-    return [row("always_on", always_on(traffic, wake)), *tried, row("clairvoyant", clairvoyant(traffic, wake))]
+    return [
+        row("always_on", replay_always_on(traffic, wake)),
+        *tried,
+        row("clairvoyant", replay_clairvoyant(traffic, wake)),
+    ]
 
 
 def _cost(tier: Tier, outcome: Outcome) -> Decimal | None:
@@ -95,5 +107,5 @@ def _cost(tier: Tier, outcome: Outcome) -> Decimal | None:
 
 
 def _per(seconds: float, unit: int, price: Money) -> Decimal:
-    """The price of so many seconds, whose fractions count to the millisecond."""
+    """Return the price of a duration, exact to the millisecond."""
     return (Decimal(round(seconds * 1000)) / (1000 * unit) * price).quantize(CENT_OF_A_CENT)

@@ -1,8 +1,8 @@
-"""Replays a tier's requests through an idle policy: what would have been awake, and who would have waited.
+"""Replays a tier's requests under an idle policy: when a machine would have been awake, and which requests waited.
 
-One machine serves the tier and takes any number of requests at once. It is asleep at the start, falls asleep at once,
-and each wake takes the same time, all of it billed. A request that comes while it sleeps wakes it, and waits like
-those that come meanwhile; its own time begins when the machine is ready. Nothing is random. Times are Unix seconds.
+The model: one machine serves the tier and takes any number of concurrent requests. It is asleep at the start and falls
+asleep instantly. Each wake takes the same time and is billed. A request that arrives while the machine sleeps wakes it;
+it waits until the machine is ready, like those that arrive meanwhile. Nothing is random. Times are Unix seconds.
 """
 
 from bisect import bisect_right
@@ -18,38 +18,38 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Requests in the order of their arrival, and how long each is with its machine; all arrive in the span."""
+    """Requests in order of arrival, and how long each occupies the machine. All arrive within the span."""
 
     span: Span
     arrivals: Sequence[float]
     seconds: Sequence[float]
     tokens: int = 0
-    """Of all of them."""
+    """Of all requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of the machine and of the requests. Durations are seconds."""
+    """The result of a replay. Durations are seconds."""
 
     awake: float
     asleep: float
     wakes: int
     requests: int
     waits: tuple[float, ...]
-    """Of those that waited, the shortest first."""
+    """Of the requests that waited, in ascending order."""
     waiting: float
-    """While at least one waited."""
+    """While at least one request waited."""
 
     def wait(self, quantile: float) -> float:
-        """The smallest wait that this part of all requests, waiting or not, did not exceed."""
-        place = ceil(quantile * self.requests) - (self.requests - len(self.waits))
-        return self.waits[place - 1] if place > 0 else 0.0
+        """Return a quantile of the waits of all requests; a request that did not wait counts as 0."""
+        rank = ceil(quantile * self.requests) - (self.requests - len(self.waits))
+        return self.waits[rank - 1] if rank > 0 else 0.0
 
 
-def replay(traffic: Traffic, plan: IdleSettings, wake: float, warm_spans: Sequence[Span] = ()) -> Outcome:
-    """Under this policy, which learns gaps as it goes. `warm_spans`: when the plan's schedules want it awake."""
+def replay(traffic: Traffic, plan: IdleSettings, wake: float, scheduled_spans: Sequence[Span] = ()) -> Outcome:
+    """Replay under a policy, which learns from the gaps. `scheduled_spans`: when schedules keep the machine awake."""
     start, end = traffic.span
-    run = _Run(plan=plan, wake_seconds=wake, warm=warm_spans, asleep_since=start)
+    run = _Run(plan=plan, wake_seconds=wake, warm=scheduled_spans, asleep_since=start)
     waits, waiting = list[float](), 0.0
     for arrived, seconds in zip(traffic.arrivals, traffic.seconds, strict=True):
         if arrived > run.idle_since or not run.awake:
@@ -67,16 +67,16 @@ def replay(traffic: Traffic, plan: IdleSettings, wake: float, warm_spans: Sequen
     return _outcome(traffic, run.awake_until(end), run.wakes, waits, waiting)
 
 
-def always_on(traffic: Traffic, wake: float) -> Outcome:
-    """Woken at the start and never put to sleep."""
+def replay_always_on(traffic: Traffic, wake: float) -> Outcome:
+    """Replay with the machine woken at the start and never put to sleep."""
     return replay(traffic, IdleSettings(policy="fixed", timeout=0.0), wake, [(traffic.span[0], inf)])
 
 
-def clairvoyant(traffic: Traffic, wake: float) -> Outcome:
-    """The cheapest way on which nobody waits, for one who knows the future.
+def replay_clairvoyant(traffic: Traffic, wake: float) -> Outcome:
+    """Replay with perfect knowledge of the future: the cheapest way in which no request waits.
 
-    It sleeps at once through each gap that is longer than a wake, and is ready at its end. At the start it may be too
-    late for that. No bound of a policy holds for it.
+    The machine sleeps through each gap that is longer than a wake, and is ready at its end. At the start there may not
+    be enough time for that. The limits of the policies do not apply.
     """
     start, end = traffic.span
     awake, wakes, waits, waiting = 0.0, 0, list[float](), 0.0
@@ -98,22 +98,22 @@ def clairvoyant(traffic: Traffic, wake: float) -> Outcome:
     return _outcome(traffic, awake, wakes, waits, waiting)
 
 
-def warm_spans(plan: IdleSettings, span: Span) -> list[Span]:
-    """When schedules want the machine awake, within the span: whole minutes, merged."""
+def scheduled_spans(plan: IdleSettings, span: Span) -> list[Span]:
+    """Return when schedules keep the machine awake, within the span: whole minutes, merged."""
     if not plan.keep_warm:
         return []
-    found: list[Span] = []
+    spans: list[Span] = []
     for begin, end in _minutes(span):
         if is_scheduled(plan, begin):
-            if found and found[-1][1] == begin:
-                found[-1] = (found[-1][0], end)
+            if spans and spans[-1][1] == begin:
+                spans[-1] = (spans[-1][0], end)
             else:
-                found.append((begin, end))
-    return found
+                spans.append((begin, end))
+    return spans
 
 
-def most_at_once(traffic: Traffic) -> int:
-    """Requests that were with the machine at the same time, had none of them waited."""
+def peak_concurrency(traffic: Traffic) -> int:
+    """Return the largest number of concurrent requests, had none of them waited."""
     ends = sorted(a + s for a, s in zip(traffic.arrivals, traffic.seconds, strict=True))
     most = ended = 0
     for begun, arrived in enumerate(traffic.arrivals, 1):
@@ -125,7 +125,7 @@ def most_at_once(traffic: Traffic) -> int:
 
 @dataclass(kw_only=True)
 class _Run:
-    """The machine while it is replayed."""
+    """The machine during a replay."""
 
     plan: IdleSettings
     wake_seconds: float
@@ -135,10 +135,10 @@ class _Run:
     awake_since: float = 0.0
     ready: float = -inf
     idle_since: float = -inf
-    """The end of its last request, or when it became ready; in the future while it is busy."""
+    """The end of its last request, or when it became ready; in the future while busy."""
     last_used: float = -inf
     waited: bool = False
-    """Somebody waited for the wake that led to `ready`."""
+    """A request waited for the wake that led to `ready`."""
     wakes: int = 0
     woken: tuple[float, ...] = ()
     total: float = 0.0
@@ -148,7 +148,7 @@ class _Run:
         self.past = Past(wakes=(self.wake_seconds,))
 
     def idle(self, until: float, *, used: bool = True) -> None:
-        """What happens to it without use until then; awake afterwards if it is `used`."""
+        """Advance to `until` without a request; the machine is awake afterwards if it is `used` then."""
         if self.awake:
             self.last_used = self.idle_since
         while True:
@@ -177,7 +177,7 @@ class _Run:
         return max(at, self.warm[current][1]) if current >= 0 else at
 
     def _woken_ahead(self) -> float:
-        """By its pattern or a schedule; for ever away if by neither."""
+        """Return when its pattern or a schedule wakes it; infinity if neither does."""
         ahead = wake_at(self.plan, self.past, idle_since=self.last_used, asleep_since=self.asleep_since)
         coming = bisect_right(self.warm, self.asleep_since, key=lambda span: span[1])
         scheduled = max(self.warm[coming][0], self.asleep_since) if coming < len(self.warm) else inf

@@ -1,4 +1,4 @@
-"""The requests that `plan` replays: out of a CSV file, or out of the ledger, page by page."""
+"""Reads the requests that `plan` replays, from a CSV file or from the ledger."""
 
 import csv
 import re
@@ -19,19 +19,19 @@ from spotinference.context import request_reply
 from spotinference.plan.replay import Span, Traffic
 
 COLUMNS = ("time", "model", "tokens")
-DAY = 86400.0
+DAY_S = 86400.0
 LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _WHOLE = re.compile(r"\d{1,15}", re.ASCII)
 
 
 class Request(NamedTuple):
-    """One that reached an engine, or would have."""
+    """A request that reached an engine, or would have."""
 
     arrived: float
     """Unix seconds."""
     seconds: float
-    """That it is with its machine."""
+    """How long it occupies the machine."""
     tokens: int
 
 
@@ -39,73 +39,73 @@ Requests = dict[str, list[Request]]
 """By model."""
 
 
-def from_trace(path: Path, tokens_per_second: float) -> Requests:
-    """The file's; `Misconfigured` names the line and the column that cannot be read."""
-    found: defaultdict[str, list[Request]] = defaultdict(list)
+def read_trace(path: Path, tokens_per_second: float) -> Requests:
+    """Read a CSV file. Raises `Misconfigured`, naming the line and the column that cannot be read."""
+    by_model: defaultdict[str, list[Request]] = defaultdict(list)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, strict=True)
             try:
-                places = _places(next(rows, []))
+                indexes = _column_indexes(next(rows, []))
                 for row in rows:
                     if row:
-                        model, request = _request(row, places, tokens_per_second)
-                        found[model].append(request)
+                        model, request = _request(row, indexes, tokens_per_second)
+                        by_model[model].append(request)
             except UnicodeDecodeError as error:
-                raise Misconfigured(f"{path}: it is not UTF-8: {error.reason}") from error
+                raise Misconfigured(f"{path}: not UTF-8: {error.reason}") from error
             except (csv.Error, ValueError) as error:
                 raise Misconfigured(f"{path}: line {max(rows.line_num, 1)}: {error}") from error
     except OSError as error:
         raise Misconfigured(f"{path}: {error.strerror}") from error
-    return found
+    return by_model
 
 
-def _places(header: Sequence[str]) -> dict[str, int]:
-    """Where each column is."""
+def _column_indexes(header: Sequence[str]) -> dict[str, int]:
+    """Return the index of each column."""
     names = [name.strip() for name in header]
     for column in COLUMNS:
         if names.count(column) != 1:
-            raise ValueError(f"column {column}: the header has to name it once: {','.join(COLUMNS)}")
+            raise ValueError(f"column {column}: the header must name it once: {','.join(COLUMNS)}")
     return {column: names.index(column) for column in COLUMNS} | {"": len(names)}
 
 
-def _request(row: Sequence[str], places: dict[str, int], tokens_per_second: float) -> tuple[str, Request]:
-    if len(row) != places[""]:
-        raise ValueError(f"{len(row)} fields, and the header has {places['']}")
-    at, model, tokens = (row[places[column]].strip() for column in COLUMNS)
+def _request(row: Sequence[str], indexes: dict[str, int], tokens_per_second: float) -> tuple[str, Request]:
+    if len(row) != indexes[""]:
+        raise ValueError(f"{len(row)} fields, but the header has {indexes['']}")
+    at, model, tokens = (row[indexes[column]].strip() for column in COLUMNS)
     if not model:
-        raise ValueError("column model: it is empty")
+        raise ValueError("column model: empty")
     if not _WHOLE.fullmatch(tokens):
         raise ValueError(f"column tokens: expected a whole number, got {tokens!r}")
     return model, Request(_time(at), int(tokens) / tokens_per_second, int(tokens))
 
 
 def _time(text: str) -> float:
-    said = f"column time: expected RFC 3339 such as 2026-11-23T10:00:00Z, or Unix seconds, got {text!r}"
+    expected = f"column time: expected RFC 3339 such as 2026-11-23T10:00:00Z, or Unix seconds, got {text!r}"
     if _NUMBER.fullmatch(text):
         moment = float(text)
     else:
         try:
             parsed = datetime.fromisoformat(text)
         except ValueError:
-            raise ValueError(said) from None
+            raise ValueError(expected) from None
         if parsed.tzinfo is None:
-            raise ValueError(f"column time: {text!r} does not say its offset: end it with Z for UTC")
+            raise ValueError(f"column time: {text!r} has no offset: append Z for UTC")
         moment = parsed.timestamp()
     if not 0 <= moment < LAST_TIME:
-        raise ValueError(said)
+        raise ValueError(expected)
     return moment
 
 
-async def from_ledger(bus: Bus, span: Span) -> Requests:
-    """Those that arrived in the span; a request completes within a day of its arrival."""
-    found: defaultdict[str, list[Request]] = defaultdict(list)
-    async for page in _pages(bus, HistoryQuery(start=span[0], end=span[1] + DAY)):
+async def read_ledger(bus: Bus, span: Span) -> Requests:
+    """Read the requests that arrived in the span. A request completes within a day of its arrival."""
+    by_model: defaultdict[str, list[Request]] = defaultdict(list)
+    async for page in _pages(bus, HistoryQuery(start=span[0], end=span[1] + DAY_S)):
         for use in page.uses:
             arrived = use.completed_at - use.seconds - use.waited
             if span[0] <= arrived < span[1]:
-                found[page.models[use.model]].append(Request(arrived, use.seconds, use.tokens))
-    return found
+                by_model[page.models[use.model]].append(Request(arrived, use.seconds, use.tokens))
+    return by_model
 
 
 async def _pages(bus: Bus, query: HistoryQuery) -> AsyncIterator[History]:
@@ -117,33 +117,33 @@ async def _pages(bus: Bus, query: HistoryQuery) -> AsyncIterator[History]:
         query = msgspec.structs.replace(query, after=page.next)
 
 
-def within(requests: Requests, span: Span) -> Requests:
-    """Those that arrived in it; a model without any is left out."""
+def requests_within(requests: Requests, span: Span) -> Requests:
+    """Return the requests that arrived in the span, without models that have none."""
     kept = {model: [r for r in those if span[0] <= r.arrived < span[1]] for model, those in requests.items()}
     return {model: those for model, those in kept.items() if those}
 
 
-def by_tier(requests: Requests, config: Config) -> tuple[dict[str, list[Request]], Counter[str]]:
-    """Each model's with the first tier of its lineup; and how many are of models that no tier serves."""
-    found: dict[str, list[Request]] = {}
+def group_by_tier(requests: Requests, config: Config) -> tuple[dict[str, list[Request]], Counter[str]]:
+    """Group requests by the first tier of the model's lineup; also count those of models that no tier serves."""
+    by_tier: dict[str, list[Request]] = {}
     unknown: Counter[str] = Counter()
     for name, those in sorted(requests.items()):
         model = config.models.get(name)
         if model is None or not model.lineup:
             unknown[name] += len(those)
         else:
-            found.setdefault(model.lineup[0], []).extend(those)
-    return found, unknown
+            by_tier.setdefault(model.lineup[0], []).extend(those)
+    return by_tier, unknown
 
 
-def days_of(requests: Requests) -> Span:
-    """The UTC days, whole, in which they arrived; there is one at least."""
+def day_span(requests: Requests) -> Span:
+    """Return the span of whole UTC days in which the requests arrived. There must be at least one request."""
     first = min(min(those).arrived for those in requests.values())
     last = max(max(those).arrived for those in requests.values())
-    return first // DAY * DAY, last // DAY * DAY + DAY
+    return first // DAY_S * DAY_S, last // DAY_S * DAY_S + DAY_S
 
 
 def traffic(requests: Iterable[Request], span: Span) -> Traffic:
-    """All of them, which arrived in the span."""
+    """Merge requests that arrived in the span into one traffic."""
     arrivals, seconds, tokens = zip(*sorted(requests), strict=True)
     return Traffic(span=span, arrivals=arrivals, seconds=seconds, tokens=sum(tokens))

@@ -1,4 +1,4 @@
-"""The result of `plan` as fields for other programs, and as tables."""
+"""The result of `plan` as JSON and as tables."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -7,23 +7,23 @@ from typing import Any
 from rich.table import Table
 
 from shared.messages.codec import rfc3339
-from spotinference.plan.policies import Row, TierPlan, WakeFrom
+from spotinference.plan.policies import PolicyResult, TierPlan, WakeFrom
 from spotinference.plan.replay import Span
 from spotinference.terminal import Screen, print_table
 
-WORDS: Mapping[WakeFrom, str] = {
-    "measured": "the median of the last ones",
-    "given": "as given",
-    "assumed": "assumed: none was measured, --wake-seconds tells it",
+WAKE_SOURCE: Mapping[WakeFrom, str] = {
+    "measured": "the median of the last wakes",
+    "given": "from --wake-seconds",
+    "assumed": "assumed, since none was measured: set it with --wake-seconds",
 }
-RULES = (
-    "* as configured. Waits are of all requests.",
-    "One machine serves the tier, asleep at the start; a wake is billed whole.",
-    "clairvoyant knows the future: asleep in gaps longer than a wake, ready at their end.",
+LEGEND = (
+    "* is the configured policy. Waits are quantiles over all requests.",
+    "One machine serves the tier. It is asleep at the start, and wakes are billed.",
+    "clairvoyant knows the future: it sleeps through gaps longer than a wake and is ready at their end.",
 )
 
 
-def fields(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> dict[str, Any]:
+def plan_json(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> dict[str, Any]:
     """Times are RFC 3339, durations seconds, money USD as decimals in strings."""
     return {
         "source": source,
@@ -35,7 +35,7 @@ def fields(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[
                 "tier": plan.tier.name,
                 "requests": plan.requests,
                 "tokens": plan.tokens,
-                "most_at_once": plan.most_at_once,
+                "most_at_once": plan.peak_concurrency,
                 "wake_seconds": round(plan.wake, 3),
                 "wake_seconds_from": plan.wake_from,
                 "price_per_hour": None if plan.tier.price_per_hour is None else str(plan.tier.price_per_hour),
@@ -47,7 +47,7 @@ def fields(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[
     }
 
 
-def _row_fields(row: Row) -> dict[str, Any]:
+def _row_fields(row: PolicyResult) -> dict[str, Any]:
     outcome = row.outcome
     return {
         "policy": row.policy,
@@ -65,17 +65,17 @@ def _row_fields(row: Row) -> dict[str, Any]:
     }
 
 
-def show_plans(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> None:
+def print_plans(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> None:
     console = Screen()
     console.print(f"{source}, {_minute(span[0])} to {_minute(span[1])} UTC")
     for plan in plans:
         print_table(_table(plan))
         for note in _notes(plan):
             console.print(f"  {note}")
-    for rule in RULES:
+    for rule in LEGEND:
         console.print(rule, style="dim")
     for model, count in unknown.items():
-        console.print(f"Left out, for no tier serves {model!r}: {count:,}")
+        console.print(f"Not replayed, because no tier serves {model!r}: {count:,} requests")
 
 
 def _table(plan: TierPlan) -> Table:
@@ -102,24 +102,24 @@ def _table(plan: TierPlan) -> Table:
 
 
 def _notes(plan: TierPlan) -> list[str]:
-    found = [f"a wake takes {plan.wake:g} s, {WORDS[plan.wake_from]}"]
+    notes = [f"a wake takes {plan.wake:g} s, {WAKE_SOURCE[plan.wake_from]}"]
     if plan.tier.price_per_hour is None:
-        found.append("no price_per_hour: nothing has a cost, and break_even is the fixed timeout")
+        notes.append("no price_per_hour: costs are unknown, and break_even is the fixed timeout")
     else:
-        found.append(f"${plan.tier.price_per_hour} an hour awake, ${plan.tier.asleep_price_per_hour} asleep")
+        notes.append(f"${plan.tier.price_per_hour} per hour awake, ${plan.tier.asleep_price_per_hour} asleep")
     if any(row.waiting_cost for row in plan.rows):
-        found.append("waiting: USD for the minutes in which somebody waits, by wait_price_per_minute")
-    if plan.most_at_once > plan.tier.max_concurrency:
-        found.append(
-            f"up to {plan.most_at_once:,} requests at once, more than its max_concurrency of"
-            f" {plan.tier.max_concurrency:,}: one machine would not have done"
+        notes.append("waiting: USD for the minutes in which requests wait, at wait_price_per_minute")
+    if plan.peak_concurrency > plan.tier.max_concurrency:
+        notes.append(
+            f"up to {plan.peak_concurrency:,} concurrent requests, more than its max_concurrency of"
+            f" {plan.tier.max_concurrency:,}: one machine would not have been enough"
         )
     if not plan.tier.traits.can_sleep:
-        found.append("its machines never sleep: this is as if they did")
-    return found
+        notes.append("its machines never sleep; the figures assume that they do")
+    return notes
 
 
-def _name(row: Row) -> str:
+def _name(row: PolicyResult) -> str:
     length = "" if row.timeout is None else f" {_duration(row.timeout)}"
     return f"{row.policy}{length}{' *' if row.configured else ''}"
 

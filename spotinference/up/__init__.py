@@ -1,1 +1,1 @@
-"""`spotinference up`: the whole suite on one host, and nothing left behind."""
+"""`spotinference up`: all services on one host; nothing is left running when it ends."""

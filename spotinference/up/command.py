@@ -11,5 +11,8 @@ from spotinference.up.suite_runner import run
 @click.command()
 @suite_options
 def up(context: Context) -> None:
-    """Run the whole suite on this host; Ctrl-C drains and stops it, twice stops at once."""
+    """Run all services on this host.
+
+    Ctrl-C drains and stops them; a second Ctrl-C stops them immediately.
+    """
     sys.exit(run(context.config(), context.path, context.data_dir))

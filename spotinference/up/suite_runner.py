@@ -1,8 +1,8 @@
-"""`spotinference up`: the whole suite on one host, one process per service, and nothing left behind.
+"""Runs all services on one host, one process each, and leaves nothing behind.
 
-Every child holds one end of a socket pair, the lifeline; we hold the other. When we die, however we die, the
-children read end-of-file and leave; when the last of them has gone, we read it. Machines' keepers inherit it
-through the waker.
+Every child holds one end of a socket pair, the lifeline; we hold the other. When we end, for whatever reason, the
+children read end-of-file and end as well; when the last child has ended, we read end-of-file. The machines' keepers
+inherit the lifeline through the waker.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ from shared.runtime import suite_file
 from shared.runtime.child import Child, StartFailed
 from shared.runtime.suite_file import RunningService, Suite
 from spotinference.up.console import Console
-from spotinference.up.environment import environment_of
+from spotinference.up.environment import child_environment
 from spotinference.up.log_files import LogFiles
-from spotinference.up.nats_server import Bus
-from spotinference.up.nats_supervisor import BusSupervisor
+from spotinference.up.nats_server import NatsServer
+from spotinference.up.nats_supervisor import NatsSupervisor
 
 SERVICES = ("gateway", "waker", "meter", "billing")
-"""In the order in which they stop: who takes requests goes first, who keeps the counts last."""
+"""In the order in which they stop: the one that takes requests first, those that count last."""
 LAST_SECONDS = 15.0
-"""For the machines' keepers, which give their engines 10 s."""
+"""For the machines' keepers to end, which give their engines 10 s."""
 FLUSH_SECONDS = 1.0
-"""For the last lines, where somebody reads them."""
-WRITE_AGAIN_SECONDS = 1.0
-"""After the suite's file could not be written: the disk was full."""
+"""For the last lines to be written."""
+RETRY_WRITE_SECONDS = 1.0
+"""Between two attempts to write the suite file, after the disk was full."""
 
 
-class Up:
-    """One run of the suite."""
+class SuiteRunner:
+    """One run of all services."""
 
     def __init__(self, config: Config, config_path: Path, data_dir: Path) -> None:
         self._config = config
@@ -53,19 +53,19 @@ class Up:
         self._services: dict[str, RunningService] = {}
         self._unwritten = False
         self._children: list[Child] = []
-        self._bus: Bus | None = None
+        self._bus: NatsServer | None = None
         self._signals = 0
         self._stop = asyncio.Event()
         self._on_stop: Callable[[], object] = lambda: None
 
     async def run(self) -> int:
-        """Start everything, wait for a signal, drain everything. The exit status."""
+        """Start everything, wait for a signal, drain everything, and return the exit status."""
         self._logs.mkdir(parents=True, exist_ok=True)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         logs = LogFiles(self._data_dir, self._err.write)
-        tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._write_again())]
+        tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._retry_write_suite())]
         try:
             if environment(suite_file.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
                 tasks.append(await self._start_bus())
@@ -84,20 +84,20 @@ class Up:
                 task.cancel()
             await self._shut_down()
             tasks[0].cancel()
-            logs.look()
+            logs.poll()
             for console in (self._out, self._err):
                 console.flush(FLUSH_SECONDS)
 
     async def _start_bus(self) -> asyncio.Task[None]:
-        bus = self._bus = Bus(
-            self._data_dir / "bus", self._logs / "bus.log", environment_of("bus", os.environ, self._config)
+        bus = self._bus = NatsServer(
+            self._data_dir / "bus", self._logs / "bus.log", child_environment("bus", os.environ, self._config)
         )
 
         def announce() -> None:
             assert bus.process is not None
             self._announce(RunningService(service="bus", url=bus.url, pid=bus.process.pid), shown_url=bus.origin)
 
-        supervisor = BusSupervisor(bus, announce, self._say)
+        supervisor = NatsSupervisor(bus, announce, self._report)
         await supervisor.start()
         return asyncio.create_task(supervisor.run(), name="keep bus")
 
@@ -111,8 +111,8 @@ class Up:
                 log_path,
                 self._announce,
                 self._theirs.fileno(),
-                report=self._say,
-                environment=environment_of(name, os.environ, self._config),
+                report=self._report,
+                environment=child_environment(name, os.environ, self._config),
             )
             self._children.append(child)
         if self._stop.is_set():
@@ -126,7 +126,7 @@ class Up:
                 raise
 
     def _announce(self, running: RunningService, *, shown_url: str | None = None) -> None:
-        """On standard output and in the suite's file, which alone has the bus's password."""
+        """Announce a service on standard output and in the suite file. Only the file has the bus's password."""
         self._services[running.service] = running
         self._write_suite()
         shown = running if shown_url is None else msgspec.structs.replace(running, url=shown_url)
@@ -136,19 +136,19 @@ class Up:
         try:
             suite_file.write(self._data_dir, Suite(pid=os.getpid(), services=self._services))
             self._unwritten = False
-        except OSError as error:  # the one from before leads to the same addresses
+        except OSError as error:  # the previous file has the same addresses
             if not self._unwritten:
-                self._say(f"{self._data_dir / suite_file.FILE} is not written: {error.strerror}")
+                self._report(f"{self._data_dir / suite_file.FILE} cannot be written: {error.strerror}")
             self._unwritten = True
 
-    async def _write_again(self) -> None:
+    async def _retry_write_suite(self) -> None:
         while True:
-            await asyncio.sleep(WRITE_AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_WRITE_SECONDS)
             if self._unwritten:
                 self._write_suite()
 
-    def _say(self, text: str) -> None:
-        """To people."""
+    def _report(self, text: str) -> None:
+        """Print a line for people on standard error."""
         self._err.line(f"spotinference: {text}")
 
     def _on_signal(self) -> None:
@@ -156,7 +156,7 @@ class Up:
         self._stop.set()
         self._on_stop()
         if self._signals == 1:
-            self._say("draining; once more stops at once")
+            self._report("draining; press Ctrl-C again to stop immediately")
         else:
             for child in self._children:
                 child.kill()
@@ -169,24 +169,24 @@ class Up:
             await self._bus.stop()
         self._theirs.close()
         self._ours.shutdown(socket.SHUT_WR)
-        await self._last_one_gone()
+        await self._wait_for_engines()
 
-    async def _last_one_gone(self) -> None:
-        """Every keeper has ended its engine when nobody holds the other end any more."""
+    async def _wait_for_engines(self) -> None:
+        """Wait until no process holds the lifeline: then every keeper has ended its engine."""
         self._ours.setblocking(False)
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 await asyncio.get_running_loop().sock_recv(self._ours, 1)
         except TimeoutError:
-            self._say("a machine's engine has not ended")
+            self._report("the engine of a machine has not ended")
         self._ours.close()
 
 
 def run(config: Config, config_path: Path, data_dir: Path) -> int:
-    """The command.
+    """Run all services until a signal, and return the exit status.
 
     Raises:
-        Misconfigured: a suite runs in the folder already, or nothing can be written there.
+        Misconfigured: services already run with this data directory, or it is not writable.
         StartFailed: a service cannot start.
     """
     data_dir = suite_file.open_data_dir(data_dir)
@@ -194,8 +194,10 @@ def run(config: Config, config_path: Path, data_dir: Path) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Misconfigured(f"a suite runs in {data_dir} already: stop it, or name another --data-dir") from None
+            raise Misconfigured(
+                f"services are already running with data directory {data_dir}: stop them, or choose another --data-dir"
+            ) from None
         try:
-            return asyncio.run(Up(config, config_path.resolve(), data_dir).run())
+            return asyncio.run(SuiteRunner(config, config_path.resolve(), data_dir).run())
         except OSError as error:
             raise StartFailed(f"cannot start in {data_dir}: {error}") from error

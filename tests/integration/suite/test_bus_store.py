@@ -14,13 +14,13 @@ from shared.bus.provision import provision
 from shared.bus.server_health import server_fault
 from shared.bus.topology import FLEET, KEYS, LEASES
 from shared.errors import BusUnavailable
-from spotinference.up.nats_server import Bus
+from spotinference.up.nats_server import NatsServer
 from spotinference.up.store_limits import StoreLimits
 from tests.kit.waiting import PATIENCE_SECONDS
 
 
 @asynccontextmanager
-async def started(bus: Bus) -> AsyncIterator[JetStreamBus]:
+async def started(bus: NatsServer) -> AsyncIterator[JetStreamBus]:
     await bus.start()
     try:
         async with connect(bus.url, name="test", wait=PATIENCE_SECONDS) as client:
@@ -42,7 +42,7 @@ async def fill(client: JetStreamBus) -> int:
 
 
 async def test_usage_without_room_leaves_some_to_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bus = Bus(tmp_path / "bus", tmp_path / "bus.log", os.environ)
+    bus = NatsServer(tmp_path / "bus", tmp_path / "bus.log", os.environ)
     # Then on a smaller disk; the total is never below what the server has noted for the stream.
     for limits in (StoreLimits(total=3_000_000, usage=1_000_000), StoreLimits(total=1_000_000, usage=500_000)):
         monkeypatch.setattr("spotinference.up.nats_server.measure", MagicMock(return_value=limits))

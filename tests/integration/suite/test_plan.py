@@ -42,7 +42,7 @@ name = "qwen"
 lineup = ["lab", "spare"]
 """
 TRACE = "time,model,tokens\n2026-11-23T10:00:00Z,qwen,500\n2026-11-24T10:00:00Z,qwen,500\n1795435200,zz,1\n"
-DAY = 1_577_836_800.0
+DAY_S = 1_577_836_800.0
 """2020-01-01T00:00:00Z."""
 Call = Callable[..., Result]
 
@@ -140,9 +140,9 @@ async def test_the_ledger_is_replayed_with_the_wakes_that_were_measured(
         result = await asyncio.to_thread(call, "--json")
         assert (result.exit_code, "no request is in the ledger" in result.stderr) == (1, True)
         uses = [
-            event(source_seq=1, completed_at=DAY + 3640.0, duration=40.0, wake_wait=30.0),
-            event(source_seq=2, completed_at=DAY + 7300.0, duration=100.0),
-            event(source_seq=3, completed_at=DAY + 9000.0, model="org/b"),
+            event(source_seq=1, completed_at=DAY_S + 3640.0, duration=40.0, wake_wait=30.0),
+            event(source_seq=2, completed_at=DAY_S + 7300.0, duration=100.0),
+            event(source_seq=3, completed_at=DAY_S + 9000.0, model="org/b"),
         ]
         for use in uses:
             await send(bus, use)

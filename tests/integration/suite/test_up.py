@@ -73,7 +73,7 @@ async def test_a_second_suite_in_the_same_folder_is_refused(tmp_path: Path, tiny
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
         second = await suite.command("up")
         assert second.status == 1
-        assert "a suite runs in" in second.err
+        assert "services are already running with data directory" in second.err
         assert "--data-dir" in second.err
 
 

@@ -8,17 +8,17 @@ from shared.config.load import parse
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord, MachineState
 from spotinference.bench import streamed_request
-from spotinference.bench.load import prompt_of
-from spotinference.bench.statistics import added, seconds_per_token, side, spread
-from spotinference.bench.streamed_request import Events, Shot
-from spotinference.bench.targets import model_of, ready
+from spotinference.bench.load import make_prompt
+from spotinference.bench.statistics import added_latency, seconds_per_token, summarize, summarize_side
+from spotinference.bench.streamed_request import EventStream, TimedRequest
+from spotinference.bench.targets import ready_machines, select_model
 
 TEXT = 'data: {"a":1}\r\n\r\n: waking tier=x\n\ndata:{"b":"ä"}\n\ndata: [DONE]\n\n'.encode()
 
 
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=8))
 def test_events_are_the_same_in_whatever_pieces_they_come(cuts: list[int]) -> None:
-    events, ends = Events(), [0, *sorted(cuts), len(TEXT)]
+    events, ends = EventStream(), [0, *sorted(cuts), len(TEXT)]
     found = [data for i in range(len(ends) - 1) for data in events.feed(TEXT[ends[i] : ends[i + 1]])]
     assert found == [b'{"a":1}', '{"b":"ä"}'.encode(), b"[DONE]"]
 
@@ -26,16 +26,16 @@ def test_events_are_the_same_in_whatever_pieces_they_come(cuts: list[int]) -> No
 def test_a_line_without_an_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed_request, "MAX_LINE_BYTES", 10)
     with pytest.raises(ValueError, match="more than 10 bytes"):
-        list(Events().feed(b"data: 123456"))
+        list(EventStream().feed(b"data: 123456"))
 
 
-def shot(sent: float, first: float, ended: float, tokens: int = 11) -> Shot:
-    return Shot(sent=sent, first=first, ended=ended, prompt_tokens=5, completion_tokens=tokens)
+def shot(sent: float, first: float, ended: float, tokens: int = 11) -> TimedRequest:
+    return TimedRequest(sent=sent, first=first, ended=ended, prompt_tokens=5, completion_tokens=tokens)
 
 
 def test_a_side_is_ratios_of_sums_over_its_rounds() -> None:
-    failed = Shot(sent=100.0, ended=104.0, fault="it is full")
-    found = side([[shot(0, 1, 2), shot(1, 2, 4)], [shot(100, 103, 103.5), failed]], cpu_seconds=2.0)
+    failed = TimedRequest(sent=100.0, ended=104.0, fault="it is full")
+    found = summarize_side([[shot(0, 1, 2), shot(1, 2, 4)], [shot(100, 103, 103.5), failed]], cpu_seconds=2.0)
     assert (found.requests, found.failed, found.seconds) == (4, 1, 8.0)
     assert (found.completion_tokens, found.prompt_tokens, found.rate) == (33, 15, 33 / 8)
     assert found.client_cpu == 0.25
@@ -49,7 +49,7 @@ def test_a_side_is_ratios_of_sums_over_its_rounds() -> None:
 
 
 def test_a_side_on_which_all_failed_has_no_spreads() -> None:
-    found = side([[Shot(sent=0.0, ended=1.0, fault="no")]], cpu_seconds=0.0)
+    found = summarize_side([[TimedRequest(sent=0.0, ended=1.0, fault="no")]], cpu_seconds=0.0)
     assert (found.rate, found.ttft, found.tpot, found.stream_rate) == (0.0, None, None, None)
 
 
@@ -59,24 +59,24 @@ def test_one_token_has_no_pace(tokens: int) -> None:
 
 
 def test_what_was_added_is_a_difference_of_pairs_and_may_be_negative() -> None:
-    failed = Shot(sent=0.0, ended=1.0, fault="no")
+    failed = TimedRequest(sent=0.0, ended=1.0, fault="no")
     pairs = [(shot(0, 3, 4), shot(10, 11, 12)), (shot(0, 1, 4), shot(10, 12, 13)), (failed, shot(0, 1, 2))]
-    found = added(pairs)
+    found = added_latency(pairs)
     assert found is not None
     assert (found.count, found.p50, found.mean) == (2, -1.0, 0.5)
-    assert added([(failed, failed)]) is None
+    assert added_latency([(failed, failed)]) is None
 
 
 @given(values=st.lists(st.floats(0, 1e6), min_size=1))
 def test_quantiles_are_values_that_there_were(values: list[float]) -> None:
-    found = spread(values)
+    found = summarize(values)
     assert found is not None
     assert {found.p50, found.p95, found.p99} <= set(values)
     assert found.p50 <= found.p95 <= found.p99
 
 
 def test_a_prompt_is_about_as_long_as_asked_and_begins_like_no_other() -> None:
-    prompts = [prompt_of(100) for _ in range(20)]
+    prompts = [make_prompt(100) for _ in range(20)]
     assert len({prompt.split()[0] for prompt in prompts}) == 20
     assert {len(prompt.split()) for prompt in prompts} == {93}
 
@@ -108,7 +108,7 @@ def record(machine: str, tier: str, state: MachineState = "ready", endpoint: str
 
 
 def test_the_first_machine_of_the_lineup_that_serves_is_asked() -> None:
-    model = model_of(parse(CONFIG, "c"), None)
+    model = select_model(parse(CONFIG, "c"), None)
     records = [
         record("1", "a"),
         record("3", "b"),
@@ -117,13 +117,13 @@ def test_the_first_machine_of_the_lineup_that_serves_is_asked() -> None:
         record("4", "other"),
         record("5", "b", endpoint=None),
     ]
-    assert [r.machine for r in ready(records, model)] == ["2", "3", "1"]
+    assert [r.machine for r in ready_machines(records, model)] == ["2", "3", "1"]
 
 
 def test_of_several_models_one_has_to_be_named() -> None:
     config = parse(CONFIG + '[[model]]\nname = "n"\nlineup = ["a"]\n', "c")
-    assert model_of(config, "n").name == "n"
+    assert select_model(config, "n").name == "n"
     with pytest.raises(Misconfigured, match="--model: say which one: the configuration has m, n"):
-        model_of(config, None)
+        select_model(config, None)
     with pytest.raises(Misconfigured, match="no \\[\\[model\\]\\] 'o'; the configuration has: m, n"):
-        model_of(config, "o")
+        select_model(config, "o")

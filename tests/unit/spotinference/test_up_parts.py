@@ -15,7 +15,7 @@ from shared.runtime import suite_file
 from shared.runtime.suite_file import open_data_dir, write_private
 from spotinference.up import log_files
 from spotinference.up.console import Console
-from spotinference.up.environment import environment_of
+from spotinference.up.environment import child_environment
 from spotinference.up.log_files import LogFiles
 from spotinference.up.store_limits import has_room, measure, store_limits
 from spotinference.up.suite_runner import SERVICES
@@ -82,7 +82,7 @@ def test_output_that_nobody_reads_blocks_nobody_and_is_counted() -> None:
         console.line("x" * 999)
     assert console.dropped > 0
     shown = b""
-    while b"were not shown" not in shown:  # as soon as somebody reads
+    while b"were dropped" not in shown:  # as soon as somebody reads
         shown += os.read(reader, 65536)
         console.line("y")
     os.close(reader)
@@ -110,7 +110,7 @@ def test_a_log_is_rotated_while_its_service_writes(tmp_path: Path) -> None:
             assert service.poll() is None
         with path.open("ab") as more:
             more.write(b"x" * 1000 + b"\n")
-        files.look()
+        files.poll()
         assert path.stat().st_size == 0
         service.stdin.write(b"\n")
         service.stdin.flush()
@@ -134,7 +134,7 @@ def test_a_log_is_emptied_where_the_disk_has_no_room_for_a_copy(
     files = LogFiles(tmp_path, lambda _data: None, max_bytes=1000)
     path.write_bytes(b"x" * 2000)
     monkeypatch.setattr("shutil.copyfile", full)
-    files.look()
+    files.poll()
     assert path.stat().st_size == 0
     assert [file.name for file in path.parent.iterdir()] == ["gateway.log"]
 
@@ -143,7 +143,7 @@ def test_an_engine_s_log_is_bounded_too(tmp_path: Path) -> None:
     log = tmp_path / "machines" / "m1" / "engine.log"
     log.parent.mkdir(parents=True)
     log.write_bytes(b"x" * 2000)
-    LogFiles(tmp_path, lambda _data: None, max_bytes=1000).look()
+    LogFiles(tmp_path, lambda _data: None, max_bytes=1000).poll()
     assert (log.stat().st_size, log.with_name("engine.log.1").stat().st_size) == (0, 2000)
 
 
@@ -153,7 +153,7 @@ def test_a_line_is_shown_once_it_is_whole(tmp_path: Path) -> None:
     for part in (b"one\ntw", b"o", b"\nthree\n"):
         with path.open("ab") as log:
             log.write(part)
-        files.look()
+        files.poll()
     assert shown == [b"one\n", b"two\nthree\n"]
 
 
@@ -161,14 +161,14 @@ def test_of_a_flood_of_lines_the_newest_are_shown(tmp_path: Path) -> None:
     path, shown = logs_of(tmp_path), list[bytes]()
     files = LogFiles(tmp_path, shown.append)
     path.write_bytes(b"x" * log_files.COPY_BYTES + b"\n" * 10)
-    files.look()
-    assert shown[0] == b"spotinference: 10 bytes of gateway.log are not shown\n"
+    files.poll()
+    assert shown[0] == b"spotinference: 10 bytes of gateway.log were skipped\n"
     assert len(shown[1]) == log_files.COPY_BYTES
 
 
 def test_each_child_gets_the_secrets_that_it_uses() -> None:
     outer = {"PATH": "/bin", "LC_ALL": "C.UTF-8", **SECRETS}
-    found = {child: set(environment_of(child, outer, CONFIG)) - {"PATH", "LC_ALL"} for child in ("bus", *SERVICES)}
+    found = {child: set(child_environment(child, outer, CONFIG)) - {"PATH", "LC_ALL"} for child in ("bus", *SERVICES)}
     bus_url = {"SPOTINFERENCE_BUS_URL"}
     cloud = {name for name in SECRETS if name.startswith(("AWS_", "HYPERSTACK_", "HTTPS_"))}
     assert found == {
@@ -178,7 +178,7 @@ def test_each_child_gets_the_secrets_that_it_uses() -> None:
         "billing": bus_url | {"PGPASSWORD"} | cloud,
         "waker": bus_url | cloud | {"HF_TOKEN", "NAMED_TOKEN"},
     }
-    assert all(environment_of(child, outer, CONFIG)["PATH"] == "/bin" for child in ("bus", *SERVICES))
+    assert all(child_environment(child, outer, CONFIG)["PATH"] == "/bin" for child in ("bus", *SERVICES))
 
 
 def test_the_data_directory_is_its_owner_s_alone(tmp_path: Path) -> None:

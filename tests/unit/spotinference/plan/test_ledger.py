@@ -4,7 +4,7 @@ from shared.bus.memory import MemoryBus
 from shared.bus.subjects import METER_HISTORY
 from shared.messages.codec import decode, encode
 from shared.messages.meter import History, HistoryQuery, Use
-from spotinference.plan.traffic import DAY, Request, from_ledger
+from spotinference.plan.traffic import DAY_S, Request, read_ledger
 
 
 def use(completed_at: float, *, waited: float = 0.0, seconds: float = 1.0, model: int = 0) -> Use:
@@ -30,10 +30,10 @@ async def test_every_page_is_asked_for_and_models_are_those_of_their_page() -> N
         History(models=("b",), uses=(use(1003.0),), next=None),
     )
     await bus.respond("meter", METER_HISTORY, meter.answer)
-    found = await from_ledger(bus, (1000.0, 2000.0))
+    found = await read_ledger(bus, (1000.0, 2000.0))
     assert found == {"a": [Request(1000.0, 1.0, 10)], "b": [Request(1001.0, 1.0, 10), Request(1002.0, 1.0, 10)]}
-    first = HistoryQuery(start=1000.0, end=2000.0 + DAY)
-    assert meter.asked == [first, HistoryQuery(start=1000.0, end=2000.0 + DAY, after=(1002.0, "x"))]
+    first = HistoryQuery(start=1000.0, end=2000.0 + DAY_S)
+    assert meter.asked == [first, HistoryQuery(start=1000.0, end=2000.0 + DAY_S, after=(1002.0, "x"))]
 
 
 async def test_a_request_is_of_the_time_at_which_it_came() -> None:
@@ -46,5 +46,5 @@ async def test_a_request_is_of_the_time_at_which_it_came() -> None:
     )
     meter = Meter(History(models=("a",), uses=uses, next=None))
     await bus.respond("meter", METER_HISTORY, meter.answer)
-    found = await from_ledger(bus, (1000.0, 2000.0))
+    found = await read_ledger(bus, (1000.0, 2000.0))
     assert found == {"a": [Request(1030.0, 20.0, 10), Request(1999.5, 0.5, 10)]}

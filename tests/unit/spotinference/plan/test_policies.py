@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 
 from shared.config.load import parse
-from spotinference.plan.policies import Row, TierPlan, plan_of
+from spotinference.plan.policies import PolicyResult, TierPlan, plan_tier
 from spotinference.plan.replay import Traffic
-from spotinference.plan.view import fields, show_plans
+from spotinference.plan.view import plan_json, print_plans
 
 HOUR = 3600.0
 TRAFFIC = Traffic(span=(0.0, 10 * HOUR), arrivals=(HOUR, 5 * HOUR), seconds=(100.0, 100.0), tokens=900)
@@ -23,10 +23,10 @@ PRICED = 'price_per_hour = "3.60"\nasleep_price_per_hour = "0.36"\n'
 
 def planned(more: str = PRICED, traffic: Traffic = TRAFFIC) -> TierPlan:
     config = parse(TIER + more, "test")
-    return plan_of(config, config.tier[0], traffic, 200.0, "given")
+    return plan_tier(config, config.tier[0], traffic, 200.0, "given")
 
 
-def row(plan: TierPlan, policy: str, timeout: float | None = None) -> Row:
+def row(plan: TierPlan, policy: str, timeout: float | None = None) -> PolicyResult:
     (found,) = (r for r in plan.rows if r.policy == policy and timeout in (None, r.timeout))
     return found
 
@@ -79,7 +79,7 @@ def test_the_tiers_bounds_and_schedules_hold_for_every_policy_but_the_yardsticks
 def test_a_year_of_a_dear_tier_fits_into_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     year = Traffic(span=(0.0, 365 * 24 * HOUR), arrivals=range(0, 31_536_000, 2000), seconds=[9.0] * 15_768)
     plan = planned('price_per_hour = "11.25"\n', year)
-    show_plans([plan], "ledger", year.span, {})
+    print_plans([plan], "ledger", year.span, {})
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fixed 5 min")]
     assert [line.split()[3:] for line in shown] == [
         ["25,080.98", "31,536.00", "2,229.4", "15,768", "15,768", "200", "200", "200"]
@@ -92,7 +92,7 @@ def test_without_a_price_nothing_has_a_cost() -> None:
 
 def test_the_fields_of_a_plan() -> None:
     plan = planned()
-    told = fields([plan], "ledger", (0.0, 10 * HOUR), {"zz": 3})
+    told = plan_json([plan], "ledger", (0.0, 10 * HOUR), {"zz": 3})
     (tier,) = told.pop("tiers")
     assert told == {
         "source": "ledger",

@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from services.waker.core.idle import IdleSettings
 from shared.config.fleet import IdlePolicy
 from shared.weekly_window import parse_window
-from spotinference.plan.replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
+from spotinference.plan.replay import (
+    Outcome,
+    Traffic,
+    peak_concurrency,
+    replay,
+    replay_always_on,
+    replay_clairvoyant,
+    scheduled_spans,
+)
 
-DAY = 86400.0
+DAY_S = 86400.0
 WAKE = 100.0
 HAND = Traffic(span=(0.0, 10_000.0), arrivals=(1000.0, 1050.0, 1500.0, 5000.0), seconds=(10.0, 10.0, 20.0, 30.0))
 """Served without waiting: 1000 to 1010, 1050 to 1060, 1500 to 1520, 5000 to 5030."""
@@ -27,12 +35,12 @@ def told(outcome: Outcome) -> tuple[float, int, tuple[float, ...], float]:
 
 
 def test_always_on_by_hand() -> None:
-    assert told(always_on(HAND, WAKE)) == (10_000.0, 1, (), 0.0)
+    assert told(replay_always_on(HAND, WAKE)) == (10_000.0, 1, (), 0.0)
 
 
 def test_always_on_keeps_those_waiting_who_come_during_its_first_wake() -> None:
     early = Traffic(span=(0.0, 1000.0), arrivals=(30.0, 40.0, 500.0), seconds=(1.0, 1.0, 1.0))
-    assert told(always_on(early, WAKE)) == (1000.0, 1, (60.0, 70.0), 70.0)
+    assert told(replay_always_on(early, WAKE)) == (1000.0, 1, (60.0, 70.0), 70.0)
 
 
 def test_fixed_by_hand() -> None:
@@ -62,17 +70,17 @@ def test_break_even_by_hand() -> None:
 
 def test_clairvoyant_by_hand() -> None:
     # 900 to 1060 with the gap of 40 s sat out; 1400 to 1520; 4900 to 5030.
-    assert told(clairvoyant(HAND, WAKE)) == (160.0 + 120.0 + 130.0, 3, (), 0.0)
+    assert told(replay_clairvoyant(HAND, WAKE)) == (160.0 + 120.0 + 130.0, 3, (), 0.0)
 
 
 def test_the_one_who_knows_sits_out_a_gap_as_long_as_a_wake() -> None:
-    assert clairvoyant(HAND, 440.0).wakes == 2
-    assert clairvoyant(HAND, 439.0).wakes == 3
+    assert replay_clairvoyant(HAND, 440.0).wakes == 2
+    assert replay_clairvoyant(HAND, 439.0).wakes == 3
 
 
 def test_what_is_served_after_the_end_is_not_counted() -> None:
     late = Traffic(span=(0.0, 1000.0), arrivals=(950.0,), seconds=(200.0,))
-    assert told(clairvoyant(late, WAKE)) == (150.0, 1, (), 0.0)
+    assert told(replay_clairvoyant(late, WAKE)) == (150.0, 1, (), 0.0)
     assert told(replay(late, fixed(60.0), WAKE)) == (50.0, 1, (100.0,), 100.0)
 
 
@@ -130,20 +138,20 @@ def test_waits_are_of_all_requests() -> None:
 
 
 def test_most_at_once_by_hand() -> None:
-    assert most_at_once(HAND) == 1
-    assert most_at_once(Traffic(span=(0, 9), arrivals=(1, 2, 3, 4), seconds=(9, 1, 1, 5))) == 2
-    assert most_at_once(Traffic(span=(0, 9), arrivals=(1, 1, 1), seconds=(0, 2, 2))) == 2
-    assert most_at_once(Traffic(span=(0, 9), arrivals=(1, 2), seconds=(0, 0))) == 1
-    assert most_at_once(Traffic(span=(0, 9), arrivals=(), seconds=())) == 0
+    assert peak_concurrency(HAND) == 1
+    assert peak_concurrency(Traffic(span=(0, 9), arrivals=(1, 2, 3, 4), seconds=(9, 1, 1, 5))) == 2
+    assert peak_concurrency(Traffic(span=(0, 9), arrivals=(1, 1, 1), seconds=(0, 2, 2))) == 2
+    assert peak_concurrency(Traffic(span=(0, 9), arrivals=(1, 2), seconds=(0, 0))) == 1
+    assert peak_concurrency(Traffic(span=(0, 9), arrivals=(), seconds=())) == 0
 
 
 def test_warm_spans_are_the_windows_within_the_span() -> None:
     # 1970-01-01 was a Thursday.
     plan = replace(fixed(1.0), keep_warm=(parse_window("thu 01:00-02:00"), parse_window("daily 01:30-03:00")))
-    assert warm_spans(plan, (0.0, 2 * DAY)) == [(3600.0, 10_800.0), (DAY + 5400.0, DAY + 10_800.0)]
-    assert warm_spans(plan, (4000.0, 4100.0)) == [(4000.0, 4100.0)]
-    assert warm_spans(plan, (3590.0, 4100.0)) == [(3600.0, 4100.0)]
-    assert warm_spans(fixed(1.0), (0.0, DAY)) == []
+    assert scheduled_spans(plan, (0.0, 2 * DAY_S)) == [(3600.0, 10_800.0), (DAY_S + 5400.0, DAY_S + 10_800.0)]
+    assert scheduled_spans(plan, (4000.0, 4100.0)) == [(4000.0, 4100.0)]
+    assert scheduled_spans(plan, (3590.0, 4100.0)) == [(3600.0, 4100.0)]
+    assert scheduled_spans(fixed(1.0), (0.0, DAY_S)) == []
 
 
 # what must hold for any traffic
@@ -223,7 +231,7 @@ def test_break_even_is_awake_at_most_twice_as_long_as_one_who_knows(
     traffic: Traffic, wake: float, price: float
 ) -> None:
     plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=price)
-    assert replay(traffic, plan, wake).awake <= 2 * clairvoyant(traffic, wake).awake + 1e-3
+    assert replay(traffic, plan, wake).awake <= 2 * replay_clairvoyant(traffic, wake).awake + 1e-3
 
 
 @given(traffic=traffics(), plan=plans(1000.0), wake=st.floats(0.0, 1000.0))
@@ -231,16 +239,16 @@ def test_nobody_who_stays_for_a_wake_is_awake_shorter_than_one_who_knows(
     traffic: Traffic, plan: IdleSettings, wake: float
 ) -> None:
     """A policy that sleeps sooner may be: it lets requests wait, and serves them together."""
-    best = clairvoyant(traffic, wake)
+    best = replay_clairvoyant(traffic, wake)
     if plan.policy != "histogram":
         assert best.awake <= replay(traffic, plan, wake).awake + 1e-3
-    assert best.awake <= always_on(traffic, wake).awake
+    assert best.awake <= replay_always_on(traffic, wake).awake
     assert len(best.waits) == sum(arrived < wake for arrived in traffic.arrivals)
 
 
 @given(traffic=traffics(), wake=st.floats(0.0, 1000.0))
 def test_always_on_lets_wait_only_in_its_first_wake(traffic: Traffic, wake: float) -> None:
-    outcome = always_on(traffic, wake)
+    outcome = replay_always_on(traffic, wake)
     assert outcome.awake == END
     assert len(outcome.waits) == sum(arrived < wake for arrived in traffic.arrivals)
 
@@ -248,7 +256,7 @@ def test_always_on_lets_wait_only_in_its_first_wake(traffic: Traffic, wake: floa
 @given(traffic=traffics(), wake=st.floats(0.0, 1000.0), plan=plans(0.0))
 def test_a_schedule_keeps_it_awake_in_all_of_its_spans(traffic: Traffic, wake: float, plan: IdleSettings) -> None:
     """Whoever comes in a span, a wake after its beginning or later, does not wait."""
-    spans = [(n * DAY + 10_000.0, n * DAY + 40_000.0) for n in range(4)]
+    spans = [(n * DAY_S + 10_000.0, n * DAY_S + 40_000.0) for n in range(4)]
     scheduled = replay(traffic, plan, wake, spans)
     assert scheduled.awake >= sum(end - begin for begin, end in spans) - 1e-6
     inside = sum(any(a + wake <= at <= b for a, b in spans) for at in traffic.arrivals)

@@ -6,7 +6,16 @@ import pytest
 
 from shared.config.load import parse
 from shared.errors import Misconfigured
-from spotinference.plan.traffic import DAY, Request, Requests, by_tier, days_of, from_trace, traffic, within
+from spotinference.plan.traffic import (
+    DAY_S,
+    Request,
+    Requests,
+    day_span,
+    group_by_tier,
+    read_trace,
+    requests_within,
+    traffic,
+)
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -20,7 +29,7 @@ def test_times_are_rfc_3339_or_unix_seconds(tmp_path: Path) -> None:
         tmp_path,
         "time,model,tokens\n1000.5,a,100\n1970-01-01T00:16:40Z,a,50\n\n1970-01-01T01:16:40.250+01:00,org/b,0\n",
     )
-    assert from_trace(path, 50.0) == {
+    assert read_trace(path, 50.0) == {
         "a": [Request(1000.5, 2.0, 100), Request(1000.0, 1.0, 50)],
         "org/b": [Request(1000.25, 0.0, 0)],
     }
@@ -28,7 +37,7 @@ def test_times_are_rfc_3339_or_unix_seconds(tmp_path: Path) -> None:
 
 def test_columns_may_stand_anywhere_among_others(tmp_path: Path) -> None:
     path = written(tmp_path, '\ufeffkey, tokens ,model,time\r\nk1, 7 ,"a,b", 5 \r\n')
-    assert from_trace(path, 7.0) == {"a,b": [Request(5.0, 1.0, 7)]}
+    assert read_trace(path, 7.0) == {"a,b": [Request(5.0, 1.0, 7)]}
 
 
 @pytest.mark.parametrize(
@@ -55,12 +64,12 @@ def test_columns_may_stand_anywhere_among_others(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused_by_line_and_column(tmp_path: Path, text: str | bytes, said: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(Misconfigured) as refusal:
-        from_trace(path, 50.0)
+        read_trace(path, 50.0)
     assert f"{path}: {said}" in str(refusal.value)
 
 
 def test_a_trace_of_nothing_is_no_request(tmp_path: Path) -> None:
-    assert not within(from_trace(written(tmp_path, "time,model,tokens\n"), 50.0), (0.0, 9e9))
+    assert not requests_within(read_trace(written(tmp_path, "time,model,tokens\n"), 50.0), (0.0, 9e9))
 
 
 CONFIG = """
@@ -92,20 +101,20 @@ lineup = ["spot"]
 
 def test_requests_go_to_the_first_tier_of_their_models_lineup() -> None:
     a, b, c = (Request(float(n), 1.0, n) for n in (1, 2, 3))
-    served, unknown = by_tier({"a": [a], "b": [b, b], "c": [c], "zz": [a, b]}, parse(CONFIG, "test"))
+    served, unknown = group_by_tier({"a": [a], "b": [b, b], "c": [c], "zz": [a, b]}, parse(CONFIG, "test"))
     assert served == {"spot": [a, c], "dear": [b, b]}
     assert unknown == {"zz": 2}
 
 
 def test_a_span_has_its_start_and_not_its_end() -> None:
     requests: Requests = {"a": [Request(1.0, 0.0, 1), Request(2.0, 0.0, 1)], "b": [Request(3.0, 0.0, 1)]}
-    assert within(requests, (2.0, 3.0)) == {"a": [Request(2.0, 0.0, 1)]}
+    assert requests_within(requests, (2.0, 3.0)) == {"a": [Request(2.0, 0.0, 1)]}
 
 
 def test_days_are_whole() -> None:
-    requests: Requests = {"a": [Request(DAY * 5 + 1, 0.0, 1)], "b": [Request(DAY * 3 - 1, 0.0, 1)]}
-    assert days_of(requests) == (DAY * 2, DAY * 6)
-    assert days_of({"a": [Request(DAY, 0.0, 1)]}) == (DAY, 2 * DAY)
+    requests: Requests = {"a": [Request(DAY_S * 5 + 1, 0.0, 1)], "b": [Request(DAY_S * 3 - 1, 0.0, 1)]}
+    assert day_span(requests) == (DAY_S * 2, DAY_S * 6)
+    assert day_span({"a": [Request(DAY_S, 0.0, 1)]}) == (DAY_S, 2 * DAY_S)
 
 
 def test_traffic_is_in_its_order() -> None:
