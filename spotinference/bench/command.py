@@ -42,7 +42,7 @@ PAIRS = 20
 @click.option("--key", help=f"API key.  [env: {KEY_VARIABLE}]")
 @click.option("--publish", is_flag=True, help="Publish the figures of this run for its model and tier.")
 @click.option("--list", "listed", is_flag=True, help="List earlier runs and measure nothing.")
-@click.option("--json", "json_wanted", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON object.")
 @suite_options
 def bench(
     context: Context,

@@ -66,7 +66,7 @@ def _day(context: click.Context, parameter: click.Parameter, text: str | None) -
     help=f"First UTC day.  [default: {LEDGER_DAYS} days ago, or the trace's first day]",
 )
 @click.option("--to", "last", callback=_day, help="Last UTC day, inclusive.")
-@click.option("--tier", "only", help="Show one tier only.")
+@click.option("--tier", "only_tier", help="Show one tier only.")
 @click.option(
     "--wake-seconds", type=click.FloatRange(0, 86400), help="Duration of a wake, instead of the measured one."
 )

@@ -107,7 +107,7 @@ def test_the_table_says_what_was_assumed(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (("--trace", "{trace}", "--tier", "moon"), 2, "there are lab, spare"),
+        (("--trace", "{trace}", "--tier", "moon"), 2, "the configured tiers are lab, spare"),
         (("--trace", "{trace}", "--from", "yesterday"), 2, "expected YYYY-MM-DD"),
         (("--trace", "{trace}", "--from", "2026-11-24", "--to", "2026-11-23"), 2, "before --from"),
         (("--trace", "{trace}", "--wake-seconds", "-1"), 2, "wake-seconds"),
@@ -138,7 +138,7 @@ async def test_the_ledger_is_replayed_with_the_wakes_that_were_measured(
     await bus.put(topology.WAKER, subjects.tier_memory_key("lab"), encode(memory))
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         result = await asyncio.to_thread(call, "--json")
-        assert (result.exit_code, "no request is in the ledger" in result.stderr) == (1, True)
+        assert (result.exit_code, "no requests in the ledger" in result.stderr) == (1, True)
         uses = [
             event(source_seq=1, completed_at=DAY_S + 3640.0, duration=40.0, wake_wait=30.0),
             event(source_seq=2, completed_at=DAY_S + 7300.0, duration=100.0),

@@ -123,7 +123,7 @@ def test_the_first_machine_of_the_lineup_that_serves_is_asked() -> None:
 def test_of_several_models_one_has_to_be_named() -> None:
     config = parse(CONFIG + '[[model]]\nname = "n"\nlineup = ["a"]\n', "c")
     assert select_model(config, "n").name == "n"
-    with pytest.raises(Misconfigured, match="--model: say which one: the configuration has m, n"):
+    with pytest.raises(Misconfigured, match="--model is required: the configured models are m, n"):
         select_model(config, None)
     with pytest.raises(Misconfigured, match="no \\[\\[model\\]\\] 'o'; the configuration has: m, n"):
         select_model(config, "o")
