@@ -8,13 +8,13 @@ const messages = [{ role: "user", content: prompt }];
 const parameters = { type: "object", properties: { city: { type: "string" } } };
 const tools = [{ type: "function", function: { name: "weather", description: "Now.", parameters } }];
 
-async function chat(client, asked, seen) {
-  const body = { model: asked.model, messages, stream: asked.stream };
-  if (asked.tools) body.tools = tools;
-  if (asked.usage) body.stream_options = { include_usage: true };
+async function chat(client, request, seen) {
+  const body = { model: request.model, messages, stream: request.stream };
+  if (request.tools) body.tools = tools;
+  if (request.usage) body.stream_options = { include_usage: true };
   const { data, request_id } = await client.chat.completions.create(body).withResponse();
   seen.request_id = request_id;
-  if (asked.stream) {
+  if (request.stream) {
     for await (const chunk of data) learn(chunk, seen);
     return;
   }
@@ -41,12 +41,12 @@ function usageOf({ usage }) {
   return [usage.prompt_tokens, usage.completion_tokens];
 }
 
-async function respond(client, asked, seen) {
-  const body = { model: asked.model, input: "hi", stream: asked.stream };
+async function respond(client, request, seen) {
+  const body = { model: request.model, input: "hi", stream: request.stream };
   const { data, request_id } = await client.responses.create(body).withResponse();
   seen.request_id = request_id;
   let response = data;
-  if (asked.stream) {
+  if (request.stream) {
     for await (const event of data) {
       if (event.type === "response.output_text.delta") seen.text += event.delta;
       if (event.type === "response.completed") response = event.response;
@@ -58,8 +58,8 @@ async function respond(client, asked, seen) {
   seen.usage = [response.usage.input_tokens, response.usage.output_tokens];
 }
 
-async function embed(client, asked, seen) {
-  const answer = await client.embeddings.create({ model: asked.model, input: ["a", "b"] });
+async function embed(client, request, seen) {
+  const answer = await client.embeddings.create({ model: request.model, input: ["a", "b"] });
   seen.vectors = answer.data.map((row) => row.embedding);
 }
 
@@ -71,7 +71,7 @@ await drive(
   Object.fromEntries(
     Object.entries({ chat, respond, embed, version }).map(([name, way]) => [
       name,
-      (place, asked, seen) => way(new OpenAI(place), asked, seen),
+      (place, request, seen) => way(new OpenAI(place), request, seen),
     ]),
   ),
 );

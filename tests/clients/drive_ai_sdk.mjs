@@ -6,8 +6,8 @@ const { generateText, stepCountIs, streamText, tool } = require("ai");
 const { createOpenAICompatible } = require("@ai-sdk/openai-compatible");
 const { z } = require("zod");
 
-async function chat({ baseURL, apiKey }, asked, seen) {
-  const model = createOpenAICompatible({ name: "spotinference", baseURL, apiKey })(asked.model);
+async function chat({ baseURL, apiKey }, request, seen) {
+  const model = createOpenAICompatible({ name: "spotinference", baseURL, apiKey })(request.model);
   const weather = tool({
     description: "Now.",
     inputSchema: z.object({ city: z.string() }),
@@ -16,8 +16,8 @@ async function chat({ baseURL, apiKey }, asked, seen) {
       return "sunny";
     },
   });
-  const settings = { model, prompt, stopWhen: stepCountIs(2), ...(asked.tools ? { tools: { weather } } : {}) };
-  if (asked.stream) {
+  const settings = { model, prompt, stopWhen: stepCountIs(2), ...(request.tools ? { tools: { weather } } : {}) };
+  if (request.stream) {
     let failure = null;
     const result = streamText({ ...settings, onError: ({ error }) => (failure ??= error) });
     for await (const piece of result.textStream) seen.text += piece;

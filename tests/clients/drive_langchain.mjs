@@ -12,10 +12,10 @@ const weather = tool(async () => "sunny", {
   schema: z.object({ city: z.string() }),
 });
 
-async function chat({ baseURL, apiKey }, asked, seen) {
-  const bare = new ChatOpenAI({ model: asked.model, apiKey, configuration: { baseURL } });
-  const model = asked.tools ? bare.bindTools([weather]) : bare;
-  if (asked.stream) {
+async function chat({ baseURL, apiKey }, request, seen) {
+  const bare = new ChatOpenAI({ model: request.model, apiKey, configuration: { baseURL } });
+  const model = request.tools ? bare.bindTools([weather]) : bare;
+  if (request.stream) {
     for await (const chunk of await model.stream(prompt)) seen.text += chunk.text;
     return;
   }

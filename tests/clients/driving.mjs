@@ -8,7 +8,7 @@ export const require = createRequire(`${process.env.CLIENT_PACKAGES}/`);
 export const prompt = "What is the weather?";
 
 // What a caller can learn of an error. Frameworks wrap the error of the package below: what it knows counts too.
-function told(error) {
+function describe(error) {
   const kinds = [];
   for (let kind = error; kind; kind = Object.getPrototypeOf(kind)) {
     if (Object.hasOwn(kind, "constructor")) kinds.push(kind.constructor.name);
@@ -29,12 +29,12 @@ function told(error) {
 export async function drive(ways) {
   const [baseURL, key] = process.argv.slice(2);
   for await (const line of createInterface({ input: process.stdin })) {
-    const asked = JSON.parse(line);
+    const request = JSON.parse(line);
     const seen = { text: "", finish: null, usage: null, calls: [], request_id: null, error: null };
     try {
-      await ways[asked.do]({ baseURL, apiKey: asked.key ?? key }, asked, seen);
+      await ways[request.do]({ baseURL, apiKey: request.key ?? key }, request, seen);
     } catch (error) {
-      seen.error = told(error);
+      seen.error = describe(error);
     }
     console.log(JSON.stringify(seen));
   }

@@ -80,7 +80,7 @@ async def test_it_gets_the_engine_s_refusal(gateway_setup: GatewaySetup, *, stre
 
 @either
 @pytest.mark.parametrize(
-    ("sent_request", "kind", "status", "code"),
+    ("fields", "kind", "status", "code"),
     [
         ({"model": AWAKE, "key": "sk-unknown"}, "AuthenticationError", 401, "invalid_api_key"),
         ({"model": "org/unknown"}, "NotFoundError", 404, "model_not_found"),
