@@ -38,7 +38,7 @@ class Kind:
     """The server is gone, and the bus has noticed."""
 
 
-async def _lost(bus: Bus) -> None:
+async def _wait_until_lost(bus: Bus) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while bus.connected:  # noqa: ASYNC110 - the port tells it, and calls nobody
             await asyncio.sleep(0.005)
@@ -67,7 +67,7 @@ async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
 
         async def kill() -> None:
             server.kill9()
-            await _lost(bus)
+            await _wait_until_lost(bus)
 
         yield Kind(bus, passes_by_itself, kill)
 
@@ -93,7 +93,7 @@ async def test_many_are_stored_in_order_and_each_id_once(any_bus: Bus) -> None:
     assert [(m.subject, m.data) for m in await any_bus.read(USAGE)] == [(to, data) for to, data, _ in many]
 
 
-async def test_a_subject_that_no_stream_owns_is_refused(any_bus: Bus) -> None:
+async def test_publish_fails_for_a_subject_that_no_stream_owns(any_bus: Bus) -> None:
     with pytest.raises(BusUnavailable):
         await any_bus.publish("nowhere.1", b"lost")
     with pytest.raises(BusUnavailable):
@@ -121,12 +121,12 @@ async def test_a_stream_is_read_page_by_page_beside_its_consumers(any_bus: Bus) 
         await any_bus.publish(f"usage.{n}", f"late{n}".encode())
 
     async def everything(since: float | None, most: int) -> list[str]:
-        found, page = [], await any_bus.page(USAGE, after=0, since=since, most=most)
+        everything_read, page = [], await any_bus.page(USAGE, after=0, since=since, most=most)
         while True:
             assert len(page.messages) <= most
-            found += [m.data.decode() for m in page.messages]
+            everything_read += [m.data.decode() for m in page.messages]
             if page.last >= page.end:
-                return found
+                return everything_read
             page = await any_bus.page(USAGE, after=page.last, since=since, most=most)
 
     late = [f"late{n}" for n in range(4)]
@@ -149,7 +149,7 @@ async def test_last_is_the_newest_of_exactly_this_subject(any_bus: Bus) -> None:
     assert len(await any_bus.read(WAKE)) == 2  # the stream keeps one of each
 
 
-async def test_a_consumer_gets_again_what_it_did_not_acknowledge_and_nothing_else(kind: Kind) -> None:
+async def test_a_consumer_gets_only_unacknowledged_messages_again(kind: Kind) -> None:
     for number in range(5):
         await kind.bus.publish("usage.1", str(number).encode())
     first = await kind.bus.fetch(LEDGER, batch=3, wait=PATIENCE_SECONDS)
@@ -177,7 +177,7 @@ async def test_a_fetch_ends_with_the_first_message_and_not_with_the_wait(any_bus
         assert [d.data for d in await fetched] == [b"x"]
 
 
-async def test_create_is_for_keys_that_are_not_there(any_bus: Bus) -> None:
+async def test_create_conflicts_when_the_key_exists(any_bus: Bus) -> None:
     assert await any_bus.get(FLEET, "m") is None
     first = await any_bus.create(FLEET, "m", b"1")
     with pytest.raises(Conflict):
@@ -206,45 +206,45 @@ async def test_entries_are_the_whole_bucket_and_no_other(any_bus: Bus) -> None:
     revisions = [await any_bus.put(FLEET, key, key.encode()) for key in ("a", "b", "c")]
     await any_bus.put(KEYS, "d", b"d")
     await any_bus.delete(FLEET, "b")
-    found = await any_bus.entries(FLEET)
-    assert {key: (e.value, e.revision) for key, e in found.items()} == {
+    everything_read = await any_bus.entries(FLEET)
+    assert {key: (e.value, e.revision) for key, e in everything_read.items()} == {
         "a": (b"a", revisions[0]),
         "c": (b"c", revisions[2]),
     }
 
 
-async def test_a_watch_tells_the_bucket_then_each_change(any_bus: Bus) -> None:
-    told = CallRecorder()
+async def test_a_watch_delivers_the_bucket_then_each_change(any_bus: Bus) -> None:
+    recorder = CallRecorder()
     first = await any_bus.put(FLEET, "a", b"1")
-    handle = await any_bus.watch(FLEET, told)
-    await told.until(lambda: Synced() in told.events)
-    assert told.events == [Restarted(), Changed("a", b"1", first), Synced()]
+    handle = await any_bus.watch(FLEET, recorder)
+    await recorder.until(lambda: Synced() in recorder.events)
+    assert recorder.events == [Restarted(), Changed("a", b"1", first), Synced()]
     second = await any_bus.put(FLEET, "a", b"2")
-    await told.length(4)  # a bucket without history tells what is, not all that was
+    await recorder.length(4)  # a bucket without history delivers the newest values only
     await any_bus.delete(FLEET, "a")
-    await told.length(5)
-    gone = told.events[4]
-    assert told.events[3] == Changed("a", b"2", second)
+    await recorder.length(5)
+    gone = recorder.events[4]
+    assert recorder.events[3] == Changed("a", b"2", second)
     assert isinstance(gone, Changed)
     assert (gone.key, gone.value) == ("a", None)
     await handle.stop()
     await any_bus.put(FLEET, "a", b"3")
     await any_bus.entries(FLEET)
-    assert len(told.events) == 5
+    assert len(recorder.events) == 5
 
 
 async def test_a_view_follows_the_bucket(any_bus: Bus) -> None:
-    told = CallRecorder()
-    view = View(KEYS, KeyRecord, told)
+    recorder = CallRecorder()
+    view = View(KEYS, KeyRecord, recorder)
     await any_bus.put(KEYS, "a", encode(_key("a")))
     await view.start(any_bus)
     assert dict(view) == {"a": _key("a")}
     revision = await any_bus.put(KEYS, "b", encode(_key("b")))
-    await told.until(lambda: "b" in view)
+    await recorder.until(lambda: "b" in view)
     assert view.revision("b") == revision
     await any_bus.delete(KEYS, "a")
-    await told.until(lambda: "a" not in view)
-    assert told.events == ["a", "b", "a"]
+    await recorder.until(lambda: "a" not in view)
+    assert recorder.events == ["a", "b", "a"]
     await view.stop()
 
 
@@ -268,23 +268,23 @@ async def test_an_object_goes_from_file_to_file(any_bus: Bus, tmp_path: Path) ->
     assert (tmp_path / "to").read_bytes() == data
 
 
-async def test_subscribers_get_what_is_said_while_they_listen(any_bus: Bus) -> None:
-    told = CallRecorder()
-    handle = await any_bus.subscribe("activity.*", told.receive)
+async def test_subscribers_receive_what_is_published_while_subscribed(any_bus: Bus) -> None:
+    recorder = CallRecorder()
+    handle = await any_bus.subscribe("activity.*", recorder.receive)
     await any_bus.publish_volatile("activity.g1", b"1")
     await any_bus.publish_volatile("other.g1", b"2")
     await any_bus.publish_volatile("activity.g2", b"3")
-    await told.length(2)
-    assert told.events == [Received("activity.g1", b"1"), Received("activity.g2", b"3")]
+    await recorder.length(2)
+    assert recorder.events == [Received("activity.g1", b"1"), Received("activity.g2", b"3")]
     await handle.stop()
 
 
-async def test_a_subscriber_hears_what_is_stored_too(any_bus: Bus) -> None:
-    told = CallRecorder()
-    await any_bus.subscribe("wake.request.>", told.receive)
+async def test_subscribers_receive_stored_messages_too(any_bus: Bus) -> None:
+    recorder = CallRecorder()
+    await any_bus.subscribe("wake.request.>", recorder.receive)
     await any_bus.publish("wake.request.m", b"1")
-    await told.length(1)
-    assert told.events == [Received("wake.request.m", b"1")]
+    await recorder.length(1)
+    assert recorder.events == [Received("wake.request.m", b"1")]
 
 
 async def test_requests_are_answered(any_bus: Bus) -> None:
@@ -325,7 +325,7 @@ async def test_one_lease_one_holder_and_a_higher_token_for_the_next(any_bus: Bus
     assert (await first.verify(), await second.verify()) == (False, True)
 
 
-async def test_a_leader_finds_out_that_it_was_followed(any_bus: Bus) -> None:
+async def test_a_leader_notices_that_it_was_replaced(any_bus: Bus) -> None:
     first = Lease(any_bus, "waker", "w1", time.monotonic)
     second = Lease(any_bus, "waker", "w2", time.monotonic)
     assert await first.renew()
@@ -363,7 +363,7 @@ async def test_every_call_fails_at_once_while_the_server_is_gone(kind: Kind) -> 
     assert time.monotonic() - began < CALL_SECONDS, "none of them has waited for its timeout"
 
 
-async def test_many_are_not_taken_for_stored_when_their_connection_was_lost(
+async def test_publish_all_fails_when_its_connection_was_lost(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connect(nats_server.url, name="test", wait=PATIENCE_SECONDS) as bus:

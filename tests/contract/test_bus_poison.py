@@ -74,11 +74,11 @@ async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
         yield Kind(bus, lambda key: put_raw(key.encode()), rewatch, len(ODD_KEYS) + len(RAW_KEYS), all_raw)
 
 
-async def _knows(view: View[KeyRecord], names: set[str]) -> None:
-    async def look() -> set[str]:
+async def _wait_for_names(view: View[KeyRecord], names: set[str]) -> None:
+    async def names_of_view() -> set[str]:
         return set(view)
 
-    await until(look, lambda seen: seen == names)
+    await until(names_of_view, lambda seen: seen == names)
 
 
 async def test_a_view_starts_and_follows_past_entries_with_keys_that_are_no_names(kind: Kind) -> None:
@@ -93,7 +93,7 @@ async def test_a_view_starts_and_follows_past_entries_with_keys_that_are_no_name
     await kind.put("=yy")
     await kind.bus.put(KEYS, "later", _record("later"))
     await kind.bus.delete(KEYS, "before")
-    await _knows(view, {"after", "later"})
+    await _wait_for_names(view, {"after", "later"})
     assert kind.bus.rejections.counts == {"keys": kind.odd + 1}
     assert not kind.bus.watch_ended.done()
 
@@ -102,20 +102,20 @@ async def test_an_unreadable_entry_is_counted_once_and_removes_what_was_there(ki
     view = View(KEYS, KeyRecord)
     await view.start(kind.bus)
     await kind.bus.put(KEYS, "k", _record("k"))
-    await _knows(view, {"k"})
+    await _wait_for_names(view, {"k"})
     await kind.bus.put(KEYS, "k", b"[" * 6000)
     await kind.put("=")
-    await _knows(view, set())
+    await _wait_for_names(view, set())
     await kind.restart()
     await kind.bus.put(KEYS, "good", _record("good"))
-    await _knows(view, {"good"})
+    await _wait_for_names(view, {"good"})
 
     async def rejected() -> int:
         return kind.bus.rejections.counts["keys"]
 
     await until(rejected, lambda number: number == 2)
     await kind.bus.put(KEYS, "k", _record("k"))
-    await _knows(view, {"k", "good"})
+    await _wait_for_names(view, {"k", "good"})
     assert kind.bus.rejections.counts == {"keys": 2}
 
 
@@ -130,26 +130,26 @@ async def test_the_whole_bucket_is_read_with_entries_that_are_odd(kind: Kind) ->
                 subjects.name(key)
 
 
-async def test_a_message_that_its_handler_cannot_take_ends_nothing(kind: Kind) -> None:
-    heard: list[bytes] = []
+async def test_a_subscription_goes_on_when_its_handler_raises(kind: Kind) -> None:
+    received_data: list[bytes] = []
 
     async def on_message(received: Received) -> None:
         if received.data == b"poison":
             raise KeyError("nobody expected it")
-        heard.append(received.data)
+        received_data.append(received.data)
 
     await kind.bus.subscribe("activity.*", on_message)
     for data in (b"one", b"poison", b"poison", b"two"):
         await kind.bus.publish_volatile("activity.g", data)
 
-    async def told() -> list[bytes]:
-        return heard
+    async def data_received() -> list[bytes]:
+        return received_data
 
-    await until(told, lambda all_of_them: all_of_them == [b"one", b"two"])
+    await until(data_received, lambda all_of_them: all_of_them == [b"one", b"two"])
     assert kind.bus.rejections.counts == {"activity.*": 2}
 
 
-async def test_a_watch_whose_listener_raises_says_that_it_has_ended(kind: Kind) -> None:
+async def test_a_watch_ends_with_the_error_of_its_listener(kind: Kind) -> None:
     def on_event(event: WatchEvent) -> None:
         raise ZeroDivisionError(str(event))
 
@@ -185,7 +185,7 @@ async def test_a_watch_that_the_server_has_forgotten_begins_again(
     for consumer in await bus.js.consumers_info("KV_keys"):
         await bus.js.delete_consumer("KV_keys", consumer.name)
     await bus.put(KEYS, "k", _record("k"))
-    await _knows(view, {"k"})
+    await _wait_for_names(view, {"k"})
 
 
 async def test_what_is_written_to_a_watch_past_its_bucket_is_dropped(bus: JetStreamBus, nats_url: str) -> None:
@@ -199,12 +199,12 @@ async def test_what_is_written_to_a_watch_past_its_bucket_is_dropped(bus: JetStr
         await other.client.publish(inbox, b"{}", reply="nobody")
         await other.client.flush()
     await bus.put(KEYS, "k", _record("k"))
-    await _knows(view, {"k"})
+    await _wait_for_names(view, {"k"})
     assert bus.rejections.counts == {"keys": 1, "client": 1}
     assert (bus.client.stats["reconnects"], bus.watch_ended.done()) == (reconnects, False)
 
 
-async def test_a_request_whose_handler_raises_is_answered_with_a_refusal(kind: Kind) -> None:
+async def test_a_request_is_answered_with_an_error_reply_when_its_handler_raises(kind: Kind) -> None:
     async def answer(data: bytes) -> bytes:
         if data == b"poison":
             raise KeyError("nobody expected it")

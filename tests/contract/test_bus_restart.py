@@ -33,18 +33,18 @@ async def other(nats_server: NatsServer) -> AsyncIterator[JetStreamBus]:
         yield connected
 
 
-async def _killed(server: NatsServer, *buses: JetStreamBus) -> None:
+async def _kill(server: NatsServer, *buses: JetStreamBus) -> None:
     """Everybody has noticed: what is asked of a dying connection waits for its whole timeout."""
     server.kill9()
-    await _until(lambda: not any(bus.connected for bus in buses))
+    await _wait_until(lambda: not any(bus.connected for bus in buses))
 
 
-async def _started(server: NatsServer, *buses: JetStreamBus) -> None:
+async def _start(server: NatsServer, *buses: JetStreamBus) -> None:
     server.start()
-    await _until(lambda: all(bus.connected for bus in buses))
+    await _wait_until(lambda: all(bus.connected for bus in buses))
 
 
-async def _until(done: Callable[[], bool]) -> None:
+async def _wait_until(done: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not done():  # noqa: ASYNC110 - the port tells whether it is connected, and calls nobody
             await asyncio.sleep(0.005)
@@ -53,21 +53,21 @@ async def _until(done: Callable[[], bool]) -> None:
 async def test_a_watch_is_current_soon_after_the_server(
     bus: JetStreamBus, other: JetStreamBus, nats_server: NatsServer
 ) -> None:
-    told = CallRecorder()
+    recorder = CallRecorder()
     first = await bus.put(FLEET, "m", b"1")
-    await bus.watch(FLEET, told)
-    await told.until(lambda: Synced() in told.events)
-    await _killed(nats_server, bus, other)
+    await bus.watch(FLEET, recorder)
+    await recorder.until(lambda: Synced() in recorder.events)
+    await _kill(nats_server, bus, other)
     restarted_at = time.monotonic()
-    await _started(nats_server, other)
+    await _start(nats_server, other)
     second = await other.put(FLEET, "m", b"2")
-    await told.until(lambda: Changed("m", b"2", second) in told.events)
+    await recorder.until(lambda: Changed("m", b"2", second) in recorder.events)
     assert time.monotonic() - restarted_at < CURRENT_SECONDS
-    assert told.events[:3] == [Restarted(), Changed("m", b"1", first), Synced()]
-    assert told.events[3] == Restarted()
+    assert recorder.events[:3] == [Restarted(), Changed("m", b"1", first), Synced()]
+    assert recorder.events[3] == Restarted()
     third = await other.put(FLEET, "m", b"3")
-    await told.until(lambda: Changed("m", b"3", third) in told.events)
-    assert told.events.count(Changed("m", b"3", third)) == 1  # one watch, not two
+    await recorder.until(lambda: Changed("m", b"3", third) in recorder.events)
+    assert recorder.events.count(Changed("m", b"3", third)) == 1  # one watch, not two
 
 
 async def test_nothing_acknowledged_is_lost_and_the_consumer_goes_on(
@@ -80,8 +80,8 @@ async def test_nothing_acknowledged_is_lost_and_the_consumer_goes_on(
         await delivery.ack()
         acked.add(int(delivery.data))
     await bus.get(FLEET, "m")  # flushes the acknowledgements
-    await _killed(nats_server, bus)
-    await _started(nats_server, bus)
+    await _kill(nats_server, bus)
+    await _start(nats_server, bus)
     await bus.publish("usage.1", b"0", message_id="0")  # a replay after the restart is known too
     assert [int(m.data) for m in await bus.read(USAGE)] == list(range(100))
     # The server may have died before it kept an acknowledgement: again is allowed, lost is not.
@@ -94,26 +94,26 @@ async def test_nothing_acknowledged_is_lost_and_the_consumer_goes_on(
     assert again == sorted(set(again))
 
 
-async def test_subscribers_and_responders_are_there_again(bus: JetStreamBus, nats_server: NatsServer) -> None:
+async def test_subscribers_and_responders_survive_a_restart(bus: JetStreamBus, nats_server: NatsServer) -> None:
     async def upper(data: bytes) -> bytes:
         return data.upper()
 
-    told = CallRecorder()
-    await bus.subscribe("activity.*", told.receive)
+    recorder = CallRecorder()
+    await bus.subscribe("activity.*", recorder.receive)
     await bus.respond("meter", "meter.tokens", upper)
-    await _killed(nats_server, bus)
-    await _started(nats_server, bus)
+    await _kill(nats_server, bus)
+    await _start(nats_server, bus)
     await bus.publish_volatile("activity.g", b"1")
-    await told.length(1)
-    assert told.events == [Received("activity.g", b"1")]
+    await recorder.length(1)
+    assert recorder.events == [Received("activity.g", b"1")]
     assert await bus.request("meter.tokens", b"hi", timeout=PATIENCE_SECONDS) == b"HI"
 
 
-async def test_a_bucket_whose_values_are_under_way_is_not_taken_for_empty(
+async def test_a_watch_waits_for_values_that_are_still_on_their_way(
     bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server counts what it has sent, and on a busy machine its count comes first."""
-    told, arrive = CallRecorder(), bus.client._process_msg
+    recorder, arrive = CallRecorder(), bus.client._process_msg
     loop = asyncio.get_running_loop()
 
     async def late(sid: int, subject: bytes, *rest: bytes) -> None:
@@ -125,9 +125,9 @@ async def test_a_bucket_whose_values_are_under_way_is_not_taken_for_empty(
     revision = await bus.put(FLEET, "m", b"1")
     monkeypatch.setattr(bus.client, "_process_msg", late)
     assert await bus.entries(FLEET) == {"m": Entry(b"1", revision)}
-    await bus.watch(FLEET, told)
-    await told.until(lambda: Synced() in told.events)
-    assert told.events == [Restarted(), Changed("m", b"1", revision), Synced()]
+    await bus.watch(FLEET, recorder)
+    await recorder.until(lambda: Synced() in recorder.events)
+    assert recorder.events == [Restarted(), Changed("m", b"1", revision), Synced()]
 
 
 async def test_reading_again_and_again_leaves_nothing_on_the_server(bus: JetStreamBus) -> None:
@@ -141,19 +141,19 @@ async def test_reading_again_and_again_leaves_nothing_on_the_server(bus: JetStre
     await until(consumers, lambda left: left == 0)
 
 
-async def test_a_view_drops_what_the_bus_lost(bus: JetStreamBus, nats_server: NatsServer) -> None:
-    told = CallRecorder()
-    view = View(KEYS, KeyRecord, told)
+async def test_a_view_drops_the_entries_that_the_bus_lost(bus: JetStreamBus, nats_server: NatsServer) -> None:
+    recorder = CallRecorder()
+    view = View(KEYS, KeyRecord, recorder)
     for name in ("a", "b"):
         await bus.put(KEYS, name, encode(_key(name)))
     await view.start(bus)
     assert set(view) == {"a", "b"}
-    await _killed(nats_server, bus)
+    await _kill(nats_server, bus)
     nats_server.lose_store()
-    await _started(nats_server, bus)
+    await _start(nats_server, bus)
     await provision(bus)
     await bus.put(KEYS, "b", encode(_key("b")))
-    await told.until(lambda: set(view) == {"b"})
+    await recorder.until(lambda: set(view) == {"b"})
     assert view.revision("b") == 1
 
 
@@ -202,7 +202,7 @@ async def test_a_bucket_that_differs_is_adapted(bus: JetStreamBus, monkeypatch: 
     assert await bus.get(FLEET, "m") is not None
 
 
-async def test_no_bus_is_told_in_time_and_without_the_password(nats_server: NatsServer) -> None:
+async def test_a_missing_bus_is_reported_in_time_and_without_the_password(nats_server: NatsServer) -> None:
     nats_server.kill9()
     with pytest.raises(BusUnavailable) as refused:
         async with connect(nats_server.url.replace("//", "//user:hunter2@"), name="test", wait=0.3):

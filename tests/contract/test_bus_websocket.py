@@ -32,8 +32,8 @@ def test_a_command_reaches_a_bus_over_websockets(tmp_path: Path) -> None:
         server = subprocess.Popen([binary, "-c", config], stdout=log, stderr=log)
     try:
         words = [sys.executable, "-c", COMMAND, f"ws://127.0.0.1:{port}", str(PATIENCE_SECONDS)]
-        told = subprocess.run(words, capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS, check=False)
+        result = subprocess.run(words, capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS, check=False)
     finally:
         server.kill()
         server.wait()
-    assert told.stdout == "True\n", told.stderr
+    assert result.stdout == "True\n", result.stderr

@@ -1,4 +1,4 @@
-"""What the books lean on in the small engine: its counters are the sums of `usage`, and it dies as told."""
+"""What the books rely on in the small engine: its counters are the sums of `usage`, and it ends on SIGTERM."""
 
 import json
 import socket
@@ -54,15 +54,15 @@ async def test_counters_are_the_sums_of_usage_with_and_without_the_prompt_cache(
     )
 
 
-async def test_it_says_which_process_it_is(engine: Engine, tiny_model: Path, tmp_path: Path) -> None:
+async def test_metrics_name_the_engine_process(engine: Engine, tiny_model: Path, tmp_path: Path) -> None:
     scraper, other = MetricsScraper(PATIENCE_SECONDS), Engine(tiny_model, tmp_path / "other.log")
     try:
-        looks = [(await scraper.read(found.base_url)).process for found in (engine, engine, other)]
+        processes = [(await scraper.read(each.base_url)).process for each in (engine, engine, other)]
     finally:
         other.stop()
         await scraper.close()
-    assert looks[0] == looks[1] is not None
-    assert looks[2] not in (None, looks[0])
+    assert processes[0] == processes[1] is not None
+    assert processes[2] not in (None, processes[0])
 
 
 async def test_a_stream_that_was_left_is_counted_as_far_as_it_was_generated(slow_engine: Engine) -> None:
@@ -74,7 +74,7 @@ async def test_a_stream_that_was_left_is_counted_as_far_as_it_was_generated(slow
     assert 3 <= slow_engine.counters().completion_tokens < 1500
 
 
-def test_a_port_in_use_is_told_before_the_model_is_loaded(tiny_model: Path) -> None:
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(tiny_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = _run("--port", str(port), "--model", str(tiny_model))
@@ -83,12 +83,12 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(tiny_model: Path) -> N
     assert "in use" in ended.stderr
 
 
-def test_a_missing_model_is_told() -> None:
+def test_a_missing_model_is_reported() -> None:
     ended = _run("--port", "1", "--model", "/nowhere.gguf")
     assert (ended.returncode, ended.stderr) == (1, "spotinference engine: --model: no such file: /nowhere.gguf\n")
 
 
-def test_a_model_that_is_none_is_told() -> None:
+def test_a_file_that_is_no_model_is_reported() -> None:
     ended = _run("--port", str(free_port()), "--model", __file__)
     assert ended.returncode == 1
     assert "is it a GGUF model" in ended.stderr
@@ -126,7 +126,7 @@ def test_parse(text: str, expected: EngineCounters) -> None:
     assert parse(text) == expected
 
 
-def test_parse_refuses_what_is_no_engines() -> None:
+def test_parse_rejects_other_metrics() -> None:
     with pytest.raises(ValueError, match="neither llama"):
         parse("python_gc_objects_collected_total 3\n")
 

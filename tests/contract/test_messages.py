@@ -22,7 +22,7 @@ for _module in pkgutil.iter_modules(shared.messages.__path__):
 
 
 def _descendants(kind: type[Any]) -> list[type[Any]]:
-    return [found for child in kind.__subclasses__() for found in (child, *_descendants(child))]
+    return [descendant for child in kind.__subclasses__() for descendant in (child, *_descendants(child))]
 
 
 def _tag(kind: type[Message]) -> str:
@@ -36,12 +36,12 @@ KINDS: list[type[Message]] = [kind for kind in STRUCTS if issubclass(kind, Messa
 MESSAGES = {_tag(kind): kind for kind in KINDS}
 
 
-def _kept(recorded: Any, again: Any) -> bool:
+def _is_kept(recorded: Any, again: Any) -> bool:
     """Whether everything recorded is there again; a message may have grown meanwhile."""
     if isinstance(recorded, dict):
-        return isinstance(again, dict) and all(key in again and _kept(recorded[key], again[key]) for key in recorded)
+        return isinstance(again, dict) and all(key in again and _is_kept(recorded[key], again[key]) for key in recorded)
     if isinstance(recorded, list):
-        return isinstance(again, list) and len(recorded) == len(again) and all(map(_kept, recorded, again))
+        return isinstance(again, list) and len(recorded) == len(again) and all(map(_is_kept, recorded, again))
     return bool(recorded == again)
 
 
@@ -51,15 +51,15 @@ def test_every_message_has_an_example_and_a_tag_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_still_says_what_it_said(path: Path) -> None:
+def test_a_recorded_example_still_decodes_to_the_same_content(path: Path) -> None:
     recorded = json.loads(path.read_text())
     assert path.name.startswith(recorded["type"])
     message = decode(path.read_bytes(), MESSAGES[recorded["type"]])
-    assert _kept(recorded, json.loads(encode(message)))
+    assert _is_kept(recorded, json.loads(encode(message)))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_a_field_more_is_skipped_and_another_tag_refused(path: Path) -> None:
+def test_an_unknown_field_is_skipped_and_another_tag_rejected(path: Path) -> None:
     recorded = json.loads(path.read_text())
     kind = MESSAGES[recorded["type"]]
     grown = json.dumps({**recorded, "of_a_later_version": [1]}).encode()
@@ -94,5 +94,5 @@ def test_a_message_is_tagged_with_its_name_and_version(kind: type[Message]) -> N
         ({"a": {"b": 1}}, {"a": None}, False),
     ],
 )
-def test_kept(recorded: Any, again: Any, kept: bool) -> None:
-    assert _kept(recorded, again) is kept
+def test_recorded_content_is_compared_field_by_field(recorded: Any, again: Any, kept: bool) -> None:
+    assert _is_kept(recorded, again) is kept

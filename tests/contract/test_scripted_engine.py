@@ -54,7 +54,7 @@ async def test_a_stream_has_usage_in_every_chunk_then_alone_then_done(scripted_e
     assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}
 
 
-async def test_usage_is_told_only_when_asked(scripted_engine: ScriptedEngine) -> None:
+async def test_usage_is_sent_only_when_requested(scripted_engine: ScriptedEngine) -> None:
     _, text = await _ask(scripted_engine, STREAM)
     assert [chunk for chunk in _chunks(text) if "usage" in chunk] == []
     _, text = await _ask(scripted_engine, {**STREAM, "stream_options": {"include_usage": True}})
@@ -74,7 +74,7 @@ async def test_its_counts_are_the_sums_of_usage(scripted_engine: ScriptedEngine,
     assert (counters.prompt_tokens, counters.completion_tokens, counters.running) == (14, 8, 0)
 
 
-async def test_it_resets_cuts_and_refuses(scripted_engine: ScriptedEngine) -> None:
+async def test_it_resets_cuts_and_rejects(scripted_engine: ScriptedEngine) -> None:
     scripted_engine.scripts.extend(
         [Script(reset_after=0), Script(reset_after=3), Script(cut_after=3), Script(status=503, message="full")]
     )
@@ -91,12 +91,12 @@ async def test_it_resets_cuts_and_refuses(scripted_engine: ScriptedEngine) -> No
     assert [seen.completion_tokens for seen in scripted_engine.requests] == [0, 2, 2, 0]
 
 
-async def test_it_refuses_as_vllm_does(scripted_engine: ScriptedEngine) -> None:
+async def test_it_rejects_as_vllm_does(scripted_engine: ScriptedEngine) -> None:
     assert (await _ask(scripted_engine, {**CHAT, "model": "other"}))[0] == 404
     assert (await _ask(scripted_engine, {**CHAT, "stream_options": {"include_usage": True}}))[0] == 400
 
 
-async def test_it_sees_a_client_leave(scripted_engine: ScriptedEngine) -> None:
+async def test_it_notices_when_a_client_leaves(scripted_engine: ScriptedEngine) -> None:
     scripted_engine.scripts.extend([Script(hold_after=2), Script(hold_after=0)])
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{scripted_engine.base_url}/v1/chat/completions", json=STREAM) as answer:
@@ -113,11 +113,11 @@ async def test_it_sees_a_client_leave(scripted_engine: ScriptedEngine) -> None:
 
 async def test_a_held_answer_goes_on_when_released(scripted_engine: ScriptedEngine) -> None:
     scripted_engine.default = Script(hold_after=2)
-    asked = asyncio.create_task(_ask(scripted_engine, STREAM))
+    request = asyncio.create_task(_ask(scripted_engine, STREAM))
     await scripted_engine.received(1)
     assert scripted_engine.running == 1
     scripted_engine.release()
-    assert (await asked)[1].endswith("data: [DONE]\n\n")
+    assert (await request)[1].endswith("data: [DONE]\n\n")
 
 
 WEATHER = ToolCall("weather", '{"city":"Zürich 🏔"}')
@@ -166,16 +166,16 @@ async def test_n_choices_come_interleaved_and_all_count(scripted_engine: Scripte
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_structured_output_is_an_object_of_the_schema(scripted_engine: ScriptedEngine, *, streamed: bool) -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}, "degrees": {"type": "number"}}}
-    wanted = {"response_format": {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}}
-    _, text = await _ask(scripted_engine, {**CHAT, **wanted, "stream": streamed})
+    options = {"response_format": {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}}
+    _, text = await _ask(scripted_engine, {**CHAT, **options, "stream": streamed})
     if streamed:
-        said = "".join(delta["content"] for delta in _deltas(text))
+        content = "".join(delta["content"] for delta in _deltas(text))
     else:
-        said = json.loads(text)["choices"][0]["message"]["content"]
-    assert json.loads(said) == {"city": "w", "degrees": 0.5}
+        content = json.loads(text)["choices"][0]["message"]["content"]
+    assert json.loads(content) == {"city": "w", "degrees": 0.5}
 
 
-async def test_an_engine_may_tell_no_usage(scripted_engine: ScriptedEngine) -> None:
+async def test_an_engine_may_send_no_usage(scripted_engine: ScriptedEngine) -> None:
     scripted_engine.default = Script(reports_usage=False)
     for body in (CHAT, USAGE):
         _, text = await _ask(scripted_engine, body)
@@ -213,7 +213,7 @@ async def test_a_response_comes_in_named_events_or_whole(scripted_engine: Script
     )
 
 
-async def test_bytes_are_written_as_the_script_says(scripted_engine: ScriptedEngine) -> None:
+async def test_bytes_are_written_in_the_scripts_pieces(scripted_engine: ScriptedEngine) -> None:
     whole = Script(words=(" héllo", " 👩‍🚀", " 漢字"), vendor={"x_vendor": [1]}, line_end="\r\n")
     scripted_engine.default = whole
     events = await _pieces(scripted_engine, STREAM)

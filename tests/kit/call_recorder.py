@@ -1,4 +1,4 @@
-"""Waiting for callbacks: what they were called with, and an end to the wait."""
+"""Records the calls of a callback, and waits for them."""
 
 import asyncio
 from collections.abc import Callable

@@ -47,9 +47,9 @@ class Engine:
         """The engine's own sums, once nothing runs in it any more."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            found = parse(self._get("/metrics"))
-            if not found.running:
-                return found
+            counters = parse(self._get("/metrics"))
+            if not counters.running:
+                return counters
             time.sleep(0.01)
         raise TimeoutError(f"{self.base_url} still works after {PATIENCE_SECONDS:g} s")
 

@@ -21,7 +21,7 @@ class Part:
     """One chunk to come. `says` is the chat delta, or `{}` for one without a token."""
 
     choice: int = 0
-    says: dict[str, Any]
+    delta: dict[str, Any]
     token: bool = True
     last: bool = False
 
@@ -64,16 +64,16 @@ class _Completions:
         self._continuous = self._include_usage and bool(options.get("continuous_usage_stats"))
         self._chat, self._model, self._script, self._logprobs = chat, model, script, bool(body.get("logprobs"))
         self._choices = int(body.get("n") or 1)
-        said, self._finish = _said(body, script)
-        self._said = said
-        roles = [Part(choice=n, says={"role": "assistant", "content": ""}, token=False) for n in self._each_choice]
+        deltas, self._finish = _deltas(body, script)
+        self._deltas = deltas
+        roles = [Part(choice=n, delta={"role": "assistant", "content": ""}, token=False) for n in self._each_choice]
         tokens = [
-            Part(choice=choice, says=says, last=number == len(said))
-            for number, says in enumerate(said, 1)
+            Part(choice=choice, delta=delta, last=number == len(deltas))
+            for number, delta in enumerate(deltas, 1)
             for choice in self._each_choice
         ]
         self.parts = roles + tokens if chat else tokens
-        self._told = [0] * self._choices
+        self._completed = [0] * self._choices
         """Tokens of each choice so far: vLLM's running usage is of the chunk's own choice."""
 
     @property
@@ -81,12 +81,12 @@ class _Completions:
         return range(self._choices)
 
     def event(self, part: Part, completion: int) -> str:
-        said = {"delta": part.says} if self._chat else {"text": part.says.get("content", "")}
-        logprobs = self._echo([part.says]) if self._logprobs and part.token else None
+        deltas = {"delta": part.delta} if self._chat else {"text": part.delta.get("content", "")}
+        logprobs = self._echo([part.delta]) if self._logprobs and part.token else None
         finish = self._finish if part.last else None
-        choice = {"index": part.choice, **said, "logprobs": logprobs, "finish_reason": finish}
-        self._told[part.choice] += part.token
-        own = self._told[part.choice]
+        choice = {"index": part.choice, **deltas, "logprobs": logprobs, "finish_reason": finish}
+        self._completed[part.choice] += part.token
+        own = self._completed[part.choice]
         if part.token:
             choice["stop_reason"] = None
         return self._chunk([{**choice, **self._script.vendor}], own if self._continuous else None)
@@ -96,17 +96,19 @@ class _Completions:
         return [*usage, "data: [DONE]"]
 
     def whole(self) -> dict[str, Any]:
-        text = "".join(says.get("content", "") for says in self._said)
+        text = "".join(delta.get("content", "") for delta in self._deltas)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if self._script.reasoning_tokens:
-            message["reasoning_content"] = "".join(says.get("reasoning_content", "") for says in self._said)
+            message["reasoning_content"] = "".join(delta.get("reasoning_content", "") for delta in self._deltas)
         if self._script.tool_calls:
             message |= {"content": None, "tool_calls": _calls(self._script)}
-        said = {"message": message} if self._chat else {"text": text}
-        logprobs = self._echo(self._said) if self._logprobs else None
+        deltas = {"message": message} if self._chat else {"text": text}
+        logprobs = self._echo(self._deltas) if self._logprobs else None
         rest = {"logprobs": logprobs, "finish_reason": self._finish, "stop_reason": None, **self._script.vendor}
-        answer = self._head("chat.completion") | {"choices": [{"index": n, **said, **rest} for n in self._each_choice]}
-        completion = len(self._said) * self._choices
+        answer = self._head("chat.completion") | {
+            "choices": [{"index": n, **deltas, **rest} for n in self._each_choice]
+        }
+        completion = len(self._deltas) * self._choices
         return {**answer, **({"usage": self._usage(completion)} if self._script.reports_usage else {})}
 
     def _chunk(self, choices: list[dict[str, Any]], completion: int | None) -> str:
@@ -120,9 +122,9 @@ class _Completions:
         head = {"id": f"{prefix}-scripted", "object": name, "created": CREATED, "model": self._model}
         return {**head, **self._script.vendor}
 
-    def _echo(self, said: list[dict[str, Any]]) -> dict[str, Any]:
+    def _echo(self, deltas: list[dict[str, Any]]) -> dict[str, Any]:
         """A certain probability for each token of text."""
-        texts = [says.get("content", "") for says in said]
+        texts = [delta.get("content", "") for delta in deltas]
         if not self._chat:
             return {"tokens": texts, "token_logprobs": [-0.5] * len(texts), "top_logprobs": None, "text_offset": [0]}
         rows = [{"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []} for text in texts]
@@ -137,8 +139,8 @@ class _Completions:
         usage = {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
         details = {"prompt_tokens_details": {"cached_tokens": cached}} if cached else {}
         if reasoning:
-            said = min(reasoning * self._choices, completion)
-            details["completion_tokens_details"] = {"reasoning_tokens": said}
+            deltas = min(reasoning * self._choices, completion)
+            details["completion_tokens_details"] = {"reasoning_tokens": deltas}
         return {**usage, **details}
 
 
@@ -147,22 +149,22 @@ class _Responses:
 
     def __init__(self, model: str, body: dict[str, Any], script: Script) -> None:
         self._model, self._script = model, script
-        self._said, finish = _said(body, script)
+        self._deltas, finish = _deltas(body, script)
         self._status = "completed" if finish == "stop" else "incomplete"
-        self.parts = [Part(says={}, token=False)] + [Part(says=says) for says in self._said]
+        self.parts = [Part(delta={}, token=False)] + [Part(delta=delta) for delta in self._deltas]
         self._numbers = iter(range(len(self.parts) + 1))
 
     def event(self, part: Part, completion: int) -> str:
         if not part.token:
             return self._named("response.created", response=self._response("in_progress", []))
         place = {"item_id": "msg-scripted", "output_index": 0, "content_index": 0}
-        return self._named("response.output_text.delta", **place, delta=part.says.get("content", ""), logprobs=[])
+        return self._named("response.output_text.delta", **place, delta=part.delta.get("content", ""), logprobs=[])
 
     def ending(self, completion: int) -> list[str]:
         return [self._named(f"response.{self._status}", response=self.whole())]
 
     def whole(self) -> dict[str, Any]:
-        text = "".join(says.get("content", "") for says in self._said)
+        text = "".join(delta.get("content", "") for delta in self._deltas)
         content: list[dict[str, Any]] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": None}]
         message = {"id": "msg-scripted", "type": "message", "role": "assistant", "status": self._status}
         return self._response(self._status, [{**message, "content": content}])
@@ -174,7 +176,7 @@ class _Responses:
         return {**head, **self._script.vendor, "status": status, "output": output, **settings, "usage": usage}
 
     def _usage(self) -> dict[str, Any]:
-        prompt, completion = self._script.prompt_tokens, len(self._said)
+        prompt, completion = self._script.prompt_tokens, len(self._deltas)
         return {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": self._script.cached_tokens},
@@ -187,25 +189,25 @@ class _Responses:
         return f"event: {name}\ndata: {_json({'type': name, 'sequence_number': next(self._numbers), **fields})}"
 
 
-def _said(body: dict[str, Any], script: Script) -> tuple[list[dict[str, Any]], str]:
+def _deltas(body: dict[str, Any], script: Script) -> tuple[list[dict[str, Any]], str]:
     """What each token of one choice says, and why it ends."""
     if script.tool_calls:
-        said = list(_fragments(script))
+        deltas = list(_fragments(script))
     else:
-        said = [{"content": word} for word in script.words or _words(body, script)]
-    for number in range(min(script.reasoning_tokens, len(said))):
-        said[number] = {"reasoning_content": f" r{number + 1}"}
-    wanted = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens") or len(said)
-    if wanted < len(said):
-        return said[:wanted], "length"
-    return said, "tool_calls" if script.tool_calls else "stop"
+        deltas = [{"content": word} for word in script.words or _words(body, script)]
+    for number in range(min(script.reasoning_tokens, len(deltas))):
+        deltas[number] = {"reasoning_content": f" r{number + 1}"}
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens") or len(deltas)
+    if limit < len(deltas):
+        return deltas[:limit], "length"
+    return deltas, "tool_calls" if script.tool_calls else "stop"
 
 
 def _words(body: dict[str, Any], script: Script) -> list[str]:
-    wanted = body.get("response_format") or {"type": "text"}
-    if wanted["type"] == "text":
+    response_format = body.get("response_format") or {"type": "text"}
+    if response_format["type"] == "text":
         return [f" w{number}" for number in range(1, script.tokens + 1)]
-    schema = wanted.get("json_schema", {}).get("schema", {})
+    schema = response_format.get("json_schema", {}).get("schema", {})
     text = _json({name: _example(kind) for name, kind in schema.get("properties", {"answer": {}}).items()})
     return [text[start : start + ARGUMENT_PIECE] for start in range(0, len(text), ARGUMENT_PIECE)]
 

@@ -1,4 +1,4 @@
-"""A Hyperstack in the test's own event loop: its documented answers, states that take their time, faults as told.
+"""A Hyperstack in the test's own event loop: its documented answers, states that take their time, faults on request.
 
 The vendor's own client drives it too, so that it stays what that client understands.
 """
@@ -117,9 +117,9 @@ class HyperstackCloud:
         async def handle(request: web.Request) -> web.Response:
             self.calls[call] += 1
             self.queries.append((call, dict(request.query)))
-            told = await self._answer(call, request, answer)
-            told.headers["date"] = formatdate(time.time() + self.skew, usegmt=True)
-            return told
+            response = await self._answer(call, request, answer)
+            response.headers["date"] = formatdate(time.time() + self.skew, usegmt=True)
+            return response
 
         return handle
 
@@ -161,7 +161,7 @@ class HyperstackCloud:
         page, size = int(request.query.get("page", "1")), int(request.query.get("pageSize", PAGE_SIZE))
         size = min(size, self.max_page_size)
         vms = [vm for vm in self.vms.values() if vm.listed]
-        shown = [self._told(vm) for vm in vms[(page - 1) * size : page * size]]
+        shown = [self._describe(vm) for vm in vms[(page - 1) * size : page * size]]
         if not shown and page > 1 and self.ends_with_404:
             return _error(404, "Not found", "not_found")
         count = len(shown) if self.counts_pages else len(vms)
@@ -169,7 +169,7 @@ class HyperstackCloud:
 
     def _one(self, request: web.Request) -> web.Response:
         vm = self._vm(request)
-        return _ok("Getting virtual machine successful", instance=self._told(vm)) if vm else _unknown()
+        return _ok("Getting virtual machine successful", instance=self._describe(vm)) if vm else _unknown()
 
     def _events(self, request: web.Request) -> web.Response:
         vm = self._vm(request)
@@ -218,9 +218,9 @@ class HyperstackCloud:
         attributes = {"id": str(vm.id), "infrahub_id": vm.id, "resource_name": vm.name, "status": self.state(vm)}
         return {"attributes": attributes, "metrics": vm.bill(self._clock())}
 
-    def _told(self, vm: FakeVm) -> dict[str, Any]:
+    def _describe(self, vm: FakeVm) -> dict[str, Any]:
         vm.settle(self._clock())
-        return vm.told()
+        return vm.describe()
 
     def _vm(self, request: web.Request) -> FakeVm | None:
         number = request.match_info["id"]
@@ -235,8 +235,8 @@ def _ok(message: str, **more: Any) -> web.Response:
 
 
 def _error(status: int, message: str, reason: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
-    told = {"status": False, "message": message} | ({"error_reason": reason} if reason else {})
-    return web.json_response(told, status=status, headers=headers)
+    response = {"status": False, "message": message} | ({"error_reason": reason} if reason else {})
+    return web.json_response(response, status=status, headers=headers)
 
 
 def _unknown() -> web.Response:

@@ -84,7 +84,7 @@ class FakeVm:
             }
         )
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "name": self.name,

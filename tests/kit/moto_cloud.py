@@ -36,8 +36,8 @@ class MotoCloud:
     ) -> str:
         """Its instance id; it sleeps unless `running`. A spot machine is of a persistent request."""
         tags = {} if fleet is None else {FLEET_TAG: fleet}
-        wanted = {"kind": kind, "zone": zone, "tags": tags, "running": running, "hibernates": hibernates, "spot": spot}
-        return str(self._control("add", **wanted))
+        options = {"kind": kind, "zone": zone, "tags": tags, "running": running, "hibernates": hibernates, "spot": spot}
+        return str(self._control("add", **options))
 
     def fail(
         self,

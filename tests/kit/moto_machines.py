@@ -85,15 +85,15 @@ class Machines:
 
     def add(self, *, kind: str, zone: str, tags: dict[str, str], running: bool, hibernates: bool, spot: bool) -> str:
         """A machine, without a call being counted; its id."""
-        wanted = {"instance_type": kind, "tags": {"instance": tags}}
+        options = {"instance_type": kind, "tags": {"instance": tags}}
         if spot:
-            (request,) = self.backend.request_spot_instances(placement=zone, **SPOT, **wanted)
+            (request,) = self.backend.request_spot_instances(placement=zone, **SPOT, **options)
             instance = request.instance
             instance.spot_instance_request_id = request.id
             self._spot[instance.id] = request
         else:
             instance = self.backend.run_instances(
-                *("ami-1", 1, None, []), placement=zone, is_instance_type_default=False, **wanted
+                *("ami-1", 1, None, []), placement=zone, is_instance_type_default=False, **options
             ).instances[0]
         instance.hibernation_options = {"Configured": hibernates}
         if not running:

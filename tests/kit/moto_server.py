@@ -73,9 +73,9 @@ class Layer:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if environ["PATH_INFO"].startswith(CONTROL):
-            said = self._controls[environ["PATH_INFO"].removeprefix(CONTROL)](**json.loads(body))
+            result = self._controls[environ["PATH_INFO"].removeprefix(CONTROL)](**json.loads(body))
             start_response("200 OK", [("Content-Type", "application/json")])
-            return [json.dumps(said).encode()]
+            return [json.dumps(result).encode()]
         environ["wsgi.input"] = BytesIO(body)
         parameters = parse_qs(body.decode("latin1"))
         action = parameters.get("Action", [""])[0]

@@ -105,8 +105,8 @@ class NatsServer:
 
 def nats_binary() -> Path | None:
     beside = Path(sys.executable).parent / "nats-server"
-    found = beside if beside.is_file() else shutil.which("nats-server")
-    return Path(found) if found else None
+    binary = beside if beside.is_file() else shutil.which("nats-server")
+    return Path(binary) if binary else None
 
 
 def container_engine_answers() -> bool:

@@ -108,8 +108,8 @@ def postgres_binaries() -> Path | None:
     if wheel is not None and wheel.origin is not None:
         candidates.append(Path(wheel.origin).parent / "pginstall" / "bin")
     if shutil.which("pg_config"):
-        found = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=False)
-        candidates.append(Path(found.stdout.strip()))
+        config = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=False)
+        candidates.append(Path(config.stdout.strip()))
     return next((folder for folder in candidates if (folder / "initdb").exists()), None)
 
 

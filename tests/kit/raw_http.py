@@ -86,10 +86,10 @@ class RawConnection:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return data or await self._loop.sock_recv(self._sock, most)
 
-    async def until(self, wanted: bytes, *, seconds: float = PATIENCE_SECONDS) -> bytes:
-        """What comes up to and with `wanted`."""
+    async def until(self, delimiter: bytes, *, seconds: float = PATIENCE_SECONDS) -> bytes:
+        """What comes up to and with `delimiter`."""
         async with asyncio.timeout(seconds):
-            return await self._until(wanted)
+            return await self._until(delimiter)
 
     async def _answer(self, *, bodyless: bool) -> Answer | None:
         try:
@@ -119,10 +119,10 @@ class RawConnection:
         assert await self._exactly(2) == b"\r\n"
         return b"".join(parts)
 
-    async def _until(self, wanted: bytes) -> bytes:
-        while (at := self._rest.find(wanted)) < 0:
+    async def _until(self, delimiter: bytes) -> bytes:
+        while (at := self._rest.find(delimiter)) < 0:
             await self._more()
-        return self._take(at + len(wanted))
+        return self._take(at + len(delimiter))
 
     async def _exactly(self, size: int) -> bytes:
         while len(self._rest) < size:

@@ -22,22 +22,22 @@ class Terminal:
         self._seen = 0
         asyncio.get_running_loop().add_reader(descriptor, self._read)
 
-    async def shows(self, pattern: str) -> None:
+    async def wait_for_text(self, pattern: str) -> None:
         """After what it showed last, colours and moves of the cursor left out."""
 
         async def plain() -> str:
             return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text)[self._seen :]
 
         text = await until(plain, lambda text: re.search(pattern, text) is not None)
-        found = re.search(pattern, text)
-        assert found is not None
-        self._seen += found.end()
+        match = re.search(pattern, text)
+        assert match is not None
+        self._seen += match.end()
 
-    async def ctrl_c(self) -> int:
+    async def send_ctrl_c(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        return await self.ended()
+        return await self.wait()
 
-    async def ended(self) -> int:
+    async def wait(self) -> int:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.process.wait()
 

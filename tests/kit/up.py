@@ -80,7 +80,7 @@ class UpProcess:
         return Output(process.returncode, out.decode(), err.decode())
 
     async def json(self, *words: str) -> Any:
-        return json.loads(await self._told(*words))
+        return json.loads(await self._run_command(*words))
 
     async def key(self, *options: str) -> str:
         """A new key that the gateway has heard of."""
@@ -95,13 +95,13 @@ class UpProcess:
         return key
 
     async def journal(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (await self._told("journal")).splitlines()]
+        return [json.loads(line) for line in (await self._run_command("journal")).splitlines()]
 
     async def machines(self) -> dict[str, MachineRecord]:
         """As the waker's records have them now: the command `fleet` listens to the gateways first, for seconds."""
         async with connect(self.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
-            found = await read_bucket(bus, FLEET, MachineRecord)
-        return {record.machine: record for key, (record, _) in found.items() if key == machine_key(record.machine)}
+            records = await read_bucket(bus, FLEET, MachineRecord)
+        return {record.machine: record for key, (record, _) in records.items() if key == machine_key(record.machine)}
 
     async def states(self) -> dict[str, MachineState]:
         return {name: record.state for name, record in (await self.machines()).items()}
@@ -143,16 +143,16 @@ class UpProcess:
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
-            told = json.loads(line)
-            if "service" in told:
-                self.services[told["service"]] = told
-            self.lines.append(told)
+            announcement = json.loads(line)
+            if "service" in announcement:
+                self.services[announcement["service"]] = announcement
+            self.lines.append(announcement)
 
-    async def _told(self, *words: str) -> str:
+    async def _run_command(self, *words: str) -> str:
         """By the command, run in this process: its start would be most of its work."""
-        told = await asyncio.to_thread(CliRunner().invoke, main, [*words, "--json", *self._options])
-        assert told.exit_code == 0, (told.stderr, told.exception)
-        return told.stdout
+        result = await asyncio.to_thread(CliRunner().invoke, main, [*words, "--json", *self._options])
+        assert result.exit_code == 0, (result.stderr, result.exception)
+        return result.stdout
 
     def _words(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "spotinference", *words, *self._options]
@@ -175,7 +175,7 @@ async def up(folder: Path, config: str) -> AsyncIterator[UpProcess]:
         async def left() -> list[int]:
             return processes_of(folder)
 
-        await until(left, lambda found: found == [])
+        await until(left, lambda processes: processes == [])
 
 
 def alive(pid: int) -> bool:
@@ -188,7 +188,7 @@ def alive(pid: int) -> bool:
 
 def processes_of(folder: Path) -> list[int]:
     """Every process whose command line names the folder: services, keepers, engines."""
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
@@ -196,5 +196,5 @@ def processes_of(folder: Path) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if str(folder).encode() in command and alive(int(entry.name)):
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes

@@ -1,4 +1,4 @@
-"""Waiting for what another process does: looked at often, bounded, with the last sight in the failure."""
+"""Waits until another process has done something: polls often, with a bound, and reports the last value."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,17 +6,19 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 60.0
-"""What has to come comes within this on the slowest machine: no verdict is about speed."""
+"""Enough on the slowest machine: no test is about speed."""
 
 
-async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], *, seconds: float = PATIENCE_SECONDS) -> T:
-    """What `look` sees once it is `good`; `AssertionError` with what it saw last after `seconds`."""
+async def until(
+    read: Callable[[], Awaitable[T]], is_done: Callable[[T], bool], *, seconds: float = PATIENCE_SECONDS
+) -> T:
+    """What `read` returns once `is_done` holds for it; `AssertionError` with its last value after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
-        seen = await look()
-        if good(seen):
+        seen = await read()
+        if is_done(seen):
             return seen
         assert asyncio.get_running_loop().time() < deadline, f"still not after {seconds:g} s: {seen!r}"
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)

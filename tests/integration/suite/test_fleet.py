@@ -115,16 +115,16 @@ async def test_watch_redraws_the_terminal_at_each_change(
     put: Put, options: tuple[str, ...], gateways: list[FakeGateway], nats_server: NatsServer
 ) -> None:
     async with terminal(sys.executable, "-m", "spotinference", "fleet", "--watch", *options) as screen:
-        await screen.shows("no machines on record")
+        await screen.wait_for_text("no machines on record")
         await put("m1", "waking", phase="booting", ready_at=time.time() + 3000)
-        await screen.shows(r"m1 +lab +waking +\d+s +booting +49m5\ds +0 ")
-        await screen.shows("49m5[0-6]s")  # it counts down with no news at all
+        await screen.wait_for_text(r"m1 +lab +waking +\d+s +booting +49m5\ds +0 ")
+        await screen.wait_for_text("49m5[0-6]s")  # it counts down with no news at all
         gateways[0].in_flight = 3
         await put("m1", "ready", alarm="see to it")
-        await screen.shows(r"m1 +lab +ready +\d+s +3 ")
-        await screen.shows("! m1: see to it")
+        await screen.wait_for_text(r"m1 +lab +ready +\d+s +3 ")
+        await screen.wait_for_text("! m1: see to it")
         nats_server.kill9()
-        await screen.shows("the bus does not answer")
+        await screen.wait_for_text("the bus does not answer")
         nats_server.start()
-        await screen.shows(r"see to it\r+machine")
-        assert await screen.ctrl_c() == 0
+        await screen.wait_for_text(r"see to it\r+machine")
+        assert await screen.send_ctrl_c() == 0

@@ -201,21 +201,21 @@ async def test_hibernate_fails_when_requests_keep_the_machine_awake(
 ) -> None:
     await put("m1", "ready")
     async with terminal(sys.executable, "-m", "spotinference", "hibernate", "m1", "--wait", *options) as screen:
-        await screen.shows("m1 is ready")
+        await screen.wait_for_text("m1 is ready")
         await put("m1", "draining")
-        await screen.shows("m1 is draining")  # the bus keeps the last state of a machine, not each
+        await screen.wait_for_text("m1 is draining")  # the bus keeps the last state of a machine, not each
         await put("m1", "ready", reason="a request came")
-        await screen.shows("requests need it again: m1 is ready: a request came")
-        assert await screen.ended() == 1
+        await screen.wait_for_text("requests need it again: m1 is ready: a request came")
+        assert await screen.wait() == 1
 
 
 async def test_wake_shows_its_progress_on_a_terminal(put: Put, waker: FakeWaker, options: tuple[str, ...]) -> None:
     await put("m1", "waking", phase="first_token", ready_at=time.time() + 3000)
     async with terminal(sys.executable, "-m", "spotinference", "wake", "org/a", "--wait", *options) as screen:
-        await screen.shows(r"m1 is waking, first token, ready in about 49m5\ds")
+        await screen.wait_for_text(r"m1 is waking, first token, ready in about 49m5\ds")
         await put("m1", "ready")
-        await screen.shows("accepted: wake org/a: m1 is ready")
-        assert await screen.ended() == 0
+        await screen.wait_for_text("accepted: wake org/a: m1 is ready")
+        assert await screen.wait() == 0
 
 
 async def test_command_with_invalid_options_is_never_sent(shell: Shell, waker: FakeWaker) -> None:

@@ -60,7 +60,7 @@ def test_a_model_is_closed_with_all_of_its_tiers_or_with_the_fleet() -> None:
     assert view({FLEET: gate(CLOSED), A: gate(), B: gate()}, fleet=WITH_FLEET).model("m", NOON) == CLOSED
 
 
-def test_a_gate_that_nobody_told_is_closed() -> None:
+def test_a_gate_without_an_entry_is_closed() -> None:
     assert view({}).tier("a", NOON) == "billing_unobservable"
     assert view({}).model("m", NOON) == "billing_unobservable"
     assert view({A: gate()}).model("m", NOON) == ""
@@ -69,12 +69,12 @@ def test_a_gate_that_nobody_told_is_closed() -> None:
 @pytest.mark.parametrize(
     ("ago", "fault"), [(300.0, ""), (300.1, "billing_unobservable"), (-300.0, ""), (-301.0, "billing_unobservable")]
 )
-def test_an_old_gate_is_closed_and_one_of_the_future_too(ago: float, fault: str) -> None:
+def test_a_gate_is_closed_when_its_figure_is_old_or_from_the_future(ago: float, fault: str) -> None:
     assert view({A: gate(at=NOON - ago)}).tier("a", NOON) == fault
 
 
 @pytest.mark.parametrize(
-    ("told", "fault"),
+    ("last_gate", "fault"),
     [
         (None, ""),
         (gate(at=NOON - 301), ""),
@@ -83,8 +83,8 @@ def test_an_old_gate_is_closed_and_one_of_the_future_too(ago: float, fault: str)
         (gate(CLOSED, at=NOON - 10), CLOSED),
     ],
 )
-def test_where_the_dark_is_open_what_was_spent_today_stays_closed(told: BudgetGate | None, fault: str) -> None:
-    seen = view({} if told is None else {A: told}, fleet='when_dark = "open"')
+def test_a_gate_closed_today_stays_closed_when_dark_is_open(last_gate: BudgetGate | None, fault: str) -> None:
+    seen = view({} if last_gate is None else {A: last_gate}, fleet='when_dark = "open"')
     assert seen.tier("a", NOON) == fault
 
 

@@ -1,4 +1,4 @@
-"""What is no URL of a bus is told in a line, without its password."""
+"""A malformed URL of the bus is reported in one line, without its password."""
 
 import pytest
 
@@ -19,13 +19,13 @@ from shared.errors import Misconfigured
         "http://127.0.0.1:4222",
     ],
 )
-async def test_what_is_no_url_of_a_bus_is_told(url: str) -> None:
-    with pytest.raises(Misconfigured, match="no URL of a bus") as told:
+async def test_a_malformed_bus_url_is_reported_without_its_password(url: str) -> None:
+    with pytest.raises(Misconfigured, match="no URL of a bus") as error:
         async with connect(url, name="test", wait=1.0):
             pass
-    assert "SECRET" not in str(told.value)
+    assert "SECRET" not in str(error.value)
 
 
 @pytest.mark.parametrize("url", ["nats://127.0.0.1:4222", "127.0.0.1:4222", "nats", "tls://u:p%23@[::1]:4222"])
-def test_what_the_client_takes_is_one(url: str) -> None:
+def test_a_bus_url_that_the_client_accepts_passes(url: str) -> None:
     check_url(url)

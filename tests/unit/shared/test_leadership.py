@@ -140,7 +140,7 @@ class LeaderWithTwoTasks(RecordingLeader):
         return "2026-11-20 cannot be made" if self.other_runs > 3 else None
 
 
-@pytest.mark.parametrize("defect", [ZeroDivisionError("x"), RecursionError(), KeyError("y"), Unreadable("z")])
+@pytest.mark.parametrize("error_raised", [ZeroDivisionError("x"), RecursionError(), KeyError("y"), Unreadable("z")])
 async def test_a_failing_task_does_not_affect_the_others(error_raised: Exception) -> None:
     leader, registry = LeaderWithTwoTasks(), CollectorRegistry()
     leader.error = error_raised

@@ -33,7 +33,7 @@ def lease(memory: MemoryBus, clock: Clock) -> Lease:
     return Lease(memory, "waker", "w1", clock)
 
 
-async def test_it_is_held_for_its_time_and_no_longer(lease: Lease, clock: Clock) -> None:
+async def test_a_lease_is_held_for_its_time_and_no_longer(lease: Lease, clock: Clock) -> None:
     assert not lease.held
     assert await lease.renew()
     clock.now += LEASE_SECONDS - 0.01
@@ -81,7 +81,7 @@ async def test_a_long_loss_of_the_bus_costs_the_lease_and_the_next_token_is_high
     assert lease.token > token
 
 
-async def test_what_is_asked_of_the_server_counts_from_before_the_question(memory: MemoryBus, clock: Clock) -> None:
+async def test_a_lease_counts_from_before_the_call_to_the_server(memory: MemoryBus, clock: Clock) -> None:
     class Slow(MemoryBus):
         async def create(self, *arguments: object, **named: object) -> int:
             clock.now += 2
@@ -93,21 +93,21 @@ async def test_what_is_asked_of_the_server_counts_from_before_the_question(memor
     assert not lease.held
 
 
-async def test_releasing_what_is_not_held_takes_it_from_nobody(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
+async def test_release_without_the_lease_leaves_it_to_its_holder(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
     await lease.renew()
     other = Lease(memory, "waker", "w2", clock)
     await other.release()
     assert await lease.verify()
 
 
-async def test_an_answer_that_came_while_the_leader_was_paused_is_too_old(
+async def test_verify_fails_when_the_answer_arrived_during_a_pause(
     lease: Lease, memory: MemoryBus, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lease.renew()
-    ask = memory.get
+    get = memory.get
 
-    async def paused(*asked: Any) -> Entry | None:
-        answer = await ask(*asked)
+    async def paused(*arguments: Any) -> Entry | None:
+        answer = await get(*arguments)
         clock.now += LEASE_SECONDS
         return answer
 
@@ -115,23 +115,23 @@ async def test_an_answer_that_came_while_the_leader_was_paused_is_too_old(
     assert not await lease.verify()
 
 
-async def test_a_renewal_beside_the_question_is_no_loss(
+async def test_verify_succeeds_when_a_renewal_overtakes_it(
     lease: Lease, memory: MemoryBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lease.renew()
-    ask = memory.get
+    get = memory.get
 
-    async def renewed_first(*asked: Any) -> Entry | None:
-        entry = await ask(*asked)
+    async def renewed_first(*arguments: Any) -> Entry | None:
+        entry = await get(*arguments)
         assert entry is not None
         await memory.update(LEASES, "waker", b"w1", revision=entry.revision)  # its answer is still on the way
-        return await ask(*asked)
+        return await get(*arguments)
 
     monkeypatch.setattr(memory, "get", renewed_first)
     assert await lease.verify()
 
 
-async def test_a_bus_that_takes_no_lease_is_a_fault(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
+async def test_a_bus_that_rejects_the_lease_is_a_fault(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
     clock.now += LEADERLESS_SECONDS
     assert lease.fault is None
     memory.connected = False
