@@ -26,10 +26,10 @@ UNITS = PurePosixPath("shared/units.py")
 _LENGTH = re.compile(r"_?(DAY|HOUR|MINUTE)(_S|_MS|_SECONDS|_MILLIS)?")
 _DAY_NUMBERS = {86_400, 86_400_000}
 
-PLAIN_NAMES_PENDING = ("bench", "services", "shared/clouds", "spotinference", "tests")
+PLAIN_NAMES_PENDING = ()
 """Folders whose names are still being made plain."""
-EVENTS_PENDING = ("services",)
-LENGTHS_PENDING = ("services", "shared/messages", "spotinference")
+EVENTS_PENDING = ()
+LENGTHS_PENDING = ()
 
 
 def _is_pending(path: PurePosixPath, folders: tuple[str, ...]) -> bool:

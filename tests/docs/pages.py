@@ -45,7 +45,7 @@ class Page:
 
     def rows(self, heading: str) -> list[list[str]]:
         """The cells of all table rows between a heading and the next one, without the tables' header rows."""
-        _, exists, rest = self.prose.partition(f"\n{heading}\n")
+        _, exists, rest = f"\n{self.prose}".partition(f"\n{heading}\n")
         if not exists:
             raise LookupError(f"{self.name} has no heading {heading!r}")
         lines = re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
