@@ -26,10 +26,19 @@ UNITS = PurePosixPath("shared/units.py")
 _LENGTH = re.compile(r"_?(DAY|HOUR|MINUTE)(_S|_MS|_SECONDS|_MILLIS)?")
 _DAY_NUMBERS = {86_400, 86_400_000}
 
-PLAIN_NAMES_PENDING = ()
+PLAIN_NAMES_PENDING = (
+    *("services/waker/adapters", "services/billing/core", "services/billing/adapters", "services/meter"),
+    *("shared/clouds", "spotinference/engine", "spotinference/plan", "spotinference/up", "spotinference/bench"),
+    *("tests/books_proof", "tests/contract", "tests/proof", "tests/simulation"),
+    *("tests/integration/waker", "tests/integration/suite", "tests/integration/meter"),
+    *("tests/unit/spotinference", "tests/unit/waker", "tests/unit/billing", "tests/unit/meter"),
+)
 """Folders whose names are still being made plain."""
-EVENTS_PENDING = ()
-LENGTHS_PENDING = ()
+EVENTS_PENDING = ("services/billing", "services/meter")
+LENGTHS_PENDING = (
+    *("services/gateway/adapters", "services/waker/core", "services/billing/app", "services/meter"),
+    *("shared/messages", "spotinference/times.py", "spotinference/plan"),
+)
 
 
 def _is_pending(path: PurePosixPath, folders: tuple[str, ...]) -> bool:
