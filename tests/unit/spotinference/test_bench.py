@@ -125,5 +125,5 @@ def test_of_several_models_one_has_to_be_named() -> None:
     assert select_model(config, "n").name == "n"
     with pytest.raises(Misconfigured, match="--model is required: the configured models are m, n"):
         select_model(config, None)
-    with pytest.raises(Misconfigured, match="no \\[\\[model\\]\\] 'o'; the configuration has: m, n"):
+    with pytest.raises(Misconfigured, match="no \\[\\[model\\]\\] is named 'o'; the configured models are m, n"):
         select_model(config, "o")
