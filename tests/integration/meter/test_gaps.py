@@ -152,7 +152,7 @@ async def test_source_without_events_is_known_by_its_heartbeat(ledger: SqlLedger
 
 
 @pytest.mark.parametrize(
-    ("claim", "after", "complete"),
+    ("heartbeat", "after", "complete"),
     [
         (None, 61, False),
         (None, SILENCE, True),

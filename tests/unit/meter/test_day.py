@@ -67,7 +67,7 @@ def test_invalid_dimension_is_rejected_with_its_field(by: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "reason"),
     [
         (TokensQuery(day="2026-11-23", to="2026-11-22"), "to: expected 2026-11-23 or one of the 365 days after it"),
         (TokensQuery(day="2026-11-23", to="2027-11-24"), "to: expected"),

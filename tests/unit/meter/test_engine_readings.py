@@ -128,14 +128,14 @@ class Life:
         self.prompt, self.generation = 0, self.generation + 1
 
 
-@given(st.lists(st.one_of(st.integers(1, 1000), st.sampled_from(["look", "die", "wait"])), max_size=60))
+@given(st.lists(st.one_of(st.integers(1, 1000), st.sampled_from(["read", "die", "wait"])), max_size=60))
 def test_days_sum_to_everything_that_was_read(steps: list[int | str]) -> None:
     life = Life()
     for step in steps:
         life.clock += 1.0
         if isinstance(step, int):
             life.work(step)
-        elif step == "look":
+        elif step == "read":
             life.read()
         elif step == "die":
             life.die()
