@@ -8,6 +8,7 @@ import msgspec
 
 from shared.messages.codec import Message
 from shared.messages.values import Count, Seconds, UnixSeconds
+from shared.units import DAY_S
 
 
 class Confirmed(Message, frozen=True, kw_only=True, tag="confirmed.v1"):
@@ -35,12 +36,12 @@ class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
 
 def month_of(at: float) -> str:
     """Return the calendar month in UTC of a Unix time: `YYYY-MM`."""
-    return _month_of_day(math.floor(at) // 86_400)
+    return _month_of_day(math.floor(at) // int(DAY_S))
 
 
 @lru_cache(maxsize=64)  # called for each request of a key with a monthly limit
 def _month_of_day(day: int) -> str:
-    moment = datetime.fromtimestamp(day * 86_400, UTC)
+    moment = datetime.fromtimestamp(day * DAY_S, UTC)
     return f"{moment.year:04}-{moment.month:02}"
 
 
