@@ -37,7 +37,7 @@ def active(world: World) -> list[Charge]:
 
     The same files again change nothing.
     """
-    found: dict[tuple[object, ...], list[Charge]] = {}
+    groups: dict[tuple[object, ...], list[Charge]] = {}
     seen: set[tuple[object, ...]] = set()
     for delivery in world.deliveries:
         mark = (delivery.source, delivery.vendor, delivery.file_format, delivery.rows)
@@ -49,8 +49,8 @@ def active(world: World) -> list[Charge]:
             fresh.setdefault((row.source, row.issuer, row.account, row.period), []).append(row)
         for key, rows in fresh.items():
             adds = delivery.source in world.append_sources
-            found[key] = [*found.get(key, []), *rows] if adds else rows
-    return [row for rows in found.values() for row in rows]
+            groups[key] = [*groups.get(key, []), *rows] if adds else rows
+    return [row for rows in groups.values() for row in rows]
 
 
 def _names(resource: str | None) -> set[str]:

@@ -126,11 +126,11 @@ class Comparison:
                 for name in (("model", model), ("key", key)):
                     so_far, ties = sums.get(name, (Decimal(0), 0))
                     sums[name] = so_far + part, ties + is_tied
-        told: dict[tuple[str, str | None], Decimal] = {("model", one.model): one.spend for one in report.models}
-        told |= {("key", one.key_id): one.spend for one in report.keys}
+        reported: dict[tuple[str, str | None], Decimal] = {("model", one.model): one.spend for one in report.models}
+        reported |= {("key", one.key_id): one.spend for one in report.keys}
         for name, (right, ties) in sums.items():
-            off = abs(told.get(name, Decimal(0)) - right).scaleb(12)
-            self.same(f"{day} {name}: {told.get(name)}, {right} is right to the unit", off <= ties, True)
+            off = abs(reported.get(name, Decimal(0)) - right).scaleb(12)
+            self.same(f"{day} {name}: {reported.get(name)}, {right} is right to the unit", off <= ties, True)
 
     def conserved(self, days: Sequence[DayReport], figures: Sequence[DayFigures]) -> None:
         """All days, their tax and what is estimated are what was billed: no part of a charge is lost over its days."""
@@ -156,12 +156,12 @@ class Comparison:
         for cause in CAUSES:
             self.same(f"{what} {cause}", report.causes.get(cause), sum_of([day.causes[cause] for day in days]))
         every = [tier for day in days for tier in day.tiers]
-        for told in report.tiers:
-            mine = [tier for tier in every if tier.tier == told.tier]
+        for reported in report.tiers:
+            mine = [tier for tier in every if tier.tier == reported.tier]
             lacks = any(tier.spend is None for tier in mine)
             right = sum_of([known_of(tier) for tier in mine])
-            self.same(f"{what} tier {told.tier}", told.spend, None if lacks else right)
-            self.same(f"{what} known of tier {told.tier}", told.spend_known, right if lacks else None)
+            self.same(f"{what} tier {reported.tier}", reported.spend, None if lacks else right)
+            self.same(f"{what} known of tier {reported.tier}", reported.spend_known, right if lacks else None)
         through = [day.day for day in days if day.state == "estimated"]
         whole = [day.day for day in days if not through or day.day < through[0]]
         self.same(f"{what} complete through", report.complete_through, whole[-1] if whole else None)
@@ -170,8 +170,8 @@ class Comparison:
             for figure in (figure for day in days if not lacking for figure in getattr(day, name)):
                 spend, count = sums.get(getattr(figure, kind), (Decimal(0), 0))
                 sums[getattr(figure, kind)] = spend + figure.spend, count + figure.tokens
-            found = {getattr(figure, kind): (figure.spend, figure.tokens) for figure in getattr(report, name)}
-            self.same(f"{what} {name}", found, sums)
+            reported_parts = {getattr(figure, kind): (figure.spend, figure.tokens) for figure in getattr(report, name)}
+            self.same(f"{what} {name}", reported_parts, sums)
         self._ratios(what, report, tokens)
 
     def bills(self, report: PeriodReport, figures: Sequence[DayFigures]) -> None:
@@ -180,16 +180,16 @@ class Comparison:
         self.same("sources of bills", {one.source for one in report.bills}, set(right))
         for one in report.bills:
             missing = {day: tuple(sorted(machines)) for day, machines in one.missing.items()}
-            told = (tuple(sorted(one.machines)), one.charges_through, one.delivered_through, missing)
-            self.same(f"bills of {one.source}", told, right.get(one.source))
+            reported = (tuple(sorted(one.machines)), one.charges_through, one.delivered_through, missing)
+            self.same(f"bills of {one.source}", reported, right.get(one.source))
 
     def explanations(self, report: DayReport, figures: DayFigures) -> None:
         """Lines sum to their figure exactly; what is nobody's is by resource what the bills say."""
         spends = {tier.tier: known_of(tier) for tier in report.tiers}
         spends |= {name: report.causes[name] for name in ("unattributed", "shared")}
-        told = {one.figure: one for one in report.explanations}
-        self.same(f"{report.day} explained", {name for name, spend in spends.items() if spend} - set(told), set())
-        for name, one in told.items():
+        reported = {one.figure: one for one in report.explanations}
+        self.same(f"{report.day} explained", {name for name, spend in spends.items() if spend} - set(reported), set())
+        for name, one in reported.items():
             self.same(f"{report.day} {name} explained", one.amount, spends[name])
             self.same(
                 f"{report.day} lines of {name}", sum_of([line.amount for line in one.lines]) + one.rest, one.amount
@@ -199,7 +199,7 @@ class Comparison:
             owner = figures.books.owners[id(row)]
             if owner.tier is None and not owner.shared and row.category != "Tax":
                 right[row.resource] = right.get(row.resource, Amount()) + figures.amount(row, row.billed)
-        lines = told["unattributed"].lines if "unattributed" in told else ()
+        lines = reported["unattributed"].lines if "unattributed" in reported else ()
         self.same(f"{report.day} resources of nobody", {line.resource for line in lines}, set(right))
         for resource, amount in right.items():
             parts = sum_of([line.amount for line in lines if line.resource == resource])
@@ -207,29 +207,34 @@ class Comparison:
 
     def invoices(self, published: Invoices, books: Books) -> None:
         """How each bill stands."""
-        told = {}
+        reported = {}
         for one in published.standings:
             period = one.period_start, one.period_end
-            told[one.source, one.issuer, period, one.invoice_id] = (one.billed, one.payable, one.rounding, one.state)
+            reported[one.source, one.issuer, period, one.invoice_id] = (
+                one.billed,
+                one.payable,
+                one.rounding,
+                one.state,
+            )
         right = {}
         for (source, issuer, _, (start, end), invoice), bill in books.bills.items():
             payable = None if bill.payable is None else rounded(bill.payable)
             rounding = None if bill.payable is None else rounded(bill.payable - bill.billed)
             period = moment_of(start), moment_of(end)
             right[source, issuer, period, invoice] = (rounded(bill.billed), payable, rounding, bill.state)
-        self.same("bills", set(told), set(right))
+        self.same("bills", set(reported), set(right))
         for name, figures in right.items():
-            self.same(f"bill {name}", told.get(name), figures)
+            self.same(f"bill {name}", reported.get(name), figures)
 
     def bands(self, published: Bands, books: Books, day: int) -> None:
         """The price list of a day."""
         self.same("models with a band", [band.model for band in published.bands], list(books.world.models))
-        for told in published.bands:
-            week, month, step = band(told.model, books, day)
-            self.same(f"{told.model} band", (told.low, told.high), (None, None) if step is None else step)
-            for name, ratio_of, right in (("7", told.trailing_7, week), ("28", told.trailing_28, month)):
+        for reported in published.bands:
+            week, month, step = band(reported.model, books, day)
+            self.same(f"{reported.model} band", (reported.low, reported.high), (None, None) if step is None else step)
+            for name, ratio_of, right in (("7", reported.trailing_7, week), ("28", reported.trailing_28, month)):
                 good = not right.tokens if ratio_of is None else right.tokens and right.matches(Fraction(ratio_of))
-                self.same(f"{told.model} of {name} days {ratio_of}: {right} is right", bool(good), True)
+                self.same(f"{reported.model} of {name} days {ratio_of}: {right} is right", bool(good), True)
 
     def statement(self, published: Statement, books: Books, bands: Bands, span: tuple[int, int]) -> None:
         """A key's month by the price list in force: each line, and their sum."""
@@ -242,7 +247,7 @@ class Comparison:
             amount = None if price is None else rounded(Fraction(price) * (prompt + completion) / 1_000_000)
             lines[day.isoformat(), model] = (prompt, cached, completion, price, amount)
             amounts.append(amount)
-        told = {
+        reported = {
             (one.day, one.model): (
                 one.prompt_tokens,
                 one.cached_tokens,
@@ -252,7 +257,7 @@ class Comparison:
             )
             for one in published.lines
         }
-        self.same(f"{what} lines", told, lines)
+        self.same(f"{what} lines", reported, lines)
         self.same(f"{what} tokens", published.tokens, sum(line[0] + line[2] for line in lines.values()))
         known = [amount for amount in amounts if amount is not None]
         self.same(f"{what} amount", published.amount, sum_of(known) if len(known) == len(amounts) else None)
@@ -263,9 +268,11 @@ class Comparison:
         published: Sequence[tuple[str | None, Decimal, int]],
         right: Mapping[str | None, tuple[Amount, int]],
     ) -> None:
-        told = {name for name, _, _ in published}
+        reported = {name for name, _, _ in published}
         self.same(
-            f"{what}s", told, {name for name, (amount, count) in right.items() if amount or count or name in told}
+            f"{what}s",
+            reported,
+            {name for name, (amount, count) in right.items() if amount or count or name in reported},
         )
         for name, spend, tokens in published:
             amount, count = right.get(name, (Amount(), 0))
@@ -279,9 +286,15 @@ class Comparison:
         for one in report.hours:
             mine = right.get(one.machine)
             for name in ("billed", "known", "unexplained", "asleep"):
-                told, hours = getattr(one, name), getattr(mine, name, None)
-                near = told is hours if told is None or hours is None else abs(Fraction(told) - hours) <= HOURS_STEP
-                self.same(f"{day} hours of {one.machine} {name}: {told}, {hours and float(hours)} is right", near, True)
+                reported, hours = getattr(one, name), getattr(mine, name, None)
+                near = (
+                    reported is hours
+                    if reported is None or hours is None
+                    else abs(Fraction(reported) - hours) <= HOURS_STEP
+                )
+                self.same(
+                    f"{day} hours of {one.machine} {name}: {reported}, {hours and float(hours)} is right", near, True
+                )
             self.amount(f"{day} unexplained of {one.machine}", one.spend, None if mine is None else mine.spend)
 
     def _variance(self, day: str, report: DayReport, figures: DayFigures) -> None:
@@ -309,9 +322,9 @@ class Comparison:
             )
         self._directions(what, report.directions, report.spend, tokens)
 
-    def _directions(self, what: str, told: Directions | None, spend: Decimal | None, tokens: Tokens) -> None:
+    def _directions(self, what: str, reported: Directions | None, spend: Decimal | None, tokens: Tokens) -> None:
         for name, weight in WEIGHTS.items():
-            count, figure = getattr(tokens, name), getattr(told, name, None)
+            count, figure = getattr(tokens, name), getattr(reported, name, None)
             self.same(f"{what} {name} tokens", getattr(figure, "tokens", 0), count)
             price = (
                 rounded(Fraction(spend) * weight * 1_000_000 / tokens.weight) if count and spend is not None else None
@@ -331,11 +344,11 @@ class Comparison:
 
 def days_tokens(figures: Sequence[DayFigures]) -> Tokens:
     """Of several days."""
-    found = Tokens()
+    tokens = Tokens()
     for day in figures:
         for name in WEIGHTS:
-            setattr(found, name, getattr(found, name) + getattr(day.directions, name))
-    return found
+            setattr(tokens, name, getattr(tokens, name) + getattr(day.directions, name))
+    return tokens
 
 
 def known_of(figure: DayReport | TierFigure) -> Decimal:

@@ -21,7 +21,7 @@ def bills_of(days: Sequence[DayFigures]) -> dict[str | None, Coverage]:
                 last[row.source] = max(last.get(row.source, 0), day.start)
     lacking = {day.start: sorted(day.unbilled) for day in days}
     every = {machine for machines in lacking.values() for machine in machines} | set(sources)
-    found: dict[str | None, Coverage] = {}
+    coverages: dict[str | None, Coverage] = {}
     for source in {sources.get(machine) for machine in every}:
         machines = tuple(sorted(machine for machine in every if sources.get(machine) == source))
         missing = {start: tuple(name for name in names if name in machines) for start, names in lacking.items()}
@@ -30,8 +30,8 @@ def bills_of(days: Sequence[DayFigures]) -> dict[str | None, Coverage]:
         whole = min(missing, default=days[-1].start + DAY) - DAY
         delivered = None if through is None or whole < days[0].start else _name(min(through, whole))
         named = {_name(start): names for start, names in missing.items()}
-        found[source] = machines, None if through is None else _name(through), delivered, named
-    return found
+        coverages[source] = machines, None if through is None else _name(through), delivered, named
+    return coverages
 
 
 def _name(start: int) -> str:

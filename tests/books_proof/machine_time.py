@@ -55,13 +55,13 @@ class MachineTime:
     def times(self, start: Fraction | int, end: Fraction | int) -> Times:
         """Seconds by cause between the two; `unknown` is what no move covers. What is to come is left out."""
         start, end = Fraction(start), min(Fraction(end), self._now)
-        found: Times = defaultdict(Fraction)
+        totals: Times = defaultdict(Fraction)
         for interval, seconds in self.within(start, end):
-            found[interval.doing] += seconds
-        silent = max(end - start, Fraction(0)) - sum(found.values())
+            totals[interval.doing] += seconds
+        silent = max(end - start, Fraction(0)) - sum(totals.values())
         if silent:
-            found[Doing(UNKNOWN)] = silent
-        return dict(found)
+            totals[Doing(UNKNOWN)] = silent
+        return dict(totals)
 
     def billable(self, start: Fraction | int, end: Fraction | int) -> Fraction:
         """Seconds between the two in which it was not off."""
@@ -72,8 +72,8 @@ class MachineTime:
         low, high = Fraction(start), Fraction(end)
         first = max(bisect_right(self._starts, low) - 1, 0)
         near = self.intervals[first : bisect_left(self._starts, high)]
-        found = ((each, min(each.end, high) - max(each.start, low)) for each in near)
-        return [(each, seconds) for each, seconds in found if seconds > 0]
+        totals = ((each, min(each.end, high) - max(each.start, low)) for each in near)
+        return [(each, seconds) for each, seconds in totals if seconds > 0]
 
     @cached_property
     def _starts(self) -> list[Fraction]:
@@ -93,7 +93,7 @@ def _cause(state: str, following: str | None) -> str:
 
 
 def _by_use(start: Fraction, end: Fraction, busy: Sequence[tuple[Fraction, Fraction]]) -> list[Interval]:
-    found, at = [], start
+    totals, at = [], start
     since = max(bisect_right(busy, (start, start)) - 1, 0)
     for first, last in busy[since:]:
         if first >= end:
@@ -102,12 +102,12 @@ def _by_use(start: Fraction, end: Fraction, busy: Sequence[tuple[Fraction, Fract
         if low >= high:
             continue
         if at < low:
-            found.append(Interval(at, low, Doing("warm_idle")))
-        found.append(Interval(low, high, Doing("serving")))
+            totals.append(Interval(at, low, Doing("warm_idle")))
+        totals.append(Interval(low, high, Doing("serving")))
         at = high
     if at < end:
-        found.append(Interval(at, end, Doing("warm_idle")))
-    return found
+        totals.append(Interval(at, end, Doing("warm_idle")))
+    return totals
 
 
 def _merged(spans: Iterable[tuple[Fraction, Fraction]]) -> list[tuple[Fraction, Fraction]]:

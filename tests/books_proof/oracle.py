@@ -143,8 +143,8 @@ class DayFigures:
         rows = [row for row in self.rows if row.category != "Tax"]
         if all(row.effective is None for row in rows):
             return None
-        told = (row.billed if row.effective is None else row.effective for row in rows)
-        return total(self.amount(row, amount) for row, amount in zip(rows, told, strict=True)) + self.accrued
+        effective = (row.billed if row.effective is None else row.effective for row in rows)
+        return total(self.amount(row, amount) for row, amount in zip(rows, effective, strict=True)) + self.accrued
 
     @cached_property
     def missing(self) -> dict[str, int | None]:
@@ -153,7 +153,7 @@ class DayFigures:
         Up to five minutes of an hour are not missed where other hours of the day have charges; else, neither is a start
         that failed within a minute.
         """
-        found: dict[str, int | None] = {}
+        result: dict[str, int | None] = {}
         for machine in self.books.world.machines:
             if self.books.prices[machine.tier] is not None or self._is_whole(machine):
                 continue
@@ -163,9 +163,9 @@ class DayFigures:
                 seconds = sum(ran.values(), Fraction(0))
                 served = any(doing.cause in {"serving", "warm_idle"} for doing in ran)
                 matters = seconds > 300 if is_billed else served or seconds > 60
-                if matters and machine.id not in found and not self._billed_in(machine, hour):
-                    found[machine.id] = hour if is_billed else None
-        return found
+                if matters and machine.id not in result and not self._billed_in(machine, hour):
+                    result[machine.id] = hour if is_billed else None
+        return result
 
     @cached_property
     def unbilled(self) -> set[str]:
@@ -225,11 +225,11 @@ class DayFigures:
     @cached_property
     def directions(self) -> Tokens:
         """Tokens by direction."""
-        found = Tokens()
+        result = Tokens()
         for use in self.uses:
             if not use.failed:
-                found.add(use)
-        return found
+                result.add(use)
+        return result
 
     def tier_tokens(self, tier: str) -> int:
         """What it served."""
@@ -252,11 +252,11 @@ class DayFigures:
 
     def wakes(self) -> dict[str | None, Amount]:
         """What each key's wakes cost, failed ones included; None: nobody's."""
-        found: dict[str | None, Amount] = defaultdict(Amount)
+        result: dict[str | None, Amount] = defaultdict(Amount)
         for part in self.all_of_it.parts:
             if part.doing.cause in {"waking", "failed_wake"}:
-                found[part.doing.key] += part.amount
-        return dict(found)
+                result[part.doing.key] += part.amount
+        return dict(result)
 
     @cached_property
     def accrued(self) -> Amount:
@@ -266,7 +266,7 @@ class DayFigures:
     @cached_property
     def variance(self) -> tuple[Amount, Amount] | None:
         """What would have been accrued for the machine hours that are billed, and what was billed for them."""
-        accrued, billed, found = Amount(), Amount(), False
+        accrued, billed, result = Amount(), Amount(), False
         for machine in self.books.world.machines:
             price, usage = self.books.prices[machine.tier], self.usage(machine)
             if price is None or not usage:
@@ -276,9 +276,9 @@ class DayFigures:
             if not any(doing.cause != UNKNOWN for hour in hours for doing in time.times(hour, hour + HOUR)):
                 continue
             seconds = sum((time.billable(hour, hour + HOUR) for hour in hours), Fraction(0))
-            found, accrued = True, accrued + Amount(price).part(seconds, HOUR)
+            result, accrued = True, accrued + Amount(price).part(seconds, HOUR)
             billed += total(self.amount(row, row.billed) for row in usage)
-        return (accrued, billed) if found else None
+        return (accrued, billed) if result else None
 
     def usage(self, machine: Machine) -> list[Charge]:
         """Charges for its running."""
@@ -294,7 +294,7 @@ class DayFigures:
         return self.books.usd(row, amount).part(seconds, row.end - row.start)
 
     def _allocate(self, counts: Callable[[Charge], bool]) -> Allocation:
-        found = Allocation()
+        result = Allocation()
         adjustments: list[tuple[Machine, Charge]] = []
         owned: dict[str, list[Part]] = defaultdict(list)
         for row in self.rows:
@@ -307,18 +307,18 @@ class DayFigures:
                 parts = spread(amount, self.weights(row, whose.machine)).items()
                 owned[whose.machine.id] += [Part(whose.tier, doing, part) for doing, part in parts]
             elif whose.tier is not None:
-                found.parts.append(Part(whose.tier, UNEXPLAINED, amount))
+                result.parts.append(Part(whose.tier, UNEXPLAINED, amount))
             elif whose.shared:
-                found.shared += amount
+                result.shared += amount
             else:
-                found.parts.append(Part(None, Doing("unattributed"), amount))
+                result.parts.append(Part(None, Doing("unattributed"), amount))
         for machine, part in self._accruals():
             owned[machine.id].append(part)
-        found.parts += [part for parts in owned.values() for part in parts]
+        result.parts += [part for parts in owned.values() for part in parts]
         for machine, row in adjustments:
-            found.parts += self._adjusted(machine, row, owned)
-        self._share(found)
-        return found
+            result.parts += self._adjusted(machine, row, owned)
+        self._share(result)
+        return result
 
     def _adjusted(self, machine: Machine, row: Charge, owned: Mapping[str, Sequence[Part]]) -> list[Part]:
         """A credit or refund goes as the machine's other costs of the day do, else as its tier's, else by its time."""
@@ -384,29 +384,29 @@ class DayFigures:
     def _billed_in(self, machine: Machine, hour: int) -> bool:
         return any(row.start < hour + HOUR and row.end > hour for row in self.usage(machine))
 
-    def _share(self, found: Allocation) -> None:
+    def _share(self, result: Allocation) -> None:
         """Shared cost over the tiers: by their own cost, else by tokens, else evenly."""
         direct: dict[str, Amount] = defaultdict(Amount)
-        for part in found.parts:
+        for part in result.parts:
             if part.tier is not None:
                 direct[part.tier] += part.amount
         names = [tier.name for tier in self.books.world.tiers]
-        found.tiers = {name: direct[name] for name in names}
-        if not found.shared:
+        result.tiers = {name: direct[name] for name in names}
+        if not result.shared:
             return
         weights = {tier: max(amount.value, Fraction(0)) for tier, amount in direct.items()}
-        found.shared_by = "direct cost"
+        result.shared_by = "direct cost"
         if not sum(weights.values()):
             weights = {tier: Fraction(self.tier_tokens(tier)) for tier in names}
-            found.shared_by = "tokens"
+            result.shared_by = "tokens"
         if not sum(weights.values()):
             weights = {tier: Fraction(1) for tier in names}
-            found.shared_by = "nothing: evenly"
+            result.shared_by = "nothing: evenly"
         positive = {tier: amount for tier, amount in direct.items() if amount.value > 0}
-        is_by_cost = found.shared_by == "direct cost"
-        shares = by_cost(found.shared, positive) if is_by_cost else spread(found.shared, weights)
+        is_by_cost = result.shared_by == "direct cost"
+        shares = by_cost(result.shared, positive) if is_by_cost else spread(result.shared, weights)
         for tier, share in shares.items():
-            found.tiers[tier] += share
+            result.tiers[tier] += share
 
 
 def _or_unexplained(times: Times) -> Times:

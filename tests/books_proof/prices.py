@@ -64,10 +64,10 @@ def band(model: str, books: Books, day: int) -> tuple[Trailing, Trailing, tuple[
 
 def used(key: str, world: World, start: int, end: int) -> dict[tuple[int, str], tuple[int, int, int]]:
     """Prompt, cached and completion tokens of what was served to a key, by day and model."""
-    found: dict[tuple[int, str], tuple[int, int, int]] = {}
+    sums: dict[tuple[int, str], tuple[int, int, int]] = {}
     for use in world.uses:
         if use.key == key and not use.failed and start <= use.end < end and use.prompt + use.completion:
             at = int(use.end) // DAY * DAY, use.model
-            before = found.get(at, (0, 0, 0))
-            found[at] = before[0] + use.prompt, before[1] + use.cached, before[2] + use.completion
-    return found
+            before = sums.get(at, (0, 0, 0))
+            sums[at] = before[0] + use.prompt, before[1] + use.cached, before[2] + use.completion
+    return sums

@@ -90,7 +90,7 @@ class Suite:
     def __init__(self, bus: Bus, billing: Runtime, directory: Path) -> None:
         self._bus, self._billing, self._directory = bus, billing, directory
 
-    async def tell_journal(self, moves: Sequence[Move], tiers: dict[str, str]) -> None:
+    async def publish_journal(self, moves: Sequence[Move], tiers: dict[str, str]) -> None:
         """Put the moves into the journal, and return when billing has read them."""
         for number, move in enumerate(moves):
             entry = Transition(
@@ -106,7 +106,7 @@ class Suite:
             await self._bus.publish(subjects.journal(move.machine), encode(entry))
         await until(self._transitions, lambda read: read >= len(moves))
 
-    async def tell_usage(self, uses: Sequence[Use]) -> None:
+    async def publish_usage(self, uses: Sequence[Use]) -> None:
         """Send the requests as a gateway does, and return when all days before now are counted."""
         await send(self._bus, *(_event(number, use) for number, use in enumerate(uses, 1)))
         leaving = Activity(gateway=SOURCE, sent_at=self._billing.now(), machines={}, leaving=True, written=len(uses))

@@ -36,8 +36,8 @@ def standings(world: World, charges: Iterable[Charge]) -> dict[Bill, Standing]:
     sums: dict[Bill, Fraction] = {}
     for charge in charges:
         sums[bill_of(charge)] = sums.get(bill_of(charge), Fraction(0)) + charge.billed
-    noted = {(p.source, p.issuer, p.account, p.period, p.invoice): p.amount for p in world.payables}
-    return {bill: Standing(billed, noted.get(bill)) for bill, billed in sums.items()}
+    payables = {(p.source, p.issuer, p.account, p.period, p.invoice): p.amount for p in world.payables}
+    return {bill: Standing(billed, payables.get(bill)) for bill, billed in sums.items()}
 
 
 def concerned(bills: Iterable[Bill], rows: Iterable[Charge], start: int, end: int) -> set[Bill]:
@@ -48,6 +48,6 @@ def concerned(bills: Iterable[Bill], rows: Iterable[Charge], start: int, end: in
 
 def is_settled(world: World, bills: dict[Bill, Standing], rows: Iterable[Charge], start: int, end: int) -> bool:
     """Whether all bills that the day waits for are over and tie."""
-    found = concerned(bills, rows, start, end)
-    over = all(period[1] <= world.now for _, _, _, period, _ in found)
-    return bool(found) and over and all(bills[bill].state == "ties" for bill in found)
+    concerned_bills = concerned(bills, rows, start, end)
+    over = all(period[1] <= world.now for _, _, _, period, _ in concerned_bills)
+    return bool(concerned_bills) and over and all(bills[bill].state == "ties" for bill in concerned_bills)

@@ -32,10 +32,10 @@ class Published:
     statements: list[Statement]
 
 
-async def tell(running: Suite, world: World) -> None:
+async def feed(running: Suite, world: World) -> None:
     """Tell the services of a world, in its order."""
-    await running.tell_journal(world.moves, {machine.id: machine.tier for machine in world.machines})
-    await running.tell_usage(world.uses)
+    await running.publish_journal(world.moves, {machine.id: machine.tier for machine in world.machines})
+    await running.publish_usage(world.uses)
     for delivery in world.deliveries:
         await running.deliver(delivery)
     for payable in world.payables:
@@ -57,23 +57,25 @@ async def ask(running: Suite, days: int) -> Published:
     )
 
 
-def compare(told: Published, world: World) -> int:
+def compare(published: Published, world: World) -> int:
     """Compare them all with the oracle's. How many there were."""
-    found, books = Comparison(), Books(world)
-    days = [books.day(NEXT - back * DAY) for back in range(len(told.days), 0, -1)]
-    for report, day in zip(told.days, days, strict=True):
-        found.day(report, day)
-    found.period(told.period, told.days, days_tokens(days))
-    found.conserved(told.days, days)
-    found.bills(told.period, days)
-    found.explanations(told.explained, days[0])
-    found.invoices(told.invoices, books)
-    found.bands(told.bands, books, NEXT)
-    for number, statement in enumerate(told.statements):
-        found.statement(statement, books, told.bands, MONTHS[number % len(MONTHS)])
-    differing = "\n".join(found.differences[:60])
-    assert not found.differences, f"{len(found.differences)} of {found.compared} figures differ:\n{differing}"
-    return found.compared
+    comparison, books = Comparison(), Books(world)
+    days = [books.day(NEXT - back * DAY) for back in range(len(published.days), 0, -1)]
+    for report, day in zip(published.days, days, strict=True):
+        comparison.day(report, day)
+    comparison.period(published.period, published.days, days_tokens(days))
+    comparison.conserved(published.days, days)
+    comparison.bills(published.period, days)
+    comparison.explanations(published.explained, days[0])
+    comparison.invoices(published.invoices, books)
+    comparison.bands(published.bands, books, NEXT)
+    for number, statement in enumerate(published.statements):
+        comparison.statement(statement, books, published.bands, MONTHS[number % len(MONTHS)])
+    differing = "\n".join(comparison.differences[:60])
+    assert not comparison.differences, (
+        f"{len(comparison.differences)} of {comparison.compared} figures differ:\n{differing}"
+    )
+    return comparison.compared
 
 
 async def test_figures_of_a_week_are_the_oracles(tmp_path: Path) -> None:
@@ -82,9 +84,9 @@ async def test_figures_of_a_week_are_the_oracles(tmp_path: Path) -> None:
     )
     world = month.world()
     async with suite(world, tmp_path) as running:
-        await tell(running, world)
-        told = await ask(running, month.days)
-    assert compare(told, world) > 600
+        await feed(running, world)
+        published = await ask(running, month.days)
+    assert compare(published, world) > 600
 
 
 @pytest.mark.long
@@ -102,9 +104,9 @@ async def test_figures_of_a_week_are_the_oracles(tmp_path: Path) -> None:
 async def test_figures_of_a_month_are_the_oracles(month: Month, tmp_path: Path, database_url: str) -> None:
     world = month.world()
     async with suite(world, tmp_path, database_url) as running:
-        await tell(running, world)
-        told = await ask(running, month.days)
-    assert compare(told, world) > 1_000
+        await feed(running, world)
+        published = await ask(running, month.days)
+    assert compare(published, world) > 1_000
 
 
 @pytest.mark.long
@@ -113,9 +115,9 @@ async def test_figures_of_any_days_are_the_oracles(seed: int, tmp_path: Path) ->
     month = any_month(seed)
     world = month.world()
     async with suite(world, tmp_path) as running:
-        await tell(running, world)
-        told = await ask(running, month.days)
-    compare(told, world)
+        await feed(running, world)
+        published = await ask(running, month.days)
+    compare(published, world)
 
 
 @pytest.mark.long
@@ -127,7 +129,7 @@ async def test_only_the_day_of_a_new_row_gets_a_revision(tmp_path: Path) -> None
     added = replace(next(row for row in bill.rows if row.service == "Networking"), billed=Fraction("7.25"))
     more = replace(bill, rows=(*bill.rows, added))
     async with suite(world, tmp_path) as running:
-        await tell(running, world)
+        await feed(running, world)
         first = (await ask(running, month.days)).days
         assert {day.state for day in first} == {"final", "provisional"}
         await running.deliver(replace(bill, rows=bill.rows[::-1]))
@@ -137,12 +139,12 @@ async def test_only_the_day_of_a_new_row_gets_a_revision(tmp_path: Path) -> None
     (moved,) = [new for new, old in zip(after, first, strict=True) if new.revision != old.revision]
     assert (moved.day, moved.state, moved.revision) == (day_of(added.start), "restated", 2)
     assert "+7.25" in (moved.change or "")
-    books, found = Books(replace(world, deliveries=(*world.deliveries, more))), Comparison()
+    books, comparison = Books(replace(world, deliveries=(*world.deliveries, more))), Comparison()
     for report in after:
         figures = books.day(NEXT - (month.days - after.index(report)) * DAY)
         figures.state = "restated" if report is moved else first[after.index(report)].state or ""
-        found.day(report, figures)
-    assert not found.differences, found.differences
+        comparison.day(report, figures)
+    assert not comparison.differences, comparison.differences
 
 
 @pytest.mark.long
@@ -150,6 +152,6 @@ async def test_figures_over_a_real_bus_are_the_oracles(tmp_path: Path, bus: JetS
     month = Month(seed=8, requests=5_000, repeats=True, unbilled=4, open_sources=("hyperstack",))
     world = month.world()
     async with suite(world, tmp_path, bus=bus) as running:
-        await tell(running, world)
-        told = await ask(running, month.days)
-    assert compare(told, world) > 1_000
+        await feed(running, world)
+        published = await ask(running, month.days)
+    assert compare(published, world) > 1_000

@@ -58,9 +58,9 @@ def causes(day: DayFigures) -> dict[str, Fraction]:
 @pytest.mark.parametrize("name", ORACLE)
 def test_the_oracle_imports_nothing_of_the_project(name: str) -> None:
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-    found = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    found += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    ours = [module for module in found if module.startswith(("services", "shared", "spotinference", "tests"))]
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    ours = [module for module in modules if module.startswith(("services", "shared", "spotinference", "tests"))]
     assert {module.rpartition(".")[2] for module in ours} <= set(ORACLE)
     assert all(module.startswith("tests.books_proof.") for module in ours)
 
@@ -130,5 +130,5 @@ def test_equal_rows_all_count_and_a_currency_has_the_rate_of_its_start() -> None
 
 def test_models_and_keys_bear_what_served_them() -> None:
     day = figures(charge("3"), charge("1", resource="i-b"), uses=(use("A", 300), use("A", 100)))
-    found = {name: (amount.value, tokens) for name, (amount, tokens) in day.by(1, day.all_of_it).items()}
-    assert found == {"m": (Fraction(3), 400), None: (Fraction(1), 0)}
+    modules = {name: (amount.value, tokens) for name, (amount, tokens) in day.by(1, day.all_of_it).items()}
+    assert modules == {"m": (Fraction(3), 400), None: (Fraction(1), 0)}

@@ -89,8 +89,8 @@ def _framed(cell: str | None, row: Charge) -> str | None:
 
 
 def _tags(pairs: Mapping[str, str | None]) -> str | None:
-    told = {key: value for key, value in pairs.items() if value is not None}
-    return json.dumps(told) if told else None
+    known_pairs = {key: value for key, value in pairs.items() if value is not None}
+    return json.dumps(known_pairs) if known_pairs else None
 
 
 def _focus(row: Charge, at: Callable[[int], str]) -> dict[str, str | None]:

@@ -9,8 +9,8 @@ PAGE = page("docs/reference/invoice-formats.md")
 FIXTURES = ROOT / "tests" / "cases" / "books" / "vendors"
 
 
-def columns(form: FileSchema) -> dict[str, tuple[list[str], str]]:
-    return {cell.name: (list(cell.also), "yes" if cell.mandatory else "") for cell in form.cells}
+def columns(schema: FileSchema) -> dict[str, tuple[list[str], str]]:
+    return {c.name: (list(c.aliases), "yes" if c.required else "") for c in schema.columns}
 
 
 def described_columns(heading: str) -> dict[str, tuple[list[str], str]]:

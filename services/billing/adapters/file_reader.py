@@ -113,17 +113,17 @@ class FileReader:
         def fitting(some: Sequence[str]) -> FileSchema:
             return schema.best_schema((FOCUS, CUR, simple_schema(self._terms.source, some)), some)
 
-        if (fault := check_header(records, lambda some: fitting(some).share(some))) is not None:
+        if (fault := check_header(records, lambda some: fitting(some).match_ratio(some))) is not None:
             raise fault
         form = fitting(names)
-        twice = form.twice(names)
+        twice = form.duplicate_columns(names)
         for column in twice:
             self._refusals.add(name, line, column, "this column is there twice: keep one")
-        for column in form.missing(names):
+        for column in form.missing_columns(names):
             wants = f"this column is missing: {form.name} wants it; export the file with it"
             self._refusals.add(name, line, column, wants)
         doubtful = {column.casefold() for column in twice}
-        return form, [column for column in form.columns(names) if column.casefold() not in doubtful]
+        return form, [column for column in form.known_columns(names) if column.casefold() not in doubtful]
 
     def _judged(self, name: str, form: FileSchema, relation: str, types: Mapping[str, str]) -> str:
         """SQL for the charges; what is wrong in the rows is refused besides."""

@@ -47,7 +47,7 @@ async def warnings_of(
             billed=part.billed,
             currency=part.currency,
             usual=usual_day_cost(known, await _usual_days(connection, source, part.currency)),
-            former=PreviousSnapshot(sum(snapshot.rows for snapshot in same), billed) if same else None,
+            previous=PreviousSnapshot(sum(snapshot.rows for snapshot in same), billed) if same else None,
         )
         if warnings_by_currency[part.currency]:
             where = {"source": source, "issuer": part.key.issuer, "account": part.key.account}

@@ -73,9 +73,9 @@ async def upload_delivery(
     return ImportRequest(
         source=source,
         files=tuple(files),
-        wanted=plan.wanted,
+        wanted=plan.listed,
         sizes=dict(plan.sizes),
-        parts=parts or bool(plan.wanted),
+        parts=parts or bool(plan.listed),
         beside=tuple(beside),
         round=rounds,
     )

@@ -125,7 +125,7 @@ class InvoiceFetcher:
         """Import each delivery that has changed, and was not refused as it is."""
         try:
             file_source = self._open_source(self._source)
-            deliveries = {one.plan.wanted or one.plan.files: one for one in await list_deliveries(file_source)}
+            deliveries = {one.plan.listed or one.plan.files: one for one in await list_deliveries(file_source)}
         except BusUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this source alone

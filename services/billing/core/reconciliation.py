@@ -103,12 +103,12 @@ def reconcile(billed: Sequence[BilledAmount], notes: Sequence[Payable]) -> tuple
     sums: dict[tuple[BillKey, str], list[BilledAmount]] = {}
     for part in billed:
         sums.setdefault((bill_key(part), part.currency), []).append(part)
-    found = [
+    invoices = [
         _standing(parts, payable.get(bill), is_voided=bill[:3] in void)
         for (bill, _), parts in sums.items()
         if any(part.active for part in parts) or bill in payable or bill[:3] in void
     ]
-    return tuple(sorted(found, key=_order))
+    return tuple(sorted(invoices, key=_order))
 
 
 def is_settled(stands: Iterable[InvoiceStanding]) -> bool:

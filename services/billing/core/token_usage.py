@@ -23,10 +23,10 @@ class TokenUsage:
         return sum_tokens(self.served.values())
 
     def by_tier(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        tokens: dict[str, int] = {}
         for (tier, _, _), sums in self.served.items():
-            found[tier] = found.get(tier, 0) + total_tokens(sums)
-        return found
+            tokens[tier] = tokens.get(tier, 0) + total_tokens(sums)
+        return tokens
 
 
 def token_usage(answer: Tokens) -> TokenUsage:

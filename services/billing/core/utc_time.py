@@ -40,13 +40,13 @@ def day_of(moment: int) -> str:
 
 def parse_time_ms(text: str) -> int:
     """FOCUS's `2026-05-31T00:00:00Z`, also with a fraction, a space or without `Z`: always UTC; else `ValueError`."""
-    found = _TIME_PATTERN.fullmatch(text)
-    if found is None:
+    match = _TIME_PATTERN.fullmatch(text)
+    if match is None:
         raise ValueError(f'expected a UTC time such as "2026-05-31T00:00:00Z", got {text!r}')
-    fraction = (found[3] or "").ljust(9, "0")
+    fraction = (match[3] or "").ljust(9, "0")
     if int(fraction[3:]):
         raise ValueError(f"finer than a millisecond: {text!r}")
-    whole = datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00") - _EPOCH
+    whole = datetime.fromisoformat(f"{match[1]}T{match[2]}+00:00") - _EPOCH
     return whole // timedelta(milliseconds=1) + int(fraction[:3])
 
 

@@ -19,7 +19,7 @@ TERMS = ImportSettings(source="cloud")
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadResult:
     charges: Mapping[SnapshotKey, tuple[CostRow, ...]]
     refusals: tuple[RowError, ...]
     snapshots: tuple[Snapshot, ...]
@@ -30,7 +30,9 @@ class Found:
         return tuple(row for rows in self.charges.values() for row in rows)
 
 
-def read(*files: bytes | Path, name: str = "bill.csv", terms: ImportSettings = TERMS, parts: bool = False) -> Found:
+def read(
+    *files: bytes | Path, name: str = "bill.csv", terms: ImportSettings = TERMS, parts: bool = False
+) -> ReadResult:
     """One delivery; files after the first one are named by their number. `parts` as of `Reading.read`."""
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
@@ -45,7 +47,7 @@ def read(*files: bytes | Path, name: str = "bill.csv", terms: ImportSettings = T
                 rows = charges.setdefault(snapshot.key, [])
                 rows += (_row(values) for batch in reading.rows(snapshot) for values in batch)
             whole = {key: tuple(rows) for key, rows in charges.items()}
-            return Found(whole, tuple(reading.refusals), reading.snapshots)
+            return ReadResult(whole, tuple(reading.refusals), reading.snapshots)
         finally:
             reading.close()
 

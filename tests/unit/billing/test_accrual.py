@@ -41,17 +41,17 @@ def parts(
 def test_parts_sum_to_the_last_total_of_every_bill(
     steps: list[tuple[int, int]], changes: list[tuple[int, str]]
 ) -> None:
-    at, told = START, []
+    at, readings = START, []
     for amount, pause in steps:
         at += pause
-        told.append(BillReading(amount, at))
+        readings.append(BillReading(amount, at))
     time = journal(*sorted(changes, key=lambda c: c[0]), now=at)
-    every = [part for before, after in pairwise(told) for part in accrue("m", before, after, time)]
-    ends = [before.cumulative for before, after in pairwise(told) if has_fallen(before, after)]
-    assert sum(part.amount for part in every) == sum(ends) + told[-1].cumulative - told[0].cumulative
+    every = [part for before, after in pairwise(readings) for part in accrue("m", before, after, time)]
+    ends = [before.cumulative for before, after in pairwise(readings) if has_fallen(before, after)]
+    assert sum(part.amount for part in every) == sum(ends) + readings[-1].cumulative - readings[0].cumulative
     assert all(part.amount >= 0 for part in every)
     assert all(part.hour <= part.since < part.through <= part.hour + HOUR_MS for part in every)
-    assert sum(part.through - part.since for part in every) == told[-1].at - told[0].at, "each moment once"
+    assert sum(part.through - part.since for part in every) == readings[-1].at - readings[0].at, "each moment once"
 
 
 def test_a_rise_within_an_hour_is_that_hours() -> None:
@@ -84,7 +84,7 @@ def test_a_bill_that_fell_is_a_new_one() -> None:
 @pytest.mark.parametrize(
     ("now", "too_late"), [((99, 1.0), True), ((99, 0.9), True), ((99, 1.1), False), ((100, 0.9), False)]
 )
-def test_an_older_reading_that_comes_late_says_nothing(now: tuple[int, float], *, too_late: bool) -> None:
+def test_older_reading_that_comes_late_is_ignored(now: tuple[int, float], *, too_late: bool) -> None:
     assert is_stale(reading(100, 1.0), reading(*now)) is too_late
 
 

@@ -25,8 +25,8 @@ from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charg
 def life(*changes: tuple[Any, ...], busy: tuple[Window, ...] = ()) -> MachineTime:
     """States from hours of the day on: when, which, and where it matters the key and the tier."""
     padded = [(*change, None, None)[:4] for change in changes]
-    told = [StateChange(hours(at, at).start, state, tier, key_id) for at, state, key_id, tier in padded]
-    return MachineTime(build_intervals(told, LATER), busy)
+    state_changes = [StateChange(hours(at, at).start, state, tier, key_id) for at, state, key_id, tier in padded]
+    return MachineTime(build_intervals(state_changes, LATER), busy)
 
 
 def allocated(*rows: CostRow, day: Window = DAY_WINDOW, **more: Any) -> Allocation:
@@ -36,33 +36,33 @@ def allocated(*rows: CostRow, day: Window = DAY_WINDOW, **more: Any) -> Allocati
 
 def day_part(day: Window, *rows: CostRow) -> int:
     """What of the rows falls on the day."""
-    found = charge_groups.group_charges(rows, FLEET.owner, DAY_WINDOW, LATER).items()
-    return sum(charge_groups.cost_on_day(charge.billed, kind, day) for kind, charge in found)
+    allocation = charge_groups.group_charges(rows, FLEET.owner_of, DAY_WINDOW, LATER).items()
+    return sum(charge_groups.cost_on_day(charge.billed, kind, day) for kind, charge in allocation)
 
 
-def causes(found: Allocation) -> dict[str, Decimal]:
-    return {cause: to_usd(amount) for cause, amount in found.causes.items() if amount}
+def causes(allocation: Allocation) -> dict[str, Decimal]:
+    return {cause: to_usd(amount) for cause, amount in allocation.causes.items() if amount}
 
 
-def tiers(found: Allocation) -> dict[str, Decimal]:
-    return {tier: to_usd(amount) for tier, amount in found.tiers.items() if amount}
+def tiers(allocation: Allocation) -> dict[str, Decimal]:
+    return {tier: to_usd(amount) for tier, amount in allocation.tiers.items() if amount}
 
 
 AWAKE = {"a-1": life((0, "ready"), (24, "asleep"), busy=(hours(0, 24),))}
 
 
 def test_case_4_reversals_add_up() -> None:
-    found = allocated(charge("30.00"), charge("-30.00"), charge("27.00"))
-    assert to_usd(found.spend) == 27
+    allocation = allocated(charge("30.00"), charge("-30.00"), charge("27.00"))
+    assert to_usd(allocation.spend) == 27
 
 
 def test_case_6_a_covered_hour_counts_what_is_billed_and_nothing_twice() -> None:
     covered = charge("0", effective=Decimal(60), list_cost=Decimal(100))
     unused = charge("0", effective=Decimal(12), resource_id=None)
     fee = charge("72", effective=Decimal(0), category="Purchase", resource_id=None)
-    found = allocated(covered, unused, fee)
-    assert per_mtok(found.spend, 24_000_000) == 3
-    assert tiers(found) == {"A": 36, "B": 36}
+    allocation = allocated(covered, unused, fee)
+    assert per_mtok(allocation.spend, 24_000_000) == 3
+    assert tiers(allocation) == {"A": 36, "B": 36}
 
 
 def test_case_9_disks_of_a_sleeping_tier_cost_a_thirty_first_a_day_and_the_month_is_exact() -> None:
@@ -80,8 +80,8 @@ def test_case_13_a_row_over_midnight_is_split_by_seconds() -> None:
 
 
 def test_case_15_recoverable_tax_stands_beside_the_spend() -> None:
-    found = allocated(charge("200"), charge("40", category="Tax", resource_id=None))
-    assert [to_usd(found.spend), to_usd(found.tax)] == [Decimal(200), Decimal(40)]
+    allocation = allocated(charge("200"), charge("40", category="Tax", resource_id=None))
+    assert [to_usd(allocation.spend), to_usd(allocation.tax)] == [Decimal(200), Decimal(40)]
 
 
 def test_tax_alone_is_no_delivered_cost() -> None:
@@ -89,16 +89,16 @@ def test_tax_alone_is_no_delivered_cost() -> None:
 
 
 def test_case_16_credits_are_in_the_spend_and_out_of_the_one_before_them() -> None:
-    found = allocated(charge("500"), charge("-500", category="Credit", resource_id=None))
-    assert [to_usd(found.spend), to_usd(found.before_credits)] == [Decimal(0), Decimal(500)]
+    allocation = allocated(charge("500"), charge("-500", category="Credit", resource_id=None))
+    assert [to_usd(allocation.spend), to_usd(allocation.before_credits)] == [Decimal(0), Decimal(500)]
 
 
 def test_case_18_shared_cost_follows_direct_cost() -> None:
-    found = allocated(
+    allocation = allocated(
         charge("600"), charge("300", resource_id="i-b"), charge("90", resource_id="nat", service_category="Networking")
     )
-    assert tiers(found) == {"A": 660, "B": 330}
-    assert to_usd(found.causes["shared"]) == 90
+    assert tiers(allocation) == {"A": 660, "B": 330}
+    assert to_usd(allocation.causes["shared"]) == 90
 
 
 def test_shared_cost_alone_follows_tokens_else_is_spread_evenly() -> None:
@@ -108,10 +108,10 @@ def test_shared_cost_alone_follows_tokens_else_is_spread_evenly() -> None:
 
 
 def test_case_19_an_instance_is_known_without_its_tag_and_an_unknown_one_is_unattributed() -> None:
-    found = allocated(charge("10"), charge("5", resource_id="i-unknown"))
-    assert tiers(found) == {"A": 10}
-    assert to_usd(found.causes["unattributed"]) == 5
-    assert to_usd(found.spend) == 15
+    allocation = allocated(charge("10"), charge("5", resource_id="i-unknown"))
+    assert tiers(allocation) == {"A": 10}
+    assert to_usd(allocation.causes["unattributed"]) == 5
+    assert to_usd(allocation.spend) == 15
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_case_19_an_instance_is_known_without_its_tag_and_an_unknown_one_is_unat
     ],
 )
 def test_whose_a_charge_is(row: dict[str, Any], owner: object) -> None:
-    assert FLEET.owner(charge("1", **row)) == owner
+    assert FLEET.owner_of(charge("1", **row)) == owner
 
 
 def test_case_22_equal_rows_both_count() -> None:
@@ -153,21 +153,25 @@ def test_case_22_equal_rows_both_count() -> None:
 
 def test_case_28_the_bill_replaces_the_accrual() -> None:
     prices = {"A": to_units(Decimal("2.40"))}
-    found = allocated(times=AWAKE, prices=prices)
-    assert (to_usd(found.spend), found.accrued, found.billed) == (Decimal("57.6"), found.spend, False)
+    allocation = allocated(times=AWAKE, prices=prices)
+    assert (to_usd(allocation.spend), allocation.accrued, allocation.billed) == (
+        Decimal("57.6"),
+        allocation.spend,
+        False,
+    )
     billed = allocated(charge("52.32"), times=AWAKE, prices=prices)
     assert (to_usd(billed.spend), billed.accrued) == (Decimal("52.32"), 0)
 
 
 def test_the_bill_replaces_the_accrual_hour_by_hour() -> None:
-    found = allocated(
+    allocation = allocated(
         charge("2.00", "2026-05-03T10:00:00Z", "2026-05-03T10:30:00Z"),
         charge("9.00", service_category="Storage", resource_id="vol-a"),
         times=AWAKE,
         prices={"A": to_units(Decimal(3))},
     )
-    assert to_usd(found.accrued) == 23 * 3
-    assert to_usd(found.spend) == 2 + 9 + 69
+    assert to_usd(allocation.accrued) == 23 * 3
+    assert to_usd(allocation.spend) == 2 + 9 + 69
 
 
 def test_a_day_of_sleep_is_an_estimate_of_nothing_and_silence_is_none() -> None:
@@ -230,8 +234,8 @@ COSTS = st.decimals(-1000, 1000, places=12)
 STATES: list[MachineState] = ["asleep", "waking", "ready", "draining", "falling_asleep", "broken"]
 MOMENTS = st.integers(DAY_WINDOW.start - 2 * DAY_MS, DAY_WINDOW.end + 2 * DAY_MS)
 LIVES = st.lists(st.tuples(MOMENTS, st.sampled_from(STATES)), max_size=8).map(
-    lambda found: MachineTime(
-        build_intervals([StateChange(*c) for c in sorted(found, key=lambda c: c[0])], LATER),
+    lambda allocation: MachineTime(
+        build_intervals([StateChange(*c) for c in sorted(allocation, key=lambda c: c[0])], LATER),
         (hours(3, 4), hours(7, 7.5)),
     )
 )
@@ -266,14 +270,14 @@ def covers(row: CostRow) -> bool:
 def test_every_part_sums_exactly(
     rows: list[CostRow], times: dict[str, MachineTime], prices: dict[str, int], tokens: dict[str, int]
 ) -> None:
-    found = allocated(*rows, times=times, prices=prices, tokens=tokens)
+    allocation = allocated(*rows, times=times, prices=prices, tokens=tokens)
     charged = day_part(DAY_WINDOW, *(row for row in rows if row.category != "Tax"))
     credited = day_part(DAY_WINDOW, *(row for row in rows if row.category == "Credit"))
-    assert set(found.causes) == set(CAUSES)
-    assert sum(found.causes.values()) == found.spend == charged + found.accrued
-    assert sum(found.tiers.values()) + found.causes["unattributed"] == found.spend
-    assert found.before_credits == found.spend - credited
-    assert found == allocated(*rows, times=times, prices=prices, tokens=tokens)
+    assert set(allocation.causes) == set(CAUSES)
+    assert sum(allocation.causes.values()) == allocation.spend == charged + allocation.accrued
+    assert sum(allocation.tiers.values()) + allocation.causes["unattributed"] == allocation.spend
+    assert allocation.before_credits == allocation.spend - credited
+    assert allocation == allocated(*rows, times=times, prices=prices, tokens=tokens)
 
 
 @given(COSTS, st.integers(0, 5 * HOUR_MS), st.integers(0, 70 * DAY_MS))

@@ -24,27 +24,29 @@ FACTS = SnapshotStatistics(
 )
 
 
-def told(**more: Any) -> tuple[str, ...]:
-    values: dict[str, Any] = {"rows": 10, "billed": Decimal(100), "usual": Decimal(1), "former": None}
+def warnings_for(**more: Any) -> tuple[str, ...]:
+    values: dict[str, Any] = {"rows": 10, "billed": Decimal(100), "usual": Decimal(1), "previous": None}
     facts = SnapshotStatistics(**{name: more.pop(name, value) for name, value in vars(FACTS).items()})
     return find_anomalies(facts, currency="EUR", **values | more)
 
 
-def test_a_charge_of_a_thousand_usual_days_is_told_by_name_and_day() -> None:
-    assert told() == ()
-    (text,) = told(largest=Decimal("-1000.00"))
+def test_charge_of_a_thousand_usual_days_is_reported_by_name_and_day() -> None:
+    assert warnings_for() == ()
+    (text,) = warnings_for(largest=Decimal("-1000.00"))
     assert text.startswith("a charge of -1,000 EUR for i-a on 2026-05-03 is 1,000 times what a usual day")
-    assert told(largest=Decimal(5000), usual=None) == told(largest=Decimal(5000), usual=Decimal(0)) == ()
+    assert (
+        warnings_for(largest=Decimal(5000), usual=None) == warnings_for(largest=Decimal(5000), usual=Decimal(0)) == ()
+    )
 
 
-def test_charges_of_the_future_are_told_with_the_first_day() -> None:
-    assert told(future=2, first_future=day_window("2026-12-24").start) == (
+def test_future_charges_are_reported_with_the_first_day() -> None:
+    assert warnings_for(future=2, first_future=day_window("2026-12-24").start) == (
         "2 charges begin in the future, the first on 2026-12-24",
     )
 
 
 @pytest.mark.parametrize(
-    ("former", "count"),
+    ("previous", "count"),
     [
         (PreviousSnapshot(20, Decimal(200)), 0),
         (PreviousSnapshot(21, Decimal(200)), 1),
@@ -53,8 +55,8 @@ def test_charges_of_the_future_are_told_with_the_first_day() -> None:
         (PreviousSnapshot(1, Decimal(-500)), 0),
     ],
 )
-def test_a_period_with_less_than_half_of_what_it_had_is_told(former: PreviousSnapshot, count: int) -> None:
-    assert len(told(former=former)) == count
+def test_period_that_shrinks_by_more_than_half_is_reported(previous: PreviousSnapshot, count: int) -> None:
+    assert len(warnings_for(previous=previous)) == count
 
 
 def test_a_usual_day_is_the_sources_own_and_of_few_days_there_is_none() -> None:

@@ -53,9 +53,9 @@ def cur(path: Path, *rows: dict[str, str], drop: tuple[str, ...] = (), form: str
 
 
 def test_a_row_of_parquet_is_read_with_every_digit(tmp_path: Path) -> None:
-    found = read(cur(tmp_path / "cur.parquet", {}), terms=TERMS)
-    assert not found.refusals
-    ((key, (row,)),) = found.charges.items()
+    result = read(cur(tmp_path / "cur.parquet", {}), terms=TERMS)
+    assert not result.refusals
+    ((key, (row,)),) = result.charges.items()
     assert (key.issuer, key.account) == ("Amazon Web Services, Inc.", "123456789012")
     assert (key.period_start, key.period_end) == (
         parse_time_ms("2026-05-01T00:00:00Z"),
@@ -76,7 +76,7 @@ def test_a_row_of_parquet_is_read_with_every_digit(tmp_path: Path) -> None:
     assert row.tags == '{"user_tier":"A","aws_created_by":"x"}'
 
 
-def test_a_gzipped_csv_says_the_same(tmp_path: Path) -> None:
+def test_gzipped_csv_reads_the_same_as_plain_csv(tmp_path: Path) -> None:
     tags = {"resource_tags": """'{"user_tier": "A", "aws_created_by": "x"}'"""}
     packed = read(cur(tmp_path / "cur.csv.gz", tags, form="FORMAT csv, COMPRESSION gzip"), terms=TERMS)
     assert not packed.refusals
@@ -105,10 +105,10 @@ def test_case_6_a_savings_plan_hour_is_billed_once_and_worth_the_same(tmp_path: 
         "savings_plan_used_commitment": "60::DOUBLE",
         "line_item_resource_id": "NULL",
     }
-    found = read(cur(tmp_path / "cur", covered, negation, fee), terms=TERMS).rows
-    assert sum(row.billed for row in found) == 72
-    assert [row.effective for row in sorted(found, key=lambda row: row.billed)] == [0, 12, 60]
-    assert sorted(row.category for row in found) == ["Purchase", "Usage", "Usage"]
+    result = read(cur(tmp_path / "cur", covered, negation, fee), terms=TERMS).rows
+    assert sum(row.billed for row in result) == 72
+    assert [row.effective for row in sorted(result, key=lambda row: row.billed)] == [0, 12, 60]
+    assert sorted(row.category for row in result) == ["Purchase", "Usage", "Usage"]
 
 
 def test_each_type_of_line_has_its_category(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_each_type_of_line_has_its_category(tmp_path: Path) -> None:
         {"line_item_line_item_type": f"'{kind}'", "line_item_unblended_cost": f"{number}::DOUBLE"}
         for number, kind in enumerate(categories)
     ]
-    found = {row.billed: row.category for row in read(cur(tmp_path / "cur", *rows), terms=TERMS).rows}
-    assert found == dict(enumerate(categories.values()))
+    result = {row.billed: row.category for row in read(cur(tmp_path / "cur", *rows), terms=TERMS).rows}
+    assert result == dict(enumerate(categories.values()))
 
 
-def test_what_a_machine_is_made_of_is_told_from_the_rest(tmp_path: Path) -> None:
+def test_machine_services_are_distinguished_from_the_rest(tmp_path: Path) -> None:
     categories = {
         ("EBS:VolumeUsage.gp3", "Storage"): "Storage",
         ("USE1-EBS:VolumeUsage.gp3", ""): "Storage",
@@ -147,8 +147,8 @@ def test_what_a_machine_is_made_of_is_told_from_the_rest(tmp_path: Path) -> None
         }
         for number, (usage, family) in enumerate(categories)
     ]
-    found = {row.billed: row.service_category for row in read(cur(tmp_path / "cur", *rows), terms=TERMS).rows}
-    assert found == dict(enumerate(categories.values()))
+    result = {row.billed: row.service_category for row in read(cur(tmp_path / "cur", *rows), terms=TERMS).rows}
+    assert result == dict(enumerate(categories.values()))
 
 
 @pytest.mark.parametrize("host", ["i-a", "arn:aws:ec2:us-east-1:1:instance/i-a"])
@@ -161,8 +161,8 @@ def test_case_30_a_pods_part_of_its_host_is_not_added_to_it(tmp_path: Path, host
         }
         for n in (1, 2)
     ]
-    found = read(cur(tmp_path / "cur", {}, *pods), terms=TERMS).rows
-    assert [(row.resource_id, row.billed) for row in found] == [("i-a", Decimal("55.04"))]
+    result = read(cur(tmp_path / "cur", {}, *pods), terms=TERMS).rows
+    assert [(row.resource_id, row.billed) for row in result] == [("i-a", Decimal("55.04"))]
     alone = read(cur(tmp_path / "pods", *pods), terms=TERMS).rows
     assert sum(row.billed for row in alone) == Decimal("55.04")
 
@@ -185,34 +185,34 @@ def test_case_30_a_pods_part_of_its_host_is_not_added_to_it(tmp_path: Path, host
 def test_a_bad_cell_is_refused_by_row_and_column(tmp_path: Path, row: dict[str, str], column: str, reason: str) -> None:
     wrong_type = reason.startswith("type")
     rows = [row] if wrong_type else [{}, row]
-    (found, *_) = read(cur(tmp_path / "cur", *rows), terms=TERMS).refusals
-    assert (found.line, found.column) == (0 if wrong_type else 2, column)
-    assert reason in found.reason
+    (result, *_) = read(cur(tmp_path / "cur", *rows), terms=TERMS).refusals
+    assert (result.line, result.column) == (0 if wrong_type else 2, column)
+    assert reason in result.reason
 
 
 def test_tags_that_are_not_flat_are_refused(tmp_path: Path) -> None:
-    (found,) = read(cur(tmp_path / "cur", {"resource_tags": "MAP {'a': {'b': 'c'}}"}), terms=TERMS).refusals
-    assert (found.line, found.column) == (1, "resource_tags")
-    assert "flat JSON object" in found.reason
+    (result,) = read(cur(tmp_path / "cur", {"resource_tags": "MAP {'a': {'b': 'c'}}"}), terms=TERMS).refusals
+    assert (result.line, result.column) == (1, "resource_tags")
+    assert "flat JSON object" in result.reason
 
 
 def test_a_column_without_a_value_needs_no_type(tmp_path: Path) -> None:
     nothing = {"bill_invoicing_entity": "NULL", "resource_tags": "NULL", "pricing_public_on_demand_cost": "NULL"}
-    found = read(cur(tmp_path / "cur", nothing), terms=TERMS)
-    ((key, (row,)),) = found.charges.items()
+    result = read(cur(tmp_path / "cur", nothing), terms=TERMS)
+    ((key, (row,)),) = result.charges.items()
     assert (key.issuer, row.tags, row.list_cost) == ("AWS", None, None)
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
-    found = read(cur(tmp_path / "cur", {}, drop=("line_item_usage_end_date",)), terms=TERMS)
-    assert [(r.line, r.column) for r in found.refusals] == [(0, "line_item_usage_end_date")]
-    assert "CUR 2.0" in found.refusals[0].reason
+    result = read(cur(tmp_path / "cur", {}, drop=("line_item_usage_end_date",)), terms=TERMS)
+    assert [(r.line, r.column) for r in result.refusals] == [(0, "line_item_usage_end_date")]
+    assert "CUR 2.0" in result.refusals[0].reason
 
 
 def test_a_file_cut_short_is_refused_as_a_whole(tmp_path: Path) -> None:
     path = cur(tmp_path / "cur.parquet", {})
     path.write_bytes(path.read_bytes()[:-20])
-    (found,) = read(path, terms=TERMS).refusals
-    assert (found.line, found.column) == (0, "")
-    assert "fetch the file again" in found.reason
-    assert str(tmp_path) not in found.reason
+    (result,) = read(path, terms=TERMS).refusals
+    assert (result.line, result.column) == (0, "")
+    assert "fetch the file again" in result.reason
+    assert str(tmp_path) not in result.reason

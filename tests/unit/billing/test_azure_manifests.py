@@ -20,22 +20,22 @@ def manifest(
     total: int | None = None,
 ) -> bytes:
     blobs = [{"blobName": part, "byteCount": size, "dataRowCount": 1} for part in parts]
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "byteCount": size * len(parts) if total is None else total,
         "exportConfig": {"exportName": export, "type": "FocusCost"},
         "runInfo": {"submittedTime": submitted, "runId": run, "startDate": "2026-09-01T00:00:00"},
         "blobs": blobs,
     }
-    return json.dumps(told).encode()
+    return json.dumps(fields).encode()
 
 
-def found(files: dict[str, bytes]) -> list[tuple[str, ...]]:
+def planned(files: dict[str, bytes]) -> list[tuple[str, ...]]:
     return [plan.files for plan in plan_deliveries(list(files), files.__getitem__)]
 
 
-def run(folder: str, **told: Any) -> dict[str, bytes]:
+def run(folder: str, **fields: Any) -> dict[str, bytes]:
     """One run in a folder: its manifest and a part."""
-    content = manifest(f"container/{folder}/part_0.csv", **told)
+    content = manifest(f"container/{folder}/part_0.csv", **fields)
     return {f"{folder}/manifest.json": content, f"{folder}/part_0.csv": b""}
 
 
@@ -43,31 +43,31 @@ def run(folder: str, **told: Any) -> dict[str, bytes]:
 def test_of_several_runs_of_a_period_the_newest_counts_whatever_its_name(root: str) -> None:
     old = run(f"{root}{SEPTEMBER}/zz", submitted="2026-09-06T06:00:00.1234567Z")
     new = run(f"{root}{SEPTEMBER}/aa", submitted="2026-09-06T06:00:00.2Z")
-    assert found(old | new) == [(f"{root}{SEPTEMBER}/aa/part_0.csv",)]
+    assert planned(old | new) == [(f"{root}{SEPTEMBER}/aa/part_0.csv",)]
 
 
 def test_a_folder_that_is_one_period_has_runs_too() -> None:
     old, new = run("zz", submitted="2026-09-06T06:00:00Z", run="zz"), run("aa", submitted="2026-09-07", run="aa")
-    assert found(old | new) == [("aa/part_0.csv",)]
+    assert planned(old | new) == [("aa/part_0.csv",)]
 
 
 def test_a_run_that_is_overwritten_each_day_has_no_folder_of_its_own() -> None:
-    assert found(run(f"focus/{SEPTEMBER}")) == [(f"focus/{SEPTEMBER}/part_0.csv",)]
-    assert found({"manifest.json": manifest("a/./part_0.csv", run="."), "part_0.csv": b""}) == [("part_0.csv",)]
+    assert planned(run(f"focus/{SEPTEMBER}")) == [(f"focus/{SEPTEMBER}/part_0.csv",)]
+    assert planned({"manifest.json": manifest("a/./part_0.csv", run="."), "part_0.csv": b""}) == [("part_0.csv",)]
 
 
 def test_two_exports_and_two_periods_are_deliveries_of_their_own_the_newest_last() -> None:
     files = run(f"b/{SEPTEMBER}/r", export="b", submitted="2026-10-01T00:00:00Z")
     files |= run(f"a/{SEPTEMBER}/r", export="a", submitted="2026-10-03T00:00:00Z")
     files |= run("a/20260801-20260831/r", export="a", submitted="2026-09-02T00:00:00Z")
-    assert [one[0].rpartition("/")[0] for one in found(files)] == [
+    assert [one[0].rpartition("/")[0] for one in planned(files)] == [
         "a/20260801-20260831/r",
         f"b/{SEPTEMBER}/r",
         f"a/{SEPTEMBER}/r",
     ]
 
 
-def test_a_listed_part_that_is_missing_stays_wanted_and_none_is_taken_from_another_run() -> None:
+def test_missing_listed_part_stays_listed_and_is_not_taken_from_another_run() -> None:
     files = run(f"{SEPTEMBER}/a", submitted="2026-09-06T06:00:00Z") | run(f"{SEPTEMBER}/b")
     del files[f"{SEPTEMBER}/b/part_0.csv"]
     assert plan_deliveries(list(files), files.__getitem__) == (
@@ -76,8 +76,8 @@ def test_a_listed_part_that_is_missing_stays_wanted_and_none_is_taken_from_anoth
 
 
 def test_sizes_are_checked_where_the_manifest_adds_up() -> None:
-    def sizes(name: str, **told: Any) -> dict[str, int]:
-        files = {"manifest.json": manifest(f"x/{name}", "x/part_1.csv", **told), name: b"", "part_1.csv": b""}
+    def sizes(name: str, **fields: Any) -> dict[str, int]:
+        files = {"manifest.json": manifest(f"x/{name}", "x/part_1.csv", **fields), name: b"", "part_1.csv": b""}
         (plan,) = plan_deliveries(list(files), files.__getitem__)
         return dict(plan.sizes)
 
@@ -86,11 +86,11 @@ def test_sizes_are_checked_where_the_manifest_adds_up() -> None:
     assert sizes("part_0.csv", total=1234) == {}
 
 
-@pytest.mark.parametrize("told", ["", "yesterday", "2026-13-01T00:00:00Z"])
-def test_a_run_without_a_time_is_refused_by_name(told: str) -> None:
-    files = run(f"{SEPTEMBER}/r", submitted=told)
+@pytest.mark.parametrize("submitted", ["", "yesterday", "2026-13-01T00:00:00Z"])
+def test_a_run_without_a_time_is_refused_by_name(submitted: str) -> None:
+    files = run(f"{SEPTEMBER}/r", submitted=submitted)
     with pytest.raises(Rejected, match=r"20260901-20260930/r/manifest\.json: runInfo\.submittedTime"):
-        found(files)
+        planned(files)
 
 
 def test_a_manifest_alone_is_no_invoice() -> None:
@@ -103,4 +103,4 @@ def test_a_manifest_alone_is_no_invoice() -> None:
 def test_a_manifest_may_begin_with_a_byte_order_mark() -> None:
     files = run(f"focus/{SEPTEMBER}/aa")
     name = f"focus/{SEPTEMBER}/aa/manifest.json"
-    assert found(files | {name: b"\xef\xbb\xbf" + files[name]}) == found(files)
+    assert planned(files | {name: b"\xef\xbb\xbf" + files[name]}) == planned(files)

@@ -64,12 +64,12 @@ def test_an_edge_is_met_exactly_and_not_by_the_rounded_ratio() -> None:
     assert band.trailing_7 == 1
 
 
-@pytest.mark.parametrize(("cost", "says"), [("5.000000000001", "above the last step, 5"), ("0", "it cost nothing")])
-def test_off_the_ladder_there_is_no_band_but_a_reason(cost: str, says: str) -> None:
+@pytest.mark.parametrize(("cost", "reason"), [("5.000000000001", "above the last step, 5"), ("0", "it cost nothing")])
+def test_off_the_ladder_there_is_no_band_but_a_reason(cost: str, reason: str) -> None:
     band = made(months((cost, MILLION)))
     assert steps(band) == (None, None)
     assert band is not None
-    assert band.reason == says
+    assert band.reason == reason
     assert band.trailing_7 is not None
 
 
@@ -112,7 +112,7 @@ def test_too_few_tokens_give_no_band_and_take_none_away() -> None:
     assert steps(made(months(("4", MILLION)))) == (Decimal(2), Decimal(5))
 
 
-def test_estimated_and_unknown_days_do_not_count_and_are_told() -> None:
+def test_estimated_and_unknown_days_do_not_count_and_are_listed() -> None:
     reports = [
         report(day(26), "1", MILLION),
         report(day(27), "40", MILLION, state="estimated"),
@@ -141,8 +141,8 @@ def test_another_models_cost_is_not_in_it() -> None:
     both = report(
         day(28), "9", 3 * MILLION, models=(model("m", "1", MILLION), model("n", "6", 2 * MILLION), model(None, "2", 0))
     )
-    found = [next_band(name, ON, [both], LADDER, None) for name in ("m", "n", "o")]
-    assert [band.trailing_7 if band else None for band in found] == [Decimal(1), Decimal(3), None]
+    bands = [next_band(name, ON, [both], LADDER, None) for name in ("m", "n", "o")]
+    assert [band.trailing_7 if band else None for band in bands] == [Decimal(1), Decimal(3), None]
 
 
 def test_only_a_band_that_differs_follows() -> None:

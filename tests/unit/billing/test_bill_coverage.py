@@ -28,10 +28,10 @@ def unbilled(*machines: str, estimated: bool = False) -> tuple[Unbilled, ...]:
 
 def days() -> list[DayReport]:
     """The 3rd to the 8th; two machines lack their bill on the 5th, another one is estimated on the 8th."""
-    found = [report(day(number), "1", 10) for number in range(3, 9)]
-    found[2] = report(day(5), None, 10, state="estimated", unbilled=unbilled("a-1", "b-1"), reason="no bill yet: a-1")
-    found[5] = msgspec.structs.replace(found[5], unbilled=unbilled("c-1", estimated=True), state="estimated")
-    return found
+    result = [report(day(number), "1", 10) for number in range(3, 9)]
+    result[2] = report(day(5), None, 10, state="estimated", unbilled=unbilled("a-1", "b-1"), reason="no bill yet: a-1")
+    result[5] = msgspec.structs.replace(result[5], unbilled=unbilled("c-1", estimated=True), state="estimated")
+    return result
 
 
 def reach(source: str, resource: str, days: float) -> LastCharge:
@@ -40,8 +40,8 @@ def reach(source: str, resource: str, days: float) -> LastCharge:
 
 def period() -> PeriodReport:
     reaches = [reach("cloud", "i-a", 4.5), reach("neo", "i-b", 6), reach("old", "i-b", 1), reach("cloud", "vol-a", 9)]
-    found = build_period_report(days(), WEIGHTS)
-    return msgspec.structs.replace(found, bills=bills_by_source(found.days, last_charges(reaches, FLEET_OF_PARTS)))
+    result = build_period_report(days(), WEIGHTS)
+    return msgspec.structs.replace(result, bills=bills_by_source(result.days, last_charges(reaches, FLEET_OF_PARTS)))
 
 
 def test_a_machine_belongs_to_the_source_whose_charges_for_its_use_reach_furthest() -> None:
@@ -73,12 +73,12 @@ def test_a_machine_belongs_to_the_source_whose_charges_for_its_use_reach_furthes
 def test_a_source_without_fault_is_delivered_through_its_last_charge_and_no_further_than_the_period() -> None:
     whole = [report(day(number), "1", 10) for number in (3, 4)]
     for until, through in ((DAY_MS + HOUR_MS, day(4)), (DAY_MS, day(3)), (9 * DAY_MS, day(4))):
-        (found,) = bills_by_source(whole, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.start + until)})
-        assert (found.charges_through, found.delivered_through, found.missing) == (through, through, {})
+        (result,) = bills_by_source(whole, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.start + until)})
+        assert (result.charges_through, result.delivered_through, result.missing) == (through, through, {})
     assert bills_by_source(whole, {}) == ()
     lacking = [report(day(3), None, 1, state="estimated", unbilled=unbilled("a-1"))]
-    (found,) = bills_by_source(lacking, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.end)})
-    assert (found.charges_through, found.delivered_through) == (day(3), None)
+    (result,) = bills_by_source(lacking, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.end)})
+    assert (result.charges_through, result.delivered_through) == (day(3), None)
 
 
 def test_the_page_has_a_column_for_each_source_and_days_that_are_alike_in_one_row() -> None:

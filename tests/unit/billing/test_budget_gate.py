@@ -29,7 +29,7 @@ def gate(
     return evaluate_gate(None if spend is None else Decimal(spend), limit, now, rules=rules, before=before)
 
 
-def told(word: GateOrdered, now: float = NOON, before: BudgetGate | None = None) -> BudgetGate:
+def with_order(word: GateOrdered, now: float = NOON, before: BudgetGate | None = None) -> BudgetGate:
     order = GateOrder(scope="fleet", order=word, by="ann", reason="why not")
     return apply_order(before or gate("1", now), order, now)
 
@@ -56,7 +56,7 @@ def test_a_budget_of_nothing_is_spent() -> None:
     assert gate("0", limit=Decimal(0)).reason == "budget_closed"
 
 
-def test_what_is_not_known_is_told_as_it_was_known_last_today() -> None:
+def test_unknown_spend_shows_the_last_known_value_of_today() -> None:
     before = gate("4")
     assert gate(None, NOON + 60, before).spend == 4
     assert gate(None, TOMORROW + 60, before).spend == 0
@@ -89,12 +89,12 @@ def test_midnight_opens_what_was_spent() -> None:
     ],
 )
 def test_an_order_goes_before_the_spend(word: GateOrdered, spend: str | None, reason: str, *, is_open: bool) -> None:
-    seen = gate(spend, NOON + 60, told(word))
+    seen = gate(spend, NOON + 60, with_order(word))
     assert (seen.open, seen.reason) == (is_open, reason)
 
 
 def test_an_order_lasts_until_midnight_in_utc() -> None:
-    closed = gate("0", NOON, told("close"))
+    closed = gate("0", NOON, with_order("close"))
     assert (closed.ordered_day, closed.ordered_by, closed.ordered_why) == (DAY, "ann", "why not")
     last = gate("0", TOMORROW - 0.001, closed)
     assert not last.open
@@ -104,15 +104,15 @@ def test_an_order_lasts_until_midnight_in_utc() -> None:
 
 
 def test_an_order_waits_for_its_day_where_a_clock_is_set_back_over_midnight() -> None:
-    closed = gate("0", TOMORROW + 5, told("close", TOMORROW + 5))
+    closed = gate("0", TOMORROW + 5, with_order("close", TOMORROW + 5))
     back = gate("0", TOMORROW - 5, closed)
     assert back.open
     assert not gate("0", TOMORROW + 1, back).open
 
 
 def test_auto_withdraws_an_order() -> None:
-    closed = gate("0", NOON, told("close"))
-    opened = gate("0", NOON + 1, told("auto", NOON + 1, closed))
+    closed = gate("0", NOON, with_order("close"))
+    opened = gate("0", NOON + 1, with_order("auto", NOON + 1, closed))
     assert (opened.open, opened.ordered, opened.ordered_day) == (True, "auto", "")
 
 
@@ -126,13 +126,13 @@ def test_auto_withdraws_an_order() -> None:
         ({"ordered": "open", "ordered_day": DAY}, True),
     ],
 )
-def test_only_what_is_new_is_told(changes: dict[str, Any], *, new: bool) -> None:
+def test_gate_change_is_reported_only_if_something_changed(changes: dict[str, Any], *, new: bool) -> None:
     before = gate("4")
     entry = gate_change("fleet", before, msgspec.structs.replace(before, **changes), None)
     assert (entry is not None) is new
 
 
-def test_what_is_told_says_who_and_why() -> None:
+def test_gate_change_has_who_ordered_it_and_why() -> None:
     first = gate_change("tier.a", None, gate("4"), None)
     assert first is not None
     assert (first.scope, first.open, first.by, first.at) == ("tier.a", True, "", NOON)
@@ -141,7 +141,7 @@ def test_what_is_told_says_who_and_why() -> None:
     assert dark is not None
     assert dark.spend is None
     order = GateOrder(scope="fleet", order="auto", by="bob", reason="done")
-    closed = gate("0", NOON, told("close"))
+    closed = gate("0", NOON, with_order("close"))
     withdrawn = gate_change("fleet", closed, gate("0", NOON, apply_order(closed, order, NOON)), order)
     assert withdrawn is not None
     assert (withdrawn.open, withdrawn.by, withdrawn.why) == (True, "bob", "done")

@@ -111,13 +111,13 @@ def euros(hour: int) -> tuple[dict[str, str], tuple[int, int]]:
 @example([euros(1), euros(2)])
 def test_no_figure_changes_by_it(charges: list[tuple[dict[str, str], tuple[int, int]]]) -> None:
     rows = delivered(charges)
-    found = read(focus_csv(*rows), terms=TERMS)
-    assert not found.refusals
-    assert sum(row.rows for row in found.rows) == len(rows) == sum(snapshot.rows for snapshot in found.snapshots)
+    result = read(focus_csv(*rows), terms=TERMS)
+    assert not result.refusals
+    assert sum(row.rows for row in result.rows) == len(rows) == sum(snapshot.rows for snapshot in result.snapshots)
     single = [as_it_is(row) for row in rows]
     for day in ("2026-05-01", "2026-05-02", "2026-05-03", "2026-05-04"):
         for now in (LATER, DAY_WINDOW.start + 5 * HOUR_MS + 1):
-            assert allocate(facts(list(found.rows), day, now)) == allocate(facts(single, day, now))
+            assert allocate(facts(list(result.rows), day, now)) == allocate(facts(single, day, now))
 
 
 @settings(max_examples=5, deadline=None)
@@ -126,14 +126,14 @@ def test_sums_by_invoice_and_currency_are_those_of_the_file(
     charges: list[tuple[dict[str, str], tuple[int, int]]],
 ) -> None:
     rows = delivered(charges)
-    found = read(focus_csv(*rows), terms=TERMS)
+    result = read(focus_csv(*rows), terms=TERMS)
     sums: dict[tuple[str, str], int] = {}
     for row in rows:
         of = row["BillingCurrency"], row["InvoiceId"].replace("NULL", "")
         sums[of] = sums.get(of, 0) + to_units(Decimal(row["BilledCost"]))
-    told = {(s.currency, invoice): to_units(amount) for s in found.snapshots for invoice, amount in s.invoices.items()}
-    assert told == sums
-    for snapshot in found.snapshots:
+    read_sums = {(s.currency, name): to_units(amount) for s in result.snapshots for name, amount in s.invoices.items()}
+    assert read_sums == sums
+    for snapshot in result.snapshots:
         assert snapshot.billed == sum(snapshot.invoices.values())
 
 
@@ -144,10 +144,10 @@ def test_charges_of_no_machine_become_one_a_day_and_those_of_machines_stay() -> 
         for r in ("i-a", "i-x")
         for s, e in hours
     ]
-    found = read(focus_csv(*rows), terms=TERMS).rows
-    assert [row.rows for row in found if row.resource_id == "i-a"] == [1] * 24
+    result = read(focus_csv(*rows), terms=TERMS).rows
+    assert [row.rows for row in result if row.resource_id == "i-a"] == [1] * 24
     ((start, end, billed, count),) = [
-        (r.charge_start, r.charge_end, r.billed, r.rows) for r in found if r.resource_id == "i-x"
+        (r.charge_start, r.charge_end, r.billed, r.rows) for r in result if r.resource_id == "i-x"
     ]
     assert (start, end, billed, count) == (DAY_WINDOW.start, DAY_WINDOW.end, Decimal(24), 24)
 
@@ -159,5 +159,5 @@ def test_a_machine_is_known_by_the_last_part_of_its_resource(resource: str) -> N
         "ChargePeriodStart": "2026-05-03T05:00:00Z",
         "ChargePeriodEnd": "2026-05-03T06:00:00Z",
     }
-    (found,) = read(focus_csv(row), terms=TERMS).rows
-    assert found.charge_end - found.charge_start == HOUR_MS
+    (result,) = read(focus_csv(row), terms=TERMS).rows
+    assert result.charge_end - result.charge_start == HOUR_MS

@@ -93,17 +93,17 @@ def test_a_cost_with_more_decimals_is_rounded_half_to_even_and_the_rest_is_kept(
 ) -> None:
     texts = [text for text in texts if Decimal(text).adjusted() < MAX_INTEGER_DIGITS] or ["0"]
     cell = Column(name="x", kind="cost")
-    found = db.execute(
+    value = db.execute(
         f"SELECT x, {value_sql(cell, 'VARCHAR')}, {residue_sql(cell, 'VARCHAR')}, {error_sql(cell, 'VARCHAR')} "
         "FROM (SELECT unnest(?::VARCHAR[]) AS x)",
         [texts],
     ).fetchall()
-    for text, amount, lost, wrong in found:
+    for text, amount, lost, wrong in value:
         exact = Decimal(text)
         rounded = exact.quantize(UNIT, ROUND_HALF_EVEN, EXACT)
-        told = EXACT.subtract(exact, rounded).quantize(Decimal(1).scaleb(-RESIDUE_PLACES), ROUND_DOWN, EXACT)
+        expected = EXACT.subtract(exact, rounded).quantize(Decimal(1).scaleb(-RESIDUE_PLACES), ROUND_DOWN, EXACT)
         assert (amount, wrong) == (rounded, None)
-        assert lost == (told if exact != rounded else None)
+        assert lost == (expected if exact != rounded else None)
 
 
 @settings(max_examples=20, deadline=None)
@@ -148,10 +148,10 @@ def test_exact_types_are_taken_exactly(
 @example([datetime(2024, 2, 29, 23, 59, 59, 999000, tzinfo=UTC)], "T", "Z")
 def test_a_time_is_its_millisecond(db: duckdb.DuckDBPyConnection, times: list[datetime], t: str, z: str) -> None:
     naive = [time.replace(tzinfo=None) for time in times]
-    found = all_judged(db, "moment", [time.isoformat(t, "milliseconds") + z for time in naive])
+    value = all_judged(db, "moment", [time.isoformat(t, "milliseconds") + z for time in naive])
     since = [(time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) for time in times]
-    assert found == [(moment, None) for moment in since]
-    assert all_judged(db, "moment", [time.isoformat(t, "microseconds") + z for time in naive]) == found
+    assert value == [(moment, None) for moment in since]
+    assert all_judged(db, "moment", [time.isoformat(t, "microseconds") + z for time in naive]) == value
 
 
 @pytest.mark.parametrize("text", ["2026-05-03", "2026-05-03T00:00Z", "2026-05-03 00:00", "2026-05-03 00:00:00.0 UTC"])
@@ -184,10 +184,12 @@ def test_a_typed_time_is_milliseconds_whatever_its_unit(db: duckdb.DuckDBPyConne
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.dictionaries(WORDS, st.none() | st.booleans() | st.integers() | WORDS), min_size=1, max_size=30))
 def test_tags_come_out_as_a_flat_object_of_texts(db: duckdb.DuckDBPyConnection, every: list[dict[str, Any]]) -> None:
-    for tags, (found, wrong) in zip(every, all_judged(db, "tags", [json.dumps(tags) for tags in every]), strict=True):
+    for tags, (value, wrong) in zip(every, all_judged(db, "tags", [json.dumps(tags) for tags in every]), strict=True):
         assert wrong is None
-        told = msgspec.json.decode(found, type=dict[str, str | None])
-        assert told == {n: tag if tag is None or isinstance(tag, str) else json.dumps(tag) for n, tag in tags.items()}
+        expected = msgspec.json.decode(value, type=dict[str, str | None])
+        assert expected == {
+            n: tag if tag is None or isinstance(tag, str) else json.dumps(tag) for n, tag in tags.items()
+        }
 
 
 @pytest.mark.parametrize(
@@ -205,14 +207,14 @@ def test_other_tags_are_refused(db: duckdb.DuckDBPyConnection, text: str) -> Non
 @given(
     st.lists(st.lists(st.tuples(WORDS, st.none() | WORDS), max_size=5), min_size=1, max_size=30), st.sampled_from(PAIRS)
 )
-def test_an_array_of_keys_and_values_says_the_same_as_an_object(
+def test_array_of_keys_and_values_reads_the_same_as_an_object(
     db: duckdb.DuckDBPyConnection, every: list[list[tuple[str, str | None]]], names: tuple[str, str]
 ) -> None:
     key, value = names
     texts = [json.dumps([{key: k, value: v, "x_inherited": False} for k, v in tags]) for tags in every]
-    for tags, (found, wrong) in zip(every, all_judged(db, "tags", texts), strict=True):
+    for tags, (value, wrong) in zip(every, all_judged(db, "tags", texts), strict=True):
         assert wrong is None
-        assert msgspec.json.decode(found, type=dict[str, str | None]) == dict(reversed(tags))  # the first one counts
+        assert msgspec.json.decode(value, type=dict[str, str | None]) == dict(reversed(tags))  # the first one counts
 
 
 @pytest.mark.parametrize(
@@ -228,9 +230,9 @@ def test_an_array_of_keys_and_values_says_the_same_as_an_object(
     ],
 )
 def test_tags_of_every_shape_are_the_same_object(db: duckdb.DuckDBPyConnection, held: str, text: str) -> None:
-    found, wrong = judged(db, "tags", text, held)
+    value, wrong = judged(db, "tags", text, held)
     assert wrong is None
-    assert msgspec.json.decode(found) == {"tier": "A", "n": "1"}
+    assert msgspec.json.decode(value) == {"tier": "A", "n": "1"}
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,6 @@ def test_no_tags_are_none(db: duckdb.DuckDBPyConnection, text: str | None, tags:
 @given(st.lists(WORDS | LIKE_JSON, min_size=1, max_size=100))
 @example(['{"a": NaN}', '{"a": 1,}', '{"a": 1e999}', '{"\\ud800": 1}', '{"a": "\\ud800"}', '{"a": "\\u0000"}'])
 def test_whatever_is_accepted_as_tags_can_be_read_later(db: duckdb.DuckDBPyConnection, texts: list[str]) -> None:
-    for found, wrong in all_judged(db, "tags", texts):
-        if wrong is None and found is not None:
-            msgspec.json.decode(found, type=dict[str, str | None])
+    for value, wrong in all_judged(db, "tags", texts):
+        if wrong is None and value is not None:
+            msgspec.json.decode(value, type=dict[str, str | None])

@@ -25,20 +25,20 @@ from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charg
 from tests.unit.billing.test_allocation import LIVES, cost_rows, covers, life
 
 
-def told(*rows: CostRow, fleet: Fleet = FLEET, **more: Any) -> tuple[Allocation, CostLines]:
+def explained(*rows: CostRow, fleet: Fleet = FLEET, **more: Any) -> tuple[Allocation, CostLines]:
     facts: dict[str, Any] = {"day": DAY_WINDOW, "now": LATER, "rows": rows, "fleet": fleet}
     made = DayInputs(**facts | more)
     allocation = allocate(made)
     return allocation, build_cost_lines(made, [ChargeOrigin("cloud", "may.csv")] * len(rows), allocation)
 
 
-def figure(found: CostLines, name: str) -> Explanation:
-    (explanation,) = [one for one in to_explanations(found) if one.figure == name]
+def figure(result: CostLines, name: str) -> Explanation:
+    (explanation,) = [one for one in to_explanations(result) if one.figure == name]
     return explanation
 
 
 def amounts(lines: CostLines, what: str) -> int:
-    return sum(t.amount for found in lines.found.values() for label, t in found.items() if label.what == what)
+    return sum(t.amount for result in lines.by_figure.values() for label, t in result.items() if label.what == what)
 
 
 @settings(deadline=None, max_examples=40)
@@ -51,10 +51,10 @@ def amounts(lines: CostLines, what: str) -> int:
 def test_each_figure_is_the_sum_of_its_lines(
     rows: list[CostRow], times: dict[str, MachineTime], prices: dict[str, int], tokens: dict[str, int]
 ) -> None:
-    allocation, lines = told(*rows, times=times, prices=prices, tokens=tokens)
-    found = {Figure(one.is_tier, one.figure): one for one in to_explanations(lines)}
-    assert {name.name for name in found if name.is_tier} == set(allocation.tiers)
-    for name, one in found.items():
+    allocation, lines = explained(*rows, times=times, prices=prices, tokens=tokens)
+    result = {Figure(one.is_tier, one.figure): one for one in to_explanations(lines)}
+    assert {name.name for name in result if name.is_tier} == set(allocation.tiers)
+    for name, one in result.items():
         expected = allocation.tiers[name.name] if name.is_tier else dict(allocation.causes)[name.name]  # type: ignore[index]  # a cause's name
         assert one.amount == to_usd(expected) == sum((line.amount for line in one.lines), one.rest)
     # Shares are what is left in a tier: that they sum to the shared cost says that nothing else is.
@@ -63,8 +63,8 @@ def test_each_figure_is_the_sum_of_its_lines(
     assert amounts(lines, "charges") == allocation.spend - allocation.accrued
 
 
-def test_a_line_says_whose_what_and_from_where() -> None:
-    _, lines = told(
+def test_cost_line_has_resource_service_and_origin() -> None:
+    _, lines = explained(
         charge("6", resource_id="vol-x", service_name="EBS", tags='{"tier": "C", "team": "x"}', rows=3),
         charge("1", resource_id="vol-x", service_name="EBS", tags='{"tier": "C"}'),
         charge("-9", resource_id="vol-x", service_name="EBS", category="Credit"),
@@ -105,7 +105,7 @@ def test_a_line_says_whose_what_and_from_where() -> None:
 
 def test_a_tier_has_its_charges_its_estimates_and_its_part_of_the_shared_cost() -> None:
     times = {"a-1": life((0, "ready"), (24, "asleep"))}
-    _, lines = told(
+    _, lines = explained(
         charge("10", "2026-05-03T00:00:00Z", "2026-05-03T12:00:00Z", service_name="EC2"),
         charge("3", resource_id="nat", service_category="Networking"),
         times=times,
@@ -122,34 +122,34 @@ def test_a_tier_has_its_charges_its_estimates_and_its_part_of_the_shared_cost() 
 
 def test_a_charge_of_a_machine_that_changed_its_tier_is_in_both() -> None:
     times = {"a-1": life((0, "ready", None, "A"), (6, "ready", None, "B"))}
-    _, lines = told(charge("8"), charge("0.000000000001", resource_id="vol-a"), times=times)
+    _, lines = explained(charge("8"), charge("0.000000000001", resource_id="vol-a"), times=times)
     for tier, amount in (("A", "2"), ("B", "6")):
-        found = figure(lines, tier)
-        assert abs(found.amount - Decimal(amount)) <= Decimal("0.000000000001")
-        assert {line.resource for line in found.lines} <= {"i-a", "vol-a"}
-        assert sum(line.amount for line in found.lines) == found.amount
+        result = figure(lines, tier)
+        assert abs(result.amount - Decimal(amount)) <= Decimal("0.000000000001")
+        assert {line.resource for line in result.lines} <= {"i-a", "vol-a"}
+        assert sum(line.amount for line in result.lines) == result.amount
 
 
 def test_without_a_tier_the_shared_cost_is_unattributed() -> None:
     nobody = Fleet(tiers=(), tier_of={}, machine_of={}, tier_tag="tier")
-    allocation, lines = told(charge("3", resource_id=None), charge("4", resource_id="x"), fleet=nobody)
+    allocation, lines = explained(charge("3", resource_id=None), charge("4", resource_id="x"), fleet=nobody)
     assert allocation.causes["shared"] == 0
     assert [line.amount for line in figure(lines, "unattributed").lines] == [Decimal(4), Decimal(3)]
     assert figure(lines, "shared").lines == ()
 
 
 def test_many_resources_are_the_largest_and_one_rest() -> None:
-    _, lines = told(*(charge(f"{number + 1}", resource_id=f"x-{number:03}") for number in range(MAX_LINES + 5)))
-    found = figure(lines, "unattributed")
-    assert [line.amount for line in found.lines] == [Decimal(n) for n in range(MAX_LINES + 5, 5, -1)]
-    assert (found.more, found.rest) == (5, Decimal(15))
-    _, lines = told(*(charge("1", resource_id=f"x-{number:03}") for number in range(MAX_LINES + 1)))
+    _, lines = explained(*(charge(f"{number + 1}", resource_id=f"x-{number:03}") for number in range(MAX_LINES + 5)))
+    result = figure(lines, "unattributed")
+    assert [line.amount for line in result.lines] == [Decimal(n) for n in range(MAX_LINES + 5, 5, -1)]
+    assert (result.more, result.rest) == (5, Decimal(15))
+    _, lines = explained(*(charge("1", resource_id=f"x-{number:03}") for number in range(MAX_LINES + 1)))
     assert (len(figure(lines, "unattributed").lines), figure(lines, "unattributed").more) == (MAX_LINES + 1, 0)
 
 
 def test_days_are_added_up_line_by_line() -> None:
-    _, first = told(charge("3", resource_id="x"), charge("1", resource_id="y"))
-    _, second = told(charge("4", resource_id="x"))
+    _, first = explained(charge("3", resource_id="x"), charge("1", resource_id="y"))
+    _, second = explained(charge("4", resource_id="x"))
     both = CostLines()
     both.add_all(first)
     both.add_all(second)

@@ -43,7 +43,7 @@ def used(*rows: tuple[str, str, str, str, int], output: int = 0, complete: bool 
     )
 
 
-def told(*values: object) -> tuple[object, ...]:
+def as_texts(*values: object) -> tuple[object, ...]:
     """To be compared with numbers of another type."""
     return values
 
@@ -67,7 +67,7 @@ def test_case_06_a_covered_hour_by_both_costs() -> None:
     unused = charge("0", effective=Decimal(12), resource_id=None)
     fee = charge("72", effective=Decimal(0), category="Purchase", resource_id=None)
     report = reported(covered, unused, fee, tokens=served(24 * M))
-    assert told(report.spend, report.effective_spend, report.usd_per_mtok) == told(72, 72, 3)
+    assert as_texts(report.spend, report.effective_spend, report.usd_per_mtok) == as_texts(72, 72, 3)
 
 
 def test_case_07_an_upfront_purchase_is_one_line_of_its_day_and_a_tenth_of_a_hundredth_by_effective_cost() -> None:
@@ -77,7 +77,10 @@ def test_case_07_an_upfront_purchase_is_one_line_of_its_day_and_a_tenth_of_a_hun
         charge("0", f"2026-05-0{n}T00:00:00Z", f"2026-05-0{n + 1}T00:00:00Z", effective=Decimal(10)) for n in (1, 2)
     ]
     on_first, on_second = reported(bought, days[0], day=first), reported(days[1], day=second)
-    assert [told(r.spend, r.effective_spend) for r in (on_first, on_second)] == [told(3650, 10), told(0, 10)]
+    assert [as_texts(r.spend, r.effective_spend) for r in (on_first, on_second)] == [
+        as_texts(3650, 10),
+        as_texts(0, 10),
+    ]
 
 
 def test_case_09_a_sleeping_tier_costs_its_disks_and_has_no_price_per_token() -> None:
@@ -99,28 +102,28 @@ def test_case_11_tokens_without_a_bill_are_estimated_or_not_known_but_never_free
     assert (unknown.state, unknown.spend, unknown.reason) == (None, None, NOT_DELIVERED)
     assert [*unknown.models, *unknown.keys, *unknown.tiers] == []
     estimate = reported(tokens=served(40 * M), times=AWAKE, prices={"A": to_units(Decimal("2.40"))})
-    assert told(estimate.state, estimate.spend, estimate.billed_share) == told("estimated", Decimal("57.6"), 0)
+    assert as_texts(estimate.state, estimate.spend, estimate.billed_share) == as_texts("estimated", Decimal("57.6"), 0)
 
 
 def test_case_15_the_headline_is_without_recoverable_tax() -> None:
     report = reported(charge("200"), charge("40", category="Tax", resource_id=None))
-    assert told(report.spend, report.tax, report.usd_per_mtok) == told(200, 40, 200)
+    assert as_texts(report.spend, report.tax, report.usd_per_mtok) == as_texts(200, 40, 200)
 
 
 def test_case_16_before_and_after_credits_both_have_their_ratio() -> None:
     credit = charge("-500", category="Credit", resource_id=None)
     report = reported(charge("500"), credit, tokens=served(250 * M))
-    assert told(report.usd_per_mtok, report.usd_per_mtok_before_credits) == told(0, 2)
-    assert [told(m.model, m.spend, m.spend_before_credits) for m in report.models] == [told("m", 0, 500)]
+    assert as_texts(report.usd_per_mtok, report.usd_per_mtok_before_credits) == as_texts(0, 2)
+    assert [as_texts(m.model, m.spend, m.spend_before_credits) for m in report.models] == [as_texts("m", 0, 500)]
 
 
-def test_case_18_the_shared_cost_is_told_with_what_it_followed() -> None:
+def test_case_18_shared_cost_is_reported_with_its_basis() -> None:
     nat = charge("90", resource_id="nat", service_category="Networking")
     tokens = used(("A", "m", "k", "completed", 300 * M), ("B", "m", "k", "completed", 100 * M))
     report = reported(charge("600"), charge("300", resource_id="i-b"), nat, tokens=tokens)
-    assert [told(t.spend, t.usd_per_mtok) for t in report.tiers] == [
-        told(660, Decimal("2.2")),
-        told(330, Decimal("3.3")),
+    assert [as_texts(t.spend, t.usd_per_mtok) for t in report.tiers] == [
+        as_texts(660, Decimal("2.2")),
+        as_texts(330, Decimal("3.3")),
     ]
     assert (report.usd_per_mtok, report.shared_by) == (Decimal("2.475"), "direct cost")
     assert reported(nat).shared_by == "tokens"
@@ -141,14 +144,14 @@ def test_case_19_the_tag_comes_after_the_resource_and_before_the_parent() -> Non
     assert reported(charge("1", resource_id="x", parent_id="y")).causes["unattributed"] == 1
 
 
-def test_case_28_the_variance_between_accrual_and_bill_is_told() -> None:
+def test_case_28_variance_between_accrual_and_bill_is_reported() -> None:
     bill = charge("104.64", end="2026-05-04T00:00:00Z")
     two = {"a-1": life((0, "ready"), (24, "asleep"))}
     report = reported(bill, times=two, prices={"A": to_units(Decimal("4.80"))})
     assert report.variance is not None
-    assert told(report.spend, report.billed_share) == (Decimal("104.64"), 1)
-    found = (report.variance.accrued, report.variance.billed, report.variance.difference)
-    assert found == (Decimal("115.20"), Decimal("104.64"), Decimal("-10.56"))
+    assert as_texts(report.spend, report.billed_share) == (Decimal("104.64"), 1)
+    variance = (report.variance.accrued, report.variance.billed, report.variance.difference)
+    assert variance == (Decimal("115.20"), Decimal("104.64"), Decimal("-10.56"))
     assert reported(bill, times=two).variance is None  # nothing would have been accrued
     assert reported(times=two, prices={"A": to_units(Decimal("4.80"))}).variance is None  # nothing was billed
 
@@ -156,7 +159,7 @@ def test_case_28_the_variance_between_accrual_and_bill_is_told() -> None:
 def test_a_part_of_the_day_that_the_bill_has_not_reached_keeps_it_an_estimate() -> None:
     half = charge("30", end="2026-05-03T12:00:00Z")
     report = reported(half, times=AWAKE, prices={"A": to_units(Decimal("2.50"))})
-    assert told(report.state, report.spend, report.billed_share) == told("estimated", 60, Decimal("0.5"))
+    assert as_texts(report.state, report.spend, report.billed_share) == as_texts("estimated", 60, Decimal("0.5"))
 
 
 @pytest.mark.parametrize(
@@ -175,16 +178,16 @@ def test_a_settled_bill_is_the_whole_truth_of_the_machines_on_it() -> None:
     disk = charge("3", resource_id="vol-a", service_category="Storage")
     assert reported(disk, times=both, prices=prices).spend == 3 + 24 + 24
     settled = reported(disk, times=both, prices=prices, settled=True)
-    assert told(settled.spend, settled.state) == told(
+    assert as_texts(settled.spend, settled.state) == as_texts(
         3 + 24, "estimated"
     )  # b-1 has another provider, whose bill is to come
     alone = reported(disk, times=AWAKE, prices=prices, settled=True)
-    assert told(alone.spend, alone.state) == told(3, "final")
+    assert as_texts(alone.spend, alone.state) == as_texts(3, "final")
 
 
 def test_a_settled_day_without_any_charge_cost_nothing() -> None:
     report = reported(settled=True)
-    assert told(report.spend, report.state, report.usd_per_mtok) == told(0, "final", 0)
+    assert as_texts(report.spend, report.state, report.usd_per_mtok) == as_texts(0, "final", 0)
 
 
 def test_failed_tokens_are_waste_and_aborted_ones_served() -> None:
@@ -201,8 +204,14 @@ def test_a_tiers_cost_is_split_by_weighted_tokens_over_models_and_keys() -> None
         output=30,
     )
     report = reported(charge("160"), charge("10", resource_id="i-b"), tokens=tokens)
-    assert [told(m.model, m.spend, m.tokens) for m in report.models] == [told("large", 120, 30), told("small", 50, 49)]
-    assert [told(k.key_id, k.spend, k.tokens) for k in report.keys] == [told("k1", 130, 39), told("k2", 40, 40)]
+    assert [as_texts(m.model, m.spend, m.tokens) for m in report.models] == [
+        as_texts("large", 120, 30),
+        as_texts("small", 50, 49),
+    ]
+    assert [as_texts(k.key_id, k.spend, k.tokens) for k in report.keys] == [
+        as_texts("k1", 130, 39),
+        as_texts("k2", 40, 40),
+    ]
     assert report.usd_per_mtok_output == per_mtok(to_units(Decimal(170)), 30)
 
 
@@ -212,10 +221,10 @@ def test_a_token_weighs_what_its_direction_does_and_directions_without_weight_co
     tokens = used(("A", "m", "k1", "completed", 30), ("A", "m", "k2", "completed", 10))
     allocation = allocate(DayInputs(day=DAY_WINDOW, now=LATER, rows=[charge("8")], fleet=FLEET))
     unweighted = build_day_report("2026-05-03", allocation, tokens, {"output": 1}, sources=())
-    assert [told(key.key_id, key.spend) for key in unweighted.keys] == [told("k1", 6), told("k2", 2)]
+    assert [as_texts(key.key_id, key.spend) for key in unweighted.keys] == [as_texts("k1", 6), as_texts("k2", 2)]
 
 
-def test_a_wake_is_told_by_the_key_that_caused_it_also_when_it_failed() -> None:
+def test_wake_cost_is_reported_by_key_even_if_the_wake_failed() -> None:
     times = {
         "a-1": life(
             (0, "asleep"), (1, "waking", "k1"), (2, "ready"), (3, "asleep"), (4, "waking", "k2"), (5, "asleep")
@@ -224,10 +233,10 @@ def test_a_wake_is_told_by_the_key_that_caused_it_also_when_it_failed() -> None:
     }
     prices = {"A": to_units(Decimal(3)), "B": to_units(Decimal(5))}
     report = reported(times=times, prices=prices, tokens=used(("A", "m", "k1", "completed", 5)))
-    assert {k.key_id: told(k.spend, k.wakes) for k in report.keys} == {
-        "k1": told(9, 3),
-        "k2": told(0, 3),
-        None: told(10, 5),
+    assert {k.key_id: as_texts(k.spend, k.wakes) for k in report.keys} == {
+        "k1": as_texts(9, 3),
+        "k2": as_texts(0, 3),
+        None: as_texts(10, 5),
     }
     assert report.causes["waking"] + report.causes["failed_wake"] == 11
 
@@ -246,7 +255,7 @@ def test_a_machine_belongs_to_the_tier_that_the_journal_names_and_before_it_to_t
 def test_always_on_is_every_machine_for_all_of_the_time_that_has_passed() -> None:
     prices = {"A": to_units(Decimal(2)), "B": to_units(Decimal(3))}
     whole = always_on_cost(FLEET.tier_of, prices, DAY_WINDOW, 10 * M)
-    assert told(whole.spend, whole.usd_per_mtok, whole.reason) == told(120, 12, None)
+    assert as_texts(whole.spend, whole.usd_per_mtok, whole.reason) == as_texts(120, 12, None)
     assert always_on_cost(FLEET.tier_of, prices, hours(0, 6), 10 * M).spend == 30
     unpriced = always_on_cost(FLEET.tier_of, {"A": 1}, DAY_WINDOW, 10 * M)
     assert (unpriced.spend, unpriced.usd_per_mtok) == (None, None)
@@ -257,7 +266,7 @@ def test_always_on_is_every_machine_for_all_of_the_time_that_has_passed() -> Non
 def test_a_charge_of_the_future_is_the_days_cost_and_explains_nothing() -> None:
     times = {"a-1": life((-1, "ready"))}
     report = reported(charge("5"), times=times, now=DAY_WINDOW.start - DAY_MS)
-    assert told(report.spend, report.state) == told(5, "provisional")
+    assert as_texts(report.spend, report.state) == as_texts(5, "provisional")
 
 
 TIERS = st.sampled_from(["A", "B", "old"])

@@ -22,23 +22,23 @@ def bill(*costs: str, **more: str) -> bytes:
 
 
 def test_yesterdays_and_todays_export_are_refused_by_name() -> None:
-    found = read(*sorted(CASES.glob("*.csv")), name="export-2026-06-11.csv")
-    ((refusal),) = found.refusals
+    result = read(*sorted(CASES.glob("*.csv")), name="export-2026-06-11.csv")
+    ((refusal),) = result.refusals
     assert refusal.file == "export-2026-06-11.csv"
     assert refusal.reason.startswith(
         "1 of its 1 charges of Cloudy, account G, 2026-06-01T00:00:00Z to 2026-07-01T00:00:00Z stand in 1 too: "
     )
-    assert not found.charges
+    assert not result.charges
 
 
 def test_parts_by_somebodys_word_count_together() -> None:
-    found = read(*sorted(CASES.glob("*.csv")), parts=True)
-    assert sum(snapshot.billed for snapshot in found.snapshots) == Decimal(31)
+    result = read(*sorted(CASES.glob("*.csv")), parts=True)
+    assert sum(snapshot.billed for snapshot in result.snapshots) == Decimal(31)
 
 
-def test_three_snapshots_are_told_pair_by_pair() -> None:
-    found = read(bill("1", "2"), bill("1", "2", "3"), bill("1", "2", "3", "4"))
-    pairs = {frozenset((refusal.file, refusal.reason.partition(" stand in ")[2][0])) for refusal in found.refusals}
+def test_three_snapshots_are_reported_pair_by_pair() -> None:
+    result = read(bill("1", "2"), bill("1", "2", "3"), bill("1", "2", "3", "4"))
+    pairs = {frozenset((refusal.file, refusal.reason.partition(" stand in ")[2][0])) for refusal in result.refusals}
     assert pairs == {frozenset(("bill.csv", "1")), frozenset(("1", "2"))}
 
 

@@ -45,9 +45,9 @@ def until(moment: int, times: dict[str, MachineTime]) -> dict[str, MachineTime]:
 
 
 def test_a_cent_for_today_hides_no_machine() -> None:
-    found = at_six(charge("0.01", arrived=NOON))
-    assert to_usd(found.spend) == 18 * 36
-    assert report_state(found) == "estimated"
+    result = at_six(charge("0.01", arrived=NOON))
+    assert to_usd(result.spend) == 18 * 36
+    assert report_state(result) == "estimated"
 
 
 def test_a_month_long_licence_of_a_cent_a_day_hides_no_machine() -> None:
@@ -78,7 +78,7 @@ def test_the_hour_under_way_costs_the_larger_of_charge_and_estimate(billed: str,
     assert to_usd(at_six(row).spend) == 17 * 36 + expected
 
 
-def test_an_hour_that_was_over_costs_what_its_charge_says() -> None:
+def test_hour_that_was_over_costs_its_charge() -> None:
     row = charge("1", "2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z", arrived=NOON)
     assert to_usd(at_six(row).spend) == 17 * 36 + 1
 
@@ -111,8 +111,8 @@ def test_no_charge_has_come_later_than_now() -> None:
 
 def test_an_early_charge_and_what_the_estimate_adds_are_split_by_what_the_machine_did() -> None:
     times = {"a-1": life((0, "asleep"), (6, "waking"), (7, "ready"), (9, "asleep"))}
-    found = at_six(charge("36", arrived=NOON), times=times)
-    assert causes(found) == {"waking": 36, "warm_idle": 72}
+    result = at_six(charge("36", arrived=NOON), times=times)
+    assert causes(result) == {"waking": 36, "warm_idle": 72}
 
 
 def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:

@@ -15,11 +15,11 @@ MINE = ImportSettings(source="cloud", mine=frozenset({"i-a"}))
 
 
 def refusal(data: bytes) -> tuple[int, str, str]:
-    found = read(data)
-    assert not found.charges
-    assert len(found.refusals) == 1, found.refusals
-    assert found.refusals[0].file == "bill.csv"
-    return found.refusals[0].line, found.refusals[0].column, found.refusals[0].reason
+    result = read(data)
+    assert not result.charges
+    assert len(result.refusals) == 1, result.refusals
+    assert result.refusals[0].file == "bill.csv"
+    return result.refusals[0].line, result.refusals[0].column, result.refusals[0].reason
 
 
 def test_a_row_is_read_by_column_name_with_every_digit() -> None:
@@ -105,12 +105,12 @@ BAD_VALUES = [
 
 def test_a_bad_value_is_refused_by_line_and_column() -> None:
     rows = [row for column, value, _ in BAD_VALUES for row in ({column: value}, {})]
-    found = read(focus_csv(*rows))
-    assert not found.charges
-    assert [(refusal.line, refusal.column) for refusal in found.refusals] == [
+    result = read(focus_csv(*rows))
+    assert not result.charges
+    assert [(refusal.line, refusal.column) for refusal in result.refusals] == [
         (2 * number + 2, column) for number, (column, _, _) in enumerate(BAD_VALUES)
     ]
-    for refusal, (_, value, reason) in zip(found.refusals, BAD_VALUES, strict=True):
+    for refusal, (_, value, reason) in zip(result.refusals, BAD_VALUES, strict=True):
         assert reason in refusal.reason, value
 
 
@@ -154,12 +154,16 @@ def test_lines_are_counted_in_the_file_not_in_rows() -> None:
     ],
 )
 def test_a_damaged_file_is_refused(data: bytes, line: int, reason: str) -> None:
-    found_line, _, why = refusal(data)
-    assert found_line == line
+    error_line, _, why = refusal(data)
+    assert error_line == line
     assert reason in why
 
 
-def test_all_faults_of_a_file_are_told_up_to_a_hundred() -> None:
-    found = read(focus_csv({"BilledCost": "x", "ChargeCategory": "y"}, {}, {"BilledCost": ""}))
-    assert [(r.line, r.column) for r in found.refusals] == [(2, "BilledCost"), (2, "ChargeCategory"), (4, "BilledCost")]
+def test_all_errors_of_a_file_are_reported_up_to_a_hundred() -> None:
+    result = read(focus_csv({"BilledCost": "x", "ChargeCategory": "y"}, {}, {"BilledCost": ""}))
+    assert [(r.line, r.column) for r in result.refusals] == [
+        (2, "BilledCost"),
+        (2, "ChargeCategory"),
+        (4, "BilledCost"),
+    ]
     assert len(read(focus_csv(*[{"BilledCost": "x", "Tags": "y"}] * 150)).refusals) == MAX_ROW_ERRORS

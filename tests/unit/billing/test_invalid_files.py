@@ -82,19 +82,19 @@ def test_a_file_is_refused_once_by_what_it_is(tmp_path: Path) -> None:
         "a download that stopped early (a Parquet file": pages[:-30],
         "an encrypted Parquet": b"PARE" + pages,
     }
-    found = read(*wrong.values())
-    told: dict[str, list[str]] = {}
-    for refusal in found.refusals:
-        told.setdefault(refusal.file, []).append(refusal.reason)
-    assert [len(told[name]) for name in told] == [1] * len(wrong)
-    for (beginning, _), (reason,) in zip(wrong.items(), told.values(), strict=True):
+    result = read(*wrong.values())
+    reasons: dict[str, list[str]] = {}
+    for refusal in result.refusals:
+        reasons.setdefault(refusal.file, []).append(refusal.reason)
+    assert [len(reasons[name]) for name in reasons] == [1] * len(wrong)
+    for (beginning, _), (reason,) in zip(wrong.items(), reasons.values(), strict=True):
         assert beginning in reason
 
 
 def test_every_cause_of_a_file_comes_at_once(tmp_path: Path) -> None:
     typed = """true AS "ChargePeriodStart", ['x'] AS "ResourceId", 'y' AS "BilledCost\""""
-    found = read(parquet(f'* EXCLUDE ("BillingCurrency") REPLACE ({typed})', tmp_path))
-    assert {(r.line, r.column) for r in found.refusals} == {
+    result = read(parquet(f'* EXCLUDE ("BillingCurrency") REPLACE ({typed})', tmp_path))
+    assert {(r.line, r.column) for r in result.refusals} == {
         (0, "BillingCurrency"),
         (0, "ChargePeriodStart"),
         (0, "ResourceId"),
@@ -113,8 +113,8 @@ def test_every_cause_of_a_file_comes_at_once(tmp_path: Path) -> None:
 def test_a_day_that_no_calendar_goes_on_from_is_refused(day: str) -> None:
     simple = read(f"date,resource,cost,currency\n{day},a,1,USD\n".encode())
     focus = read(focus_csv({"BillingPeriodEnd": f"{day}T00:00:00Z"}))
-    for found, column in ((simple, "date"), (focus, "BillingPeriodEnd")):
-        assert [(r.line, r.column) for r in found.refusals if "between the years 1970 and 9998" in r.reason] == [
+    for result, column in ((simple, "date"), (focus, "BillingPeriodEnd")):
+        assert [(r.line, r.column) for r in result.refusals if "between the years 1970 and 9998" in r.reason] == [
             (2, column)
         ]
 
@@ -131,6 +131,6 @@ def test_a_day_that_no_calendar_goes_on_from_is_refused(day: str) -> None:
     ],
 )
 def test_a_file_as_a_provider_wrote_it_is_one_snapshot(name: str, billed: list[str]) -> None:
-    found = read(CASES / name)
-    assert not found.refusals
-    assert [f"{snapshot.billed:.2f}" for snapshot in found.snapshots] == billed
+    result = read(CASES / name)
+    assert not result.refusals
+    assert [f"{snapshot.billed:.2f}" for snapshot in result.snapshots] == billed

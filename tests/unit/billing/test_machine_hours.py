@@ -32,12 +32,12 @@ def hourly(hour: int, quantity: str | None = "1", billed: str = "1") -> CostRow:
     return charge(billed, f"2026-05-03T{hour:02}:00:00Z", end, **consumed)
 
 
-def unexplained(found: Allocation) -> Decimal:
-    return causes(found).get("unexplained", Decimal(0))
+def unexplained(allocation: Allocation) -> Decimal:
+    return causes(allocation).get("unexplained", Decimal(0))
 
 
-def machine(found: Allocation) -> tuple[str | None, str, str, str, Decimal]:
-    (one,) = hours_of.machine_hours_figures(found.hours)
+def machine(allocation: Allocation) -> tuple[str | None, str, str, str, Decimal]:
+    (one,) = hours_of.machine_hours_figures(allocation.hours)
     billed = None if one.billed is None else f"{one.billed:.2f}"
     return billed, f"{one.known:.2f}", f"{one.unexplained:.2f}", f"{one.asleep:.2f}", one.spend
 
@@ -62,17 +62,17 @@ BILLS: list[tuple[Sequence[CostRow], str, str | None]] = [
 def test_hours_billed_above_hours_known_are_unexplained(
     rows: Sequence[CostRow], above: str, billed: str | None
 ) -> None:
-    found = allocated(*rows, times=AWAKE)
-    assert unexplained(found) == Decimal(above)
-    assert machine(found)[0] == billed
-    assert machine(found)[1] == "11.30"
-    assert machine(found)[4] == Decimal(above)
+    allocation = allocated(*rows, times=AWAKE)
+    assert unexplained(allocation) == Decimal(above)
+    assert machine(allocation)[0] == billed
+    assert machine(allocation)[1] == "11.30"
+    assert machine(allocation)[4] == Decimal(above)
 
 
 def test_a_day_that_counts_no_hours_follows_the_time_awake() -> None:
-    found = allocated(charge("11.3"), times=AWAKE)
-    assert causes(found) == {"waking": Decimal("0.5"), "warm_idle": Decimal("10.8")}
-    assert machine(found) == (None, "11.30", "0.00", "0.00", Decimal(0))
+    allocation = allocated(charge("11.3"), times=AWAKE)
+    assert causes(allocation) == {"waking": Decimal("0.5"), "warm_idle": Decimal("10.8")}
+    assert machine(allocation) == (None, "11.30", "0.00", "0.00", Decimal(0))
 
 
 def test_a_machine_billed_while_it_sleeps_shows_and_its_disk_does_not() -> None:
@@ -88,7 +88,7 @@ def test_a_machine_billed_while_it_sleeps_shows_and_its_disk_does_not() -> None:
     assert causes(allocated(unnamed, times=asleep, fleet=replace(FLEET, parts=frozenset({"vol-a"})))) == {"asleep": 3}
 
 
-def test_what_the_journal_does_not_cover_is_not_told_to_be_sleep() -> None:
+def test_time_outside_the_journal_is_not_reported_as_sleep() -> None:
     times = {"a-1": life((10, "ready"), (14, "asleep"))}
     assert machine(allocated(counted("13"), times=times)) == (
         "13.00",
@@ -102,8 +102,8 @@ def test_what_the_journal_does_not_cover_is_not_told_to_be_sleep() -> None:
 
 def test_charges_by_the_hour_and_by_the_day_are_for_the_same_hours() -> None:
     licence = counted("11.3", "2")
-    found = allocated(licence, *[hourly(n) for n in range(9, 19)], times=AWAKE)
-    assert machine(found)[:3] == ("11.30", "11.30", "0.00")
+    allocation = allocated(licence, *[hourly(n) for n in range(9, 19)], times=AWAKE)
+    assert machine(allocation)[:3] == ("11.30", "11.30", "0.00")
 
 
 REFUNDS: list[dict[str, Any]] = [
@@ -117,8 +117,8 @@ REFUNDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("refund", REFUNDS)
 def test_case_17_a_refund_at_night_follows_the_days_causes(refund: dict[str, Any]) -> None:
-    found = allocated(counted("11.3", "22.6"), charge("-2.26", **refund), times=AWAKE)
-    assert causes(found) == {"waking": Decimal("0.9"), "warm_idle": Decimal("19.44")}
+    allocation = allocated(counted("11.3", "22.6"), charge("-2.26", **refund), times=AWAKE)
+    assert causes(allocation) == {"waking": Decimal("0.9"), "warm_idle": Decimal("19.44")}
 
 
 def test_what_takes_back_the_cost_of_time_awake_follows_that_time() -> None:
@@ -132,9 +132,9 @@ def test_what_takes_back_the_cost_of_time_awake_follows_that_time() -> None:
 @pytest.mark.parametrize("hour", ["02", "10"])
 def test_a_refund_follows_estimates_too_and_never_takes_the_place_of_one(hour: str) -> None:
     night = charge("-1", f"2026-05-03T{hour}:00:00Z", f"2026-05-03T{hour}:59:00Z")
-    found = allocated(night, times=AWAKE, prices={"A": to_units(Decimal(2))})
-    assert found.accrued == to_units(Decimal("22.6"))
-    assert causes(found)["waking"] == (1 if hour == "10" else Decimal(1) - Decimal("0.044247787611"))
+    allocation = allocated(night, times=AWAKE, prices={"A": to_units(Decimal(2))})
+    assert allocation.accrued == to_units(Decimal("22.6"))
+    assert causes(allocation)["waking"] == (1 if hour == "10" else Decimal(1) - Decimal("0.044247787611"))
 
 
 def test_a_refund_of_a_machine_without_other_costs_follows_its_tier_else_its_time_else_is_unexplained() -> None:
@@ -152,13 +152,17 @@ def test_a_refund_of_a_machine_without_other_costs_follows_its_tier_else_its_tim
 def test_positive_charges_make_no_negative_cause_and_the_hours_hold(
     rows: list[CostRow], times: dict[str, MachineTime]
 ) -> None:
-    found = allocated(*[row for row in rows if row.billed >= 0], times=times)
-    assert min(found.causes.values()) >= 0
-    assert sum(found.causes.values()) == sum(found.tiers.values()) + found.causes["unattributed"] == found.spend
+    allocation = allocated(*[row for row in rows if row.billed >= 0], times=times)
+    assert min(allocation.causes.values()) >= 0
+    assert (
+        sum(allocation.causes.values())
+        == sum(allocation.tiers.values()) + allocation.causes["unattributed"]
+        == allocation.spend
+    )
     day = hours(0, 24).length
-    for one in found.hours.values():
+    for one in allocation.hours.values():
         assert 0 <= one.asleep <= one.unexplained <= day
-        assert one.cost <= found.causes["unexplained"]
+        assert one.cost <= allocation.causes["unexplained"]
         assert one.billed is None or 0 <= one.billed <= day
         assert bool(one.unexplained) <= (one.known < day)
 

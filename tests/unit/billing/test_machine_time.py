@@ -38,7 +38,7 @@ def test_a_wake_that_ends_anywhere_but_ready_has_failed() -> None:
         assert use.by_cause["failed_wake"] == 5
 
 
-def test_a_broken_machine_is_billed_until_its_provider_says_that_it_is_off() -> None:
+def test_broken_machine_is_billed_until_its_provider_reports_it_off() -> None:
     changes = [StateChange(0, "ready"), StateChange(5, "broken"), StateChange(8, "asleep")]
     use = MachineTime(build_intervals(changes, 9), [Window(0, 9)]).use(Window(0, 9))
     assert (use.by_cause["serving"], use.by_cause["warm_idle"], use.by_cause["asleep"]) == (5, 3, 1)
@@ -51,18 +51,18 @@ def test_a_wake_under_way_has_not_failed_yet_and_the_present_lasts_until_now() -
 
 
 def test_a_clock_that_was_set_back_does_not_put_a_running_machine_to_sleep() -> None:
-    told = [
+    journal_order = [
         StateChange(90, "ready", before="waking"),
         StateChange(99, "falling_asleep", before="ready"),
         StateChange(100, "asleep", before="falling_asleep"),
         StateChange(95, "waking", before="asleep"),
         StateChange(96, "ready", before="waking"),
     ]
-    assert [(change.at, change.state) for change in order_changes(told)] == [
+    assert [(change.at, change.state) for change in order_changes(journal_order)] == [
         (90, "ready"), (95, "falling_asleep"), (95, "asleep"), (95, "waking"), (96, "ready")
     ]  # fmt: skip
-    late = [told[2], told[0], told[1]]
-    assert order_changes(late) == told[:3]
+    late = [journal_order[2], journal_order[0], journal_order[1]]
+    assert order_changes(late) == journal_order[:3]
 
 
 @given(

@@ -30,13 +30,13 @@ def test_an_empty_folder_is_refused() -> None:
 
 def test_each_manifest_is_a_delivery_of_the_files_that_it_lists() -> None:
     manifests = {MAY: manifest(f"s3://bucket/exports/{DATA}"), JUNE: manifest(f"s3://bucket/exports/{LATER}")}
-    found = plan_deliveries([DATA, MORE, LATER, "focus/readme.txt", *manifests], manifests.__getitem__)
-    assert found == (DeliveryPlan((DATA,), (DATA,)), DeliveryPlan((LATER,), (LATER,)))
+    plans_made = plan_deliveries([DATA, MORE, LATER, "focus/readme.txt", *manifests], manifests.__getitem__)
+    assert plans_made == (DeliveryPlan((DATA,), (DATA,)), DeliveryPlan((LATER,), (LATER,)))
 
 
-def test_case_3_a_file_that_is_not_there_stays_wanted() -> None:
-    found = plan_deliveries([MAY, DATA], lambda _: manifest(f"s3://bucket/{DATA}", f"s3://bucket/{MORE}"))
-    assert found == (DeliveryPlan((DATA,), (DATA, f"s3://bucket/{MORE}")),)
+def test_case_3_missing_file_stays_listed() -> None:
+    plans_made = plan_deliveries([MAY, DATA], lambda _: manifest(f"s3://bucket/{DATA}", f"s3://bucket/{MORE}"))
+    assert plans_made == (DeliveryPlan((DATA,), (DATA, f"s3://bucket/{MORE}")),)
 
 
 def test_keys_are_matched_without_regard_to_case_and_below_any_prefix() -> None:

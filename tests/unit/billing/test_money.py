@@ -31,7 +31,7 @@ def test_the_largest_remainder_wins_and_of_equals_the_first() -> None:
 
 
 @pytest.mark.parametrize("weights", [[], [0, 0], [-1, 2]])
-def test_weights_that_say_nothing_are_refused(weights: list[int]) -> None:
+def test_split_rejects_weights_that_are_all_zero_or_negative(weights: list[int]) -> None:
     with pytest.raises(ValueError, match=r"weights|empty"):
         split_exactly(1, weights)
 

@@ -34,7 +34,7 @@ NAMES = ("x", "y", None)
 
 
 @st.composite
-def days_told(draw: st.DrawFn) -> list[DayReport]:
+def day_reports(draw: st.DrawFn) -> list[DayReport]:
     """Up to eight days with causes, tiers, models and keys that sum to each one's spend; some have none."""
     return [draw(one_day(day(number))) for number in range(1, 1 + draw(st.integers(1, 8)))]
 
@@ -78,7 +78,7 @@ def one_day(draw: st.DrawFn, at: str) -> DayReport:
     )
 
 
-@given(days_told())
+@given(day_reports())
 def test_every_level_of_a_period_is_the_sum_of_its_days(days: list[DayReport]) -> None:
     whole = build_period_report(days, WEIGHTS)
     known = [each for each in days if each.spend is not None]
@@ -106,13 +106,13 @@ def test_every_level_of_a_period_is_the_sum_of_its_days(days: list[DayReport]) -
 
 
 def summed(days: list[DayReport], level: str, name: str, *amounts: str) -> dict[Any, tuple[Any, ...]]:
-    found: dict[Any, Counter[str]] = {}
+    result: dict[Any, Counter[str]] = {}
     for each in days:
         for part in getattr(each, level):
-            so_far = found.setdefault(getattr(part, name), Counter())
+            so_far = result.setdefault(getattr(part, name), Counter())
             for amount in amounts:
                 so_far[amount] += getattr(part, amount)
-    return {key: tuple(sums[amount] for amount in amounts) for key, sums in found.items()}
+    return {key: tuple(sums[amount] for amount in amounts) for key, sums in result.items()}
 
 
 def shown(whole: Any, level: str, name: str, *amounts: str) -> dict[Any, tuple[Any, ...]]:
@@ -121,13 +121,13 @@ def shown(whole: Any, level: str, name: str, *amounts: str) -> dict[Any, tuple[A
     return {getattr(part, name): tuple(getattr(part, amount) for amount in amounts) for part in parts}
 
 
-def assert_ratio(told: Decimal | None, spend: Decimal, tokens: int) -> None:
+def assert_ratio(shown: Decimal | None, spend: Decimal, tokens: int) -> None:
     """Exact to half of the last of twelve decimals."""
     if not tokens:
-        assert told is None
+        assert shown is None
         return
-    assert told is not None
-    assert abs(Fraction(told) - Fraction(spend) * MILLION / tokens) <= Fraction(1, 2 * 10**12)
+    assert shown is not None
+    assert abs(Fraction(shown) - Fraction(spend) * MILLION / tokens) <= Fraction(1, 2 * 10**12)
 
 
 def test_case_12_a_period_is_the_ratio_of_its_sums() -> None:
@@ -246,23 +246,23 @@ def test_what_stands_beside_the_figure_is_summed_too() -> None:
 
 
 def test_the_directions_of_a_period_bear_all_of_its_spend() -> None:
-    def told(at: str, spend: str, uncached: int, cached: int, output: int) -> DayReport:
+    def shown(at: str, spend: str, uncached: int, cached: int, output: int) -> DayReport:
         counts = {"input": uncached, "cached": cached, "output": output}
         made = Directions(**{name: DirectionFigure(tokens=n, usd_per_mtok=None) for name, n in counts.items()})
         return report(at, spend, sum(counts.values()), directions=made)
 
     days = [
-        told(day(1), "30", 6 * MILLION, 0, 0),
-        told(day(2), "10", MILLION, 20 * MILLION, 5 * MILLION),
-        told(day(3), "5", 0, 0, 0),
+        shown(day(1), "30", 6 * MILLION, 0, 0),
+        shown(day(2), "10", MILLION, 20 * MILLION, 5 * MILLION),
+        shown(day(3), "5", 0, 0, 0),
     ]
-    found = build_period_report(days, {"input": 10, "cached": 1, "output": 40}).directions
-    assert found is not None
-    assert [f.tokens for f in (found.input, found.cached, found.output)] == [7 * MILLION, 20 * MILLION, 5 * MILLION]
-    figures = (found.input, found.cached, found.output)
+    result = build_period_report(days, {"input": 10, "cached": 1, "output": 40}).directions
+    assert result is not None
+    assert [f.tokens for f in (result.input, result.cached, result.output)] == [7 * MILLION, 20 * MILLION, 5 * MILLION]
+    figures = (result.input, result.cached, result.output)
     borne = sum(((f.usd_per_mtok or Decimal(0)) * f.tokens / MILLION for f in figures), Decimal(0))
     assert abs(borne - 45) < Decimal("1e-9")
-    assert found.output.usd_per_mtok == 4 * (found.input.usd_per_mtok or 0)
+    assert result.output.usd_per_mtok == 4 * (result.input.usd_per_mtok or 0)
 
 
 def test_months_and_leap_years_are_days_in_a_row() -> None:
@@ -290,7 +290,7 @@ def test_a_bad_question_is_refused_by_its_field(query: ReportsQuery, field: str)
         requested_days(query)
 
 
-def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() -> None:
+def test_quarter_with_many_keys_fits_into_a_message_and_names_what_it_left_out() -> None:
     def busy(at: str, count: int) -> DayReport:
         keys = tuple(
             KeyFigure(key_id=f"key-{n:06}", spend=to_usd(10**12 + n), tokens=n, usd_per_mtok=to_usd(n), wakes=to_usd(n))
@@ -302,11 +302,11 @@ def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() 
     assert (few.left_out, len(few.days[0].keys)) == (None, 10)
     quarter = build_period_report([busy(day(number), 500) for number in range(1, 93)], WEIGHTS)
     assert len(encode(quarter)) > 1_000_000
-    told = fit_to_message(quarter)
-    assert len(encode(told)) < 1_000_000
-    assert told.left_out == "keys, models, sources, hours and unbilled of each day"
-    assert (len(told.keys), len(told.days), told.days[0].keys, told.days[0].sources) == (500, 92, (), ())
-    assert told.days[0].tiers == quarter.days[0].tiers
+    shown = fit_to_message(quarter)
+    assert len(encode(shown)) < 1_000_000
+    assert shown.left_out == "keys, models, sources, hours and unbilled of each day"
+    assert (len(shown.keys), len(shown.days), shown.days[0].keys, shown.days[0].sources) == (500, 92, (), ())
+    assert shown.days[0].tiers == quarter.days[0].tiers
     crowd = fit_to_message(build_period_report([busy(day(1), 20_000)], WEIGHTS))
     assert len(encode(crowd)) < 1_000_000
     assert (crowd.keys, crowd.left_out) == ((), "keys; models, sources, hours and unbilled of each day")

@@ -49,8 +49,8 @@ def test_a_file_that_unpacks_to_more_than_its_share_of_the_disk_is_refused(monke
     data = focus_csv(*[{}] * 2000)
     monkeypatch.setattr("services.billing.adapters.file_reader.disk_part", lambda _: len(data))
     assert read(gzip.compress(data)).snapshots
-    (found,) = read(gzip.compress(data), gzip.compress(focus_csv({"BilledCost": "2"}))).refusals
-    assert (found.file, found.reason) == ("1", TOO_LARGE)
+    (result,) = read(gzip.compress(data), gzip.compress(focus_csv({"BilledCost": "2"}))).refusals
+    assert (result.file, result.reason) == ("1", TOO_LARGE)
 
 
 def test_rows_of_parquet_count_though_they_pack_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +74,8 @@ def test_two_hundred_columns_of_tags_are_read() -> None:
     names = [f"tag {number}" for number in range(200)]
     header = ",".join(["date", "resource", "cost", "currency", *names])
     lines = [",".join(["2026-05-03", f"r-{r}", "1", "USD", *(f"{r}-{n}" for n in range(200))]) for r in range(50)]
-    found = read("\n".join([header, *lines, ""]).encode())
-    tags = {row.resource_id: json.loads(row.tags or "") for row in found.rows}
+    result = read("\n".join([header, *lines, ""]).encode())
+    tags = {row.resource_id: json.loads(row.tags or "") for row in result.rows}
     assert tags == {f"r-{r}": {name: f"{r}-{n}" for n, name in enumerate(names)} for r in range(50)}
 
 
@@ -84,13 +84,13 @@ def test_the_number_of_a_row_is_no_tag_and_keeps_no_rows_apart(tmp_path: Path, c
     path = tmp_path / "f.parquet"
     sql = f"SELECT DATE '2026-05-03' AS date, 'r' AS resource, 1 AS cost, 'USD' AS currency{column} FROM range(1000)"
     duckdb.execute(f"COPY ({sql}) TO '{path}'")
-    found = read(path)
-    assert sum(snapshot.billed for snapshot in found.snapshots) == Decimal(1000)
+    result = read(path)
+    assert sum(snapshot.billed for snapshot in result.snapshots) == Decimal(1000)
     if not column:
-        assert [(row.rows, row.tags) for row in found.rows] == [(1000, None)]
+        assert [(row.rows, row.tags) for row in result.rows] == [(1000, None)]
 
 
-def test_a_bad_row_is_told_by_its_number_where_a_column_is_called_so(tmp_path: Path) -> None:
+def test_bad_row_is_reported_by_number_even_if_a_column_is_named_line(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     sql = "SELECT DATE '2026-05-03' AS date, 'r' AS resource, range::VARCHAR || 'x' AS cost, 'USD' AS currency"
     duckdb.execute(f"COPY ({sql}, 9 AS file_row_number FROM range(1)) TO '{path}'")

@@ -14,7 +14,7 @@ from tests.unit.billing.cost_row_builders import focus_csv
 
 def test_rows_and_share_rise_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_lines, "PROGRESS_LINES", 10)
-    told: list[tuple[str, int, float | None]] = []
+    progress: list[tuple[str, int, float | None]] = []
     plain = focus_csv(*({"ResourceId": f"i-{n}"} for n in range(50)))
     packed = gzip.compress(focus_csv(*({"ResourceId": f"v-{n}"} for n in range(50))))
     files = []
@@ -22,12 +22,12 @@ def test_rows_and_share_rise_over_all_files(tmp_path: Path, monkeypatch: pytest.
         path = tmp_path / f"{number}.file"
         path.write_bytes(content)
         files.append((DeliveredFile(name=path.name, sha256=f"{number}"), path))
-    reading = DuckdbInvoiceReader(tmp_path, ImportSettings(source="cloud"), lambda *state: told.append(state))
+    reading = DuckdbInvoiceReader(tmp_path, ImportSettings(source="cloud"), lambda *state: progress.append(state))
     try:
         reading.read(files)
     finally:
         reading.close()
-    *read, last = told
+    *read, last = progress
     assert [state[0] for state in read] == ["reading"] * len(read)
     assert read[0] == ("reading", 0, 0.0)
     shares = [share for *_, share in read if share is not None]

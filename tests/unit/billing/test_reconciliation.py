@@ -66,25 +66,25 @@ def test_the_tolerance_is_a_cent_and_not_a_unit_more(amount: str, state: str) ->
 
 
 def test_case_24_charges_without_an_invoice_keep_the_month_open() -> None:
-    found = reconcile([billed("5"), billed("5", None)], [payable("5")])
-    assert {s.invoice_id: s.state for s in found} == {"I-1": "ties", None: "open"}
-    assert not is_settled(found)
+    result = reconcile([billed("5"), billed("5", None)], [payable("5")])
+    assert {s.invoice_id: s.state for s in result} == {"I-1": "ties", None: "open"}
+    assert not is_settled(result)
     assert final(MAY, [billed("5"), billed("5", None, JUNE)], [payable("5")])
 
 
 def test_case_24_an_invoice_number_alone_settles_nothing() -> None:
-    found = reconcile([billed("5")], [])
-    assert (found[0].state, found[0].payable, found[0].rounding) == ("open", None, None)
-    assert not is_settled(found)
+    result = reconcile([billed("5")], [])
+    assert (result[0].state, result[0].payable, result[0].rounding) == ("open", None, None)
+    assert not is_settled(result)
     assert not is_settled([])
 
 
 def test_case_27_a_voided_invoice_gives_way_to_the_one_in_its_place() -> None:
     notes = [payable("500.00", "A"), payable("480.00", "B", voids="A")]
-    found = reconcile([billed("500.00", "A"), billed("480.00", "B")], notes)
-    assert {s.invoice_id: s.state for s in found} == {"A": "voided", "B": "ties"}
+    result = reconcile([billed("500.00", "A"), billed("480.00", "B")], notes)
+    assert {s.invoice_id: s.state for s in result} == {"A": "voided", "B": "ties"}
     assert voided_invoices(notes) == {("aws", "AWS Inc.", "A")}
-    assert is_settled(found)
+    assert is_settled(result)
 
 
 def test_the_newest_note_counts_so_a_wrong_void_can_be_taken_back() -> None:
@@ -95,8 +95,8 @@ def test_the_newest_note_counts_so_a_wrong_void_can_be_taken_back() -> None:
 
 def test_an_invoice_over_two_months_ties_as_a_whole_and_settles_both() -> None:
     sums = [billed("3"), billed("4", period=JUNE)]
-    (found,) = reconcile(sums, [payable("7")])
-    assert (found.state, found.period_start, found.period_end) == (
+    (result,) = reconcile(sums, [payable("7")])
+    assert (result.state, result.period_start, result.period_end) == (
         "ties",
         "2026-05-01T00:00:00Z",
         "2026-07-01T00:00:00Z",
@@ -106,8 +106,8 @@ def test_an_invoice_over_two_months_ties_as_a_whole_and_settles_both() -> None:
 
 
 def test_unlike_currencies_are_never_added() -> None:
-    found = reconcile([billed("3"), billed("4", currency="EUR")], [payable("7")])
-    assert {s.currency: (s.billed, s.state) for s in found} == {
+    result = reconcile([billed("3"), billed("4", currency="EUR")], [payable("7")])
+    assert {s.currency: (s.billed, s.state) for s in result} == {
         "EUR": (Decimal(4), "differs"),
         "USD": (Decimal(3), "differs"),
     }
@@ -147,8 +147,8 @@ def test_charges_without_a_number_tie_by_account_and_billing_period() -> None:
         billed("6", None, account="acc-2"),
         billed("7", None, JUNE, account="acc"),
     ]
-    found = reconcile(sums, [note_of("5", MAY), note_of("6.5", MAY, "acc-2")])
-    assert [(s.account, s.period_start[:7], s.state) for s in found] == [
+    result = reconcile(sums, [note_of("5", MAY), note_of("6.5", MAY, "acc-2")])
+    assert [(s.account, s.period_start[:7], s.state) for s in result] == [
         ("acc", "2026-05", "ties"),
         ("acc-2", "2026-05", "differs"),
         ("acc", "2026-06", "open"),
@@ -183,7 +183,7 @@ def test_a_provisional_number_that_went_away_blocks_nothing() -> None:
 
 
 @pytest.mark.parametrize("period", [MAY, pacific(MAY), Window(MAY.start - 10 * 86_400_000, JUNE.start - 10**8)])
-def test_a_period_is_found_by_the_month_of_its_middle(period: Window) -> None:
+def test_period_is_matched_by_the_month_of_its_middle(period: Window) -> None:
     sums = [billed("5", None, period, account="acc"), billed("5", None, JUNE, account="acc")]
     assert find_unnumbered_bill(sums, source="aws", month="2026-05", issuer=None, account=None) == (
         "AWS Inc.",
@@ -193,7 +193,7 @@ def test_a_period_is_found_by_the_month_of_its_middle(period: Window) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("filters", "reason"),
     [
         ({"month": "2026-07"}, "period: aws has no charge without an invoice number in 2026-07: import"),
         ({"source": "gcp"}, "period: gcp has no charge"),
@@ -203,10 +203,10 @@ def test_a_period_is_found_by_the_month_of_its_middle(period: Window) -> None:
         ({"issuer": "Shop", "account": "a"}, "period: 2026-05-01T00:00:00Z to 2026-05-16T00:00:00Z and 2026-05-16"),
     ],
 )
-def test_a_period_that_is_not_clear_is_refused(told: dict[str, str], reason: str) -> None:
+def test_a_period_that_is_not_clear_is_refused(filters: dict[str, str], reason: str) -> None:
     middle = MAY.start + 15 * 86_400_000
     shop = [billed("1", None, window, account="a") for window in (Window(MAY.start, middle), Window(middle, MAY.end))]
     sums = [billed("5", None, account=account) for account in "ab"] + [replace(one, issuer="Shop") for one in shop]
-    asked: dict[str, Any] = {"source": "aws", "month": "2026-05", "issuer": None, "account": None, **told}
+    arguments: dict[str, Any] = {"source": "aws", "month": "2026-05", "issuer": None, "account": None, **filters}
     with pytest.raises(Rejected, match=reason):
-        find_unnumbered_bill(sums, **asked)
+        find_unnumbered_bill(sums, **arguments)

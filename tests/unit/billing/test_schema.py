@@ -25,9 +25,9 @@ def simple(*lines: str, header: str = "date,resource,cost,currency") -> bytes:
 
 
 def test_two_files_are_one_delivery_and_equal_lines_of_them_stay_two_charges() -> None:
-    found = read(focus_csv({}), focus_csv({}, {"BilledCost": "2"}), terms=TERMS, parts=True)
-    assert sorted(row.billed for row in found.rows) == [1, 1, 2]
-    (snapshot,) = found.snapshots
+    result = read(focus_csv({}), focus_csv({}, {"BilledCost": "2"}), terms=TERMS, parts=True)
+    assert sorted(row.billed for row in result.rows) == [1, 1, 2]
+    (snapshot,) = result.snapshots
     assert (snapshot.rows, snapshot.billed, len(snapshot.files)) == (3, Decimal(4), 2)
 
 
@@ -40,9 +40,9 @@ def test_a_snapshot_names_the_files_that_it_comes_from_and_no_others() -> None:
 
 
 def test_a_fault_in_one_file_keeps_all_of_them_out_and_each_is_named() -> None:
-    found = read(focus_csv({"BilledCost": "x"}), focus_csv({}), focus_csv({"Tags": "y"}), terms=TERMS)
-    assert not found.charges
-    assert [(r.file, r.line, r.column) for r in found.refusals] == [("bill.csv", 2, "BilledCost"), ("2", 2, "Tags")]
+    result = read(focus_csv({"BilledCost": "x"}), focus_csv({}), focus_csv({"Tags": "y"}), terms=TERMS)
+    assert not result.charges
+    assert [(r.file, r.line, r.column) for r in result.refusals] == [("bill.csv", 2, "BilledCost"), ("2", 2, "Tags")]
 
 
 def test_our_own_form_is_a_day_a_line() -> None:
@@ -52,13 +52,13 @@ def test_our_own_form_is_a_day_a_line() -> None:
         "2026-06-01,gpu-18,1,USD,,",
         header="date,resource,cost,currency,tier,team",
     )
-    found = read(data, terms=TERMS)
-    assert not found.refusals
-    assert [(k.issuer, k.account, k.period_start, k.period_end) for k in found.charges] == [
+    result = read(data, terms=TERMS)
+    assert not result.refusals
+    assert [(k.issuer, k.account, k.period_start, k.period_end) for k in result.charges] == [
         ("neo", "neo", parse_time_ms("2026-05-01T00:00:00Z"), parse_time_ms("2026-06-01T00:00:00Z")),
         ("neo", "neo", parse_time_ms("2026-06-01T00:00:00Z"), parse_time_ms("2026-07-01T00:00:00Z")),
     ]
-    by_cost = {row.billed: row for row in found.rows}
+    by_cost = {row.billed: row for row in result.rows}
     machine, shared = by_cost[Decimal("57.6")], by_cost[Decimal("4.000000000001")]
     assert (machine.charge_start, machine.charge_end) == (
         parse_time_ms("2026-05-31T00:00:00Z"),
@@ -89,9 +89,9 @@ def test_columns_of_focus_may_stand_in_our_own_form() -> None:
     ],
 )
 def test_a_bad_line_of_our_own_form_is_refused(line: str, column: str, reason: str) -> None:
-    (found,) = read(simple("2026-05-03,a,1,USD", line), terms=TERMS).refusals
-    assert (found.line, found.column) == (3, column)
-    assert reason in found.reason
+    (result,) = read(simple("2026-05-03,a,1,USD", line), terms=TERMS).refusals
+    assert (result.line, result.column) == (3, column)
+    assert reason in result.reason
 
 
 def test_names_that_differ_in_capitals_alone_are_twice_the_same() -> None:
@@ -113,24 +113,24 @@ def parquet(path: Path, sql: str) -> Path:
     return path
 
 
-def test_focus_in_parquet_says_the_same_as_in_csv(tmp_path: Path) -> None:
+def test_focus_reads_the_same_from_parquet_and_csv(tmp_path: Path) -> None:
     typed = """* REPLACE ("BilledCost"::DOUBLE AS "BilledCost", "EffectiveCost"::DECIMAL(20, 4) AS "EffectiveCost",
         "ListCost"::INTEGER AS "ListCost", "ChargePeriodStart"::TIMESTAMP AS "ChargePeriodStart",
         "ChargePeriodEnd"::TIMESTAMPTZ AS "ChargePeriodEnd", "ResourceId"::BLOB AS "ResourceId")"""
-    found = read(parquet(tmp_path / "f.parquet", typed), terms=TERMS)
-    assert not found.refusals
-    assert found.charges == read(focus_csv({}, {}), terms=TERMS).charges
+    result = read(parquet(tmp_path / "f.parquet", typed), terms=TERMS)
+    assert not result.refusals
+    assert result.charges == read(focus_csv({}, {}), terms=TERMS).charges
 
 
 def test_a_bad_row_of_parquet_is_refused_by_its_number(tmp_path: Path) -> None:
     bad = """* REPLACE (CASE WHEN row_number() OVER () = 2 THEN 'x' ELSE "BilledCost" END AS "BilledCost")"""
-    (found,) = read(parquet(tmp_path / "f.parquet", bad), terms=TERMS).refusals
-    assert (found.line, found.column) == (2, "BilledCost")
+    (result,) = read(parquet(tmp_path / "f.parquet", bad), terms=TERMS).refusals
+    assert (result.line, result.column) == (2, "BilledCost")
 
 
-def test_a_zip_archive_is_told_to_be_unpacked() -> None:
-    (found,) = read(b"PK\x03\x04...", terms=TERMS).refusals
-    assert "unpack it" in found.reason
+def test_zip_archive_is_rejected_with_advice_to_unpack_it() -> None:
+    (result,) = read(b"PK\x03\x04...", terms=TERMS).refusals
+    assert "unpack it" in result.reason
 
 
 def test_later_versions_name_the_provider_otherwise() -> None:

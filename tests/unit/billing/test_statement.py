@@ -36,7 +36,7 @@ def at(price: str | None, reason: str | None = None) -> Band:
 
 def test_a_line_is_tokens_times_the_upper_end_of_the_band_on_its_day() -> None:
     bands = {("m", "2026-05-01"): at("2"), ("m", "2026-05-02"): at("3"), ("n", "2026-05-01"): at("0.05")}
-    told = build_statement(
+    made = build_statement(
         "k1",
         "2026-05",
         used(
@@ -47,14 +47,14 @@ def test_a_line_is_tokens_times_the_upper_end_of_the_band_on_its_day() -> None:
         ),
         lambda model, day: bands[model, day],
     )
-    assert [(line.day, line.model, line.usd_per_mtok, line.amount) for line in told.lines] == [
+    assert [(line.day, line.model, line.usd_per_mtok, line.amount) for line in made.lines] == [
         ("2026-05-01", "m", Decimal(2), Decimal(3)),
         ("2026-05-01", "n", Decimal("0.05"), Decimal(1)),
         ("2026-05-02", "m", Decimal(3), Decimal("4.5")),
     ]
-    first = told.lines[0]
+    first = made.lines[0]
     assert (first.prompt_tokens, first.cached_tokens, first.completion_tokens) == (1_250_000, 625_000, 250_000)
-    assert (told.amount, told.tokens, told.complete, told.reasons) == (Decimal("8.5"), 23 * MILLION, True, ())
+    assert (made.amount, made.tokens, made.complete, made.reasons) == (Decimal("8.5"), 23 * MILLION, True, ())
 
 
 def test_failed_requests_and_those_without_tokens_are_not_charged() -> None:
@@ -62,23 +62,23 @@ def test_failed_requests_and_those_without_tokens_are_not_charged() -> None:
         row("2026-05-01", "m", MILLION, outcome="failed"),
         row("2026-05-01", "n", 0, outcome="client_closed"),
     )
-    told = build_statement("k1", "2026-05", used(failed, empty), lambda *_: None)
-    assert (told.lines, told.tokens, told.amount) == ((), 0, Decimal(0))
+    made = build_statement("k1", "2026-05", used(failed, empty), lambda *_: None)
+    assert (made.lines, made.tokens, made.amount) == ((), 0, Decimal(0))
 
 
 def test_a_line_without_a_price_makes_the_total_unknown() -> None:
     bands = {"m": at("2"), "n": at(None, "above the last step, 100"), "o": None}
     rows = [row("2026-05-01", model, MILLION) for model in bands]
-    told = build_statement("k1", "2026-05", used(*rows), lambda model, _: bands[model])
-    assert [line.amount for line in told.lines] == [Decimal(2), None, None]
-    assert [line.reason for line in told.lines] == [None, "above the last step, 100", "no band was in force"]
-    assert (told.amount, told.tokens) == (None, 3 * MILLION)
-    assert told.reasons == ("2 of 3 lines have no price",)
+    made = build_statement("k1", "2026-05", used(*rows), lambda model, _: bands[model])
+    assert [line.amount for line in made.lines] == [Decimal(2), None, None]
+    assert [line.reason for line in made.lines] == [None, "above the last step, 100", "no band was in force"]
+    assert (made.amount, made.tokens) == (None, 3 * MILLION)
+    assert made.reasons == ("2 of 3 lines have no price",)
 
 
-def test_a_month_is_complete_when_the_meter_says_so() -> None:
-    told = build_statement("k1", "2026-05", used(complete=False, reasons=("it is not over",)), lambda *_: None)
-    assert (told.complete, told.reasons, told.amount) == (False, ("it is not over",), Decimal(0))
+def test_month_is_complete_if_the_meter_reports_it_complete() -> None:
+    made = build_statement("k1", "2026-05", used(complete=False, reasons=("it is not over",)), lambda *_: None)
+    assert (made.complete, made.reasons, made.amount) == (False, ("it is not over",), Decimal(0))
 
 
 PRICE = st.integers(1, 10**14).map(lambda n: Decimal(n).scaleb(-12))
@@ -88,9 +88,9 @@ PRICE = st.integers(1, 10**14).map(lambda n: Decimal(n).scaleb(-12))
 def test_each_line_is_exact_to_half_a_unit_and_the_total_is_their_sum(used_at: list[tuple[int, Decimal]]) -> None:
     days = {f"2026-05-{number:02}": used for number, used in enumerate(used_at, 1)}
     rows = [row(day, "m", tokens // 2, tokens - tokens // 2) for day, (tokens, _) in days.items()]
-    told = build_statement("k1", "2026-05", used(*rows), lambda _, day: at(str(days[day][1])))
-    assert told.amount == sum((line.amount for line in told.lines if line.amount is not None), Decimal(0))
-    for line, (tokens, price) in zip(told.lines, days.values(), strict=True):
+    made = build_statement("k1", "2026-05", used(*rows), lambda _, day: at(str(days[day][1])))
+    assert made.amount == sum((line.amount for line in made.lines if line.amount is not None), Decimal(0))
+    for line, (tokens, price) in zip(made.lines, days.values(), strict=True):
         assert line.amount is not None
         assert abs(Fraction(line.amount) - Fraction(price) * tokens / MILLION) <= Fraction(1, 2 * 10**12)
 

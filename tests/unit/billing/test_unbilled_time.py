@@ -21,7 +21,7 @@ from shared.messages.billing import DayReport
 from shared.units import DAY_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, allocated, life
-from tests.unit.billing.test_day_report import WEIGHTS, M, figured, reported, served, told
+from tests.unit.billing.test_day_report import WEIGHTS, M, as_texts, figured, reported, served
 from tests.unit.billing.test_time_allocation import PRICE, accrual
 
 MINUTE = 1 / 60
@@ -75,7 +75,7 @@ def test_which_machine_has_no_bill(rows: list[CostRow], lives: list[Any], expect
 
 def test_a_price_or_a_running_bill_stands_in_for_the_bill() -> None:
     priced = reported(use(0, 13), times=AWAKE, prices=PRICE)
-    assert told(priced.state, priced.spend) == told("estimated", 13 + 33)
+    assert as_texts(priced.state, priced.spend) == as_texts("estimated", 13 + 33)
     assert [(one.machine, one.since, one.estimated) for one in priced.unbilled] == [
         ("a-1", "2026-05-03T13:00:00Z", True)
     ]
@@ -90,7 +90,7 @@ def test_a_price_or_a_running_bill_stands_in_for_the_bill() -> None:
 def test_a_settled_bill_that_has_the_machine_is_the_whole_truth() -> None:
     assert missing(use(0, 24, resource_id="i-b"), times=BOTH, settled=True) == [("a-1", None)]
     whole = reported(use(0, 24, resource_id="i-b"), times=BOTH, settled=True, on_bill=frozenset({"a-1"}))
-    assert told(whole.spend, whole.state, whole.unbilled) == told(24, "final", ())
+    assert as_texts(whole.spend, whole.state, whole.unbilled) == as_texts(24, "final", ())
 
 
 def test_machines_that_nobody_bills_or_knows_are_not_waited_for() -> None:
@@ -117,20 +117,24 @@ def test_a_tier_s_tagged_bill_of_a_day_that_was_over_replaces_its_estimate() -> 
     assert to_usd(allocated(early, times=AWAKE, fleet=nameless, prices=prices).spend) == 180 + estimated
 
 
-def test_what_is_known_is_told_and_every_sum_with_the_missing_bill_is_null() -> None:
+def test_known_part_is_reported_and_every_sum_with_the_missing_bill_is_null() -> None:
     disk = charge("3", resource_id="vol-a", service_category="Storage")
     day = reported(disk, use(0, 24, resource_id="i-b"), times=BOTH, tokens=served(M, "B"))
-    assert told(day.state, day.spend, day.usd_per_mtok, day.spend_before_credits) == told("estimated", None, None, None)
+    assert as_texts(day.state, day.spend, day.usd_per_mtok, day.spend_before_credits) == as_texts(
+        "estimated", None, None, None
+    )
     assert day.reason == "no bill yet: a-1"
-    assert told(day.spend_known, sum(day.causes.values()), day.billed_share) == told(27, 27, None)
-    assert [told(t.tier, t.spend, t.spend_known, t.reason) for t in day.tiers] == [
-        told("A", None, 3, "no bill yet: a-1"),
-        told("B", 24, None, None),
+    assert as_texts(day.spend_known, sum(day.causes.values()), day.billed_share) == as_texts(27, 27, None)
+    assert [as_texts(t.tier, t.spend, t.spend_known, t.reason) for t in day.tiers] == [
+        as_texts("A", None, 3, "no bill yet: a-1"),
+        as_texts("B", 24, None, None),
     ]
     assert (day.models, day.keys, day.directions.output.usd_per_mtok) == ((), (), None)
     nothing = reported(times=AWAKE)
-    assert told(nothing.state, nothing.spend, nothing.spend_known, nothing.causes) == told("estimated", None, None, {})
-    assert [told(t.tier, t.spend, t.spend_known) for t in nothing.tiers] == [told("A", None, None)]
+    assert as_texts(nothing.state, nothing.spend, nothing.spend_known, nothing.causes) == as_texts(
+        "estimated", None, None, {}
+    )
+    assert [as_texts(t.tier, t.spend, t.spend_known) for t in nothing.tiers] == [as_texts("A", None, None)]
 
 
 def test_a_reason_names_as_many_as_a_reader_reads() -> None:
@@ -156,17 +160,17 @@ def replace_day(report: DayReport, day: str) -> DayReport:
     )
 
 
-def test_a_period_is_null_by_name_and_says_what_is_whole() -> None:
+def test_period_with_a_missing_bill_is_null_and_names_the_machine_and_the_complete_days() -> None:
     days = week(without=4)
     period = build_period_report(days, WEIGHTS)
-    assert told(period.spend, period.usd_per_mtok, period.state) == told(None, None, "estimated")
+    assert as_texts(period.spend, period.usd_per_mtok, period.state) == as_texts(None, None, "estimated")
     assert period.reason == "no bill yet: a-1 on 2026-05-07; the days up to 2026-05-06 are whole"
-    assert told(period.spend_known, sum(period.causes.values()), period.complete_through) == told(
+    assert as_texts(period.spend_known, sum(period.causes.values()), period.complete_through) == as_texts(
         144, 144, "2026-05-06"
     )
-    assert [told(t.spend, t.spend_known, t.tokens, t.reason) for t in period.tiers] == [
-        told(None, 144, 7 * M, "no bill yet: a-1"),
-        told(0, None, 0, None),
+    assert [as_texts(t.spend, t.spend_known, t.tokens, t.reason) for t in period.tiers] == [
+        as_texts(None, 144, 7 * M, "no bill yet: a-1"),
+        as_texts(0, None, 0, None),
     ]
     assert complete_through(week(without=None)) == "2026-05-09"
     idle = replace_day(reported(times=AWAKE, tokens=served(0)), "2026-05-10")
@@ -180,7 +184,7 @@ def test_a_day_without_its_bill_never_enters_a_band_and_takes_none_away() -> Non
     assert days_before(on, 7)[0] == "2026-05-03"
     band = next_band("m", on, week(without=4), ladder, None)
     assert band is not None
-    assert told(band.low, band.high, band.trailing_7) == told(20, 30, 24)
+    assert as_texts(band.low, band.high, band.trailing_7) == as_texts(20, 30, 24)
     assert band.left_out == ("2026-05-07: no bill yet: a-1",)
     unbilled = [replace_day(reported(times=AWAKE), day) for day in days_before(on, 7)]
     assert next_band("m", on, unbilled, ladder, band) is None
@@ -202,7 +206,7 @@ def test_the_day_that_goes_on_lacks_the_bill_of_the_hours_that_were() -> None:
         (17, 18, 17.5, [("a-1", "17:00")]),
     ],
 )
-def test_a_charge_of_an_hour_that_came_early_tells_the_cost_up_to_then_and_a_longer_one_none(
+def test_early_charge_of_an_hour_covers_the_cost_up_to_then_and_a_longer_one_covers_none(
     first: int, end: int, arrived: float, expected: list[Any]
 ) -> None:
     now = hours(18, 18).start
@@ -214,7 +218,7 @@ def test_a_charge_of_an_hour_that_came_early_tells_the_cost_up_to_then_and_a_lon
     assert missing(row, times={"a-1": MachineTime(until_now)}, now=now) == expected
 
 
-def test_a_licence_of_a_month_that_came_early_tells_no_cost() -> None:
+def test_early_licence_of_a_month_covers_no_cost() -> None:
     licence = charge("9", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z", arrived=DAY_WINDOW.start)
     assert missing(licence, times=AWAKE, now=hours(18, 18).start) == [("a-1", None)]
 

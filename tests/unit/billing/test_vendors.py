@@ -20,7 +20,7 @@ from services.billing.core.allocation.attribution import DirectOwner, Fleet, Own
 from services.billing.core.cost_row import CostRow
 from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import format_time, parse_time_ms
-from tests.unit.billing.file_reading import Found, read
+from tests.unit.billing.file_reading import ReadResult, read
 
 CASES = Path(__file__).parents[2] / "cases" / "books"
 VENDORS = CASES / "vendors"
@@ -118,7 +118,7 @@ def as_parquet(path: Path, types: Mapping[str, str], into: Path) -> Path:
     return into
 
 
-def as_delivered(path: Path, vendor: Vendor, into: Path) -> Found:
+def as_delivered(path: Path, vendor: Vendor, into: Path) -> ReadResult:
     """The file as CSV, gzip and Parquet in one delivery: to be told apart, each is another account's."""
     with path.open(encoding="utf-8", newline="") as file:
         first = next(csv.DictReader(file))
@@ -131,7 +131,7 @@ def as_delivered(path: Path, vendor: Vendor, into: Path) -> Found:
 def owners(rows: Sequence[CostRow]) -> Mapping[Owner, Decimal]:
     sums: dict[Owner, Decimal] = {}
     for row in rows:
-        owner = FLEET.owner(row)
+        owner = FLEET.owner_of(row)
         sums[owner] = sums.get(owner, Decimal(0)) + row.billed
     return sums
 
@@ -144,18 +144,18 @@ def test_every_format_has_a_fixture_with_the_vendors_whole_header() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_csv_gzip_and_parquet_of_a_format_say_the_same(name: str, tmp_path: Path) -> None:
+def test_csv_gzip_and_parquet_of_a_format_read_the_same(name: str, tmp_path: Path) -> None:
     vendor = FORMATS[name]
-    found = as_delivered(VENDORS / f"{name}.csv", vendor, tmp_path / "parquet")
-    assert not found.refusals
-    plain, columnar, packed = (found.charges[key] for key in sorted(found.charges))
+    result = as_delivered(VENDORS / f"{name}.csv", vendor, tmp_path / "parquet")
+    assert not result.refusals
+    plain, columnar, packed = (result.charges[key] for key in sorted(result.charges))
     assert plain == packed
     assert plain == columnar
     assert owners(plain) == OWNERS
-    assert {key.issuer for key in found.charges} == {vendor.issuer}
+    assert {key.issuer for key in result.charges} == {vendor.issuer}
     assert {row.invoice_id for row in plain} == {vendor.invoice}
     assert Counter(row.category for row in plain) == Counter({"Usage": 5, vendor.credit: 1, "Tax": 1})
-    of_machine = {row.billed: row for row in plain if FLEET.owner(row) == DirectOwner("a", "a-1")}
+    of_machine = {row.billed: row for row in plain if FLEET.owner_of(row) == DirectOwner("a", "a-1")}
     machine, disk = of_machine[Decimal(10)], of_machine[Decimal("0.5")]
     assert (machine.service_category, disk.service_category) == ("Compute", "Storage")
     assert (machine.charge_start, machine.charge_end) == (
@@ -186,8 +186,8 @@ def test_a_month_of_google_begins_at_midnight_in_california() -> None:
     ],
 )
 def test_a_file_from_the_field_is_read(name: str, owner: Owner, tags: dict[str, str], amount: str, day: str) -> None:
-    found = read(CASES / name, terms=TERMS)
-    assert not found.refusals
-    assert owners(found.rows) == {owner: Decimal(amount)}
-    assert min(format_time(row.charge_start)[:10] for row in found.rows) == day
-    assert all(msgspec.json.decode(row.tags or "") == tags for row in found.rows)
+    result = read(CASES / name, terms=TERMS)
+    assert not result.refusals
+    assert owners(result.rows) == {owner: Decimal(amount)}
+    assert min(format_time(row.charge_start)[:10] for row in result.rows) == day
+    assert all(msgspec.json.decode(row.tags or "") == tags for row in result.rows)

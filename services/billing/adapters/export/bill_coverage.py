@@ -21,22 +21,24 @@ def source_heading(bills: SourceBills) -> str:
 def coverage_by_days(report: PeriodReport) -> list[tuple[str, Sequence[str]]]:
     """Days in a row that are alike, as text, each with what is to be said of every source."""
     days = [(day.day, tuple(_status(bills, day.day) for bills in report.bills)) for day in report.days]
-    found = []
+    spans = []
     for status, group in groupby(days, key=lambda day: day[1]):
         names = [name for name, _ in group]
-        found.append((names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", status))
-    return found
+        spans.append((names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", status))
+    return spans
 
 
 def coverage_lines(report: PeriodReport) -> list[str]:
     """A line for each source, and one for each run of days on which a bill of it is missing."""
-    found = []
+    lines = []
     for number, bills in enumerate(report.bills):
-        found.append(f"bills of {source_heading(bills)}")
-        found += [
-            f"  {days}: {said[number]}" for days, said in coverage_by_days(report) if said[number].startswith("no bill")
+        lines.append(f"bills of {source_heading(bills)}")
+        lines += [
+            f"  {days}: {statuses[number]}"
+            for days, statuses in coverage_by_days(report)
+            if statuses[number].startswith("no bill")
         ]
-    return found
+    return lines
 
 
 def _status(bills: SourceBills, day: str) -> str:

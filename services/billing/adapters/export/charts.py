@@ -100,8 +100,8 @@ def plot_days(days: Iterable[DayReport]) -> Plot:
 
 
 def _around_zero(amounts: Iterable[Decimal]) -> tuple[Decimal, Decimal]:
-    found = [Decimal(0), *amounts]
-    return min(found), max(found)
+    values = [Decimal(0), *amounts]
+    return min(values), max(values)
 
 
 def _round_up(amount: Decimal) -> Decimal:

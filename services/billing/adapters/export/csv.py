@@ -92,8 +92,8 @@ class _Figure(NamedTuple):
 
 def _day(day: DayReport) -> Iterator[tuple[Cell, ...]]:
     first = (day.day, day.state, day.revision, day.usage_complete, day.billed_share, day.currency)
-    for found in (*_parts(day), *_beside(day), *_notes(day)):
-        yield (*first, found.kind, found.name, *found[2:5], found.reason, found.key_name)
+    for figure in (*_parts(day), *_beside(day), *_notes(day)):
+        yield (*first, figure.kind, figure.name, *figure[2:5], figure.reason, figure.key_name)
 
 
 def _parts(day: DayReport) -> Iterator[_Figure]:

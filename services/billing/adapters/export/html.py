@@ -36,7 +36,9 @@ def report_html(report: DayReport | PeriodReport) -> str:
             bill_runs=bill_coverage.coverage_by_days(report),
             sources=sorted({source for day in report.days for source in day.sources}),
             trailing=[
-                found for days in formatting.TRAILING if (found := formatting.trailing_period(report, days)) is not None
+                period
+                for days in formatting.TRAILING
+                if (period := formatting.trailing_period(report, days)) is not None
             ],
         )
     )

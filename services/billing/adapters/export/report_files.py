@@ -9,13 +9,13 @@ from services.billing.adapters.export.xlsx import report_xlsx
 from shared.messages.billing import DayReport, PeriodReport, Statement
 
 
-def render_files(told: DayReport | PeriodReport | Statement) -> Mapping[str, bytes]:
+def render_files(message: DayReport | PeriodReport | Statement) -> Mapping[str, bytes]:
     """`json`, `csv`, `html` and, of a report, `xlsx`. Equal reports have equal files."""
-    if isinstance(told, Statement):
-        return {"json": render_json(told), "csv": statement_csv(told), "html": statement_html(told).encode()}
+    if isinstance(message, Statement):
+        return {"json": render_json(message), "csv": statement_csv(message), "html": statement_html(message).encode()}
     return {
-        "json": render_json(told),
-        "csv": report_csv(told),
-        "xlsx": report_xlsx(told),
-        "html": report_html(told).encode(),
+        "json": render_json(message),
+        "csv": report_csv(message),
+        "xlsx": report_xlsx(message),
+        "html": report_html(message).encode(),
     }

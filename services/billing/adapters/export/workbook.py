@@ -66,50 +66,50 @@ class _Writer:
         self._bold: Formats = {k: book.add_format({"num_format": c, "bold": True, "top": 1}) for k, c in codes.items()}
         self._heading = book.add_format({"bold": True, "text_wrap": True, "valign": "top", "bottom": 1})
 
-    def add(self, told: Sheet, title: str) -> None:
-        if len(told.rows) + 1 >= MOST_ROWS:
-            raise Rejected(f"{told.name}: {len(told.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
-        sheet = self._book.add_worksheet(told.name)
-        for column, (heading, kind) in enumerate(told.columns):
-            texts = [len(cell) for row in told.rows if isinstance(cell := row[column], str)]
-            sheet.set_column(column, column, min(max([WIDTHS[kind], *texts]), WIDEST), None)
-            sheet.write_string(0, column, heading, self._heading)
-        for line, row in enumerate(told.rows, 1):
-            self._line(sheet, line, row, told, self._plain)
-        if told.total:
-            last = len(told.rows) + 1
-            self._line(sheet, last, told.total, told, self._bold)
-            sheet.write_string(last, 0, "total", self._bold["text"])
-        sheet.freeze_panes(1, 0)
-        sheet.autofilter(0, 0, len(told.rows), len(told.columns) - 1)
-        _print_setup(sheet, told, title)
+    def add(self, sheet: Sheet, title: str) -> None:
+        if len(sheet.rows) + 1 >= MOST_ROWS:
+            raise Rejected(f"{sheet.name}: {len(sheet.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
+        worksheet = self._book.add_worksheet(sheet.name)
+        for column, (heading, kind) in enumerate(sheet.columns):
+            texts = [len(cell) for row in sheet.rows if isinstance(cell := row[column], str)]
+            worksheet.set_column(column, column, min(max([WIDTHS[kind], *texts]), WIDEST), None)
+            worksheet.write_string(0, column, heading, self._heading)
+        for line, row in enumerate(sheet.rows, 1):
+            self._line(worksheet, line, row, sheet, self._plain)
+        if sheet.total:
+            last = len(sheet.rows) + 1
+            self._line(worksheet, last, sheet.total, sheet, self._bold)
+            worksheet.write_string(last, 0, "total", self._bold["text"])
+        worksheet.freeze_panes(1, 0)
+        worksheet.autofilter(0, 0, len(sheet.rows), len(sheet.columns) - 1)
+        _print_setup(worksheet, sheet, title)
 
-    def _line(self, sheet: Worksheet, line: int, row: Row, told: Sheet, formats: Formats) -> None:
-        for column, (cell, (_, kind)) in enumerate(zip(row, told.columns, strict=True)):
-            form = formats[kind]
+    def _line(self, worksheet: Worksheet, line: int, row: Row, sheet: Sheet, formats: Formats) -> None:
+        for column, (cell, (_, kind)) in enumerate(zip(row, sheet.columns, strict=True)):
+            cell_format = formats[kind]
             match cell:
                 case None:
-                    sheet.write_blank(line, column, None, form)
+                    worksheet.write_blank(line, column, None, cell_format)
                 case str():
                     # `write` would make a formula or a link of some texts.
-                    sheet.write_string(line, column, printable(cell), form)
+                    worksheet.write_string(line, column, printable(cell), cell_format)
                 case date():
-                    sheet.write_datetime(line, column, datetime(cell.year, cell.month, cell.day), form)  # noqa: DTZ001 - no zones in a sheet
+                    worksheet.write_datetime(line, column, datetime(cell.year, cell.month, cell.day), cell_format)  # noqa: DTZ001 - no zones in a sheet
                 case Decimal() if kind in self._places:
-                    sheet.write_number(line, column, _rounded(cell, self._places[kind]), form)
+                    worksheet.write_number(line, column, _rounded(cell, self._places[kind]), cell_format)
                 case _:
-                    sheet.write_number(line, column, cell, form)
+                    worksheet.write_number(line, column, cell, cell_format)
 
 
-def _print_setup(sheet: Worksheet, told: Sheet, title: str) -> None:
-    sheet.set_landscape()
-    sheet.set_paper(A4)
-    sheet.set_margins(left=0.5, right=0.5)
-    sheet.repeat_rows(0)
-    sheet.fit_to_pages(1, max(1, told.pages))
-    sheet.set_footer(f"&L{told.name}: {title}&R&P of &N")
-    if not told.pages:
-        sheet.print_area(0, 0, 0, len(told.columns) - 1)
+def _print_setup(worksheet: Worksheet, sheet: Sheet, title: str) -> None:
+    worksheet.set_landscape()
+    worksheet.set_paper(A4)
+    worksheet.set_margins(left=0.5, right=0.5)
+    worksheet.repeat_rows(0)
+    worksheet.fit_to_pages(1, max(1, sheet.pages))
+    worksheet.set_footer(f"&L{sheet.name}: {title}&R&P of &N")
+    if not sheet.pages:
+        worksheet.print_area(0, 0, 0, len(sheet.columns) - 1)
 
 
 def _rounded(amount: Decimal, places: int) -> Decimal:

@@ -71,22 +71,22 @@ def _summary(report: Report) -> Sheet:
     if report.spend is None and report.spend_known is not None:
         rows.append((span_of(report), KNOWN, report.spend_known, None, None, None, None))
     if isinstance(report, PeriodReport):
-        found = [trailing_period(report, days) for days in TRAILING]
-        rows += [_span(f"the last {len(part.days)} days", part) for part in found if part is not None]
+        periods = [trailing_period(report, days) for days in TRAILING]
+        rows += [_span(f"the last {len(part.days)} days", part) for part in periods if part is not None]
     rows += [_named("cause", cause, amount, report) for cause, amount in report.causes.items()]
-    rows += _parts("tier", report.tiers, lambda part: part.tier, report, said=lambda part: part.reason)
+    rows += _parts("tier", report.tiers, lambda part: part.tier, report, note=lambda part: part.reason)
     if (loose := report.causes.get(UNATTRIBUTED)) is not None:  # with it the tiers sum to the spend
         rows.append(_named("tier", f"({UNATTRIBUTED})", loose, report))
     rows += _parts("model", report.models, lambda part: part.model, report)
-    rows += _parts("key", report.keys, lambda part: part.name or part.key_id, report, said=_id_of)
+    rows += _parts("key", report.keys, lambda part: part.name or part.key_id, report, note=_id_of)
     rows += list(_beside(report))
     return Sheet("summary", [*first, *FIGURES, *last], rows)
 
 
 def _span(name: str, report: Report) -> Row:
     state = report.state or "not available"
-    said = state if report.reason is None else f"{state}: {report.reason}"
-    return span_of(report), name, report.spend, report.tokens, report.usd_per_mtok, None, said
+    note = state if report.reason is None else f"{state}: {report.reason}"
+    return span_of(report), name, report.spend, report.tokens, report.usd_per_mtok, None, note
 
 
 def _named(part: str, name: str, amount: Decimal | None, report: Report, *, tokens: int | None = None) -> Row:
@@ -104,11 +104,11 @@ def _parts(
     name_of: Callable[[P], str | None],
     report: Report,
     *,
-    said: Callable[[P], str | None] = lambda _part: None,
+    note: Callable[[P], str | None] = lambda _part: None,
 ) -> list[Row]:
     shown, rest = split_top(parts, MOST_PARTS)
     rows: list[Row] = [
-        (kind, name_of(p) or f"({NOBODY})", p.spend, p.tokens, p.usd_per_mtok, _share(p.spend, report), said(p))
+        (kind, name_of(p) or f"({NOBODY})", p.spend, p.tokens, p.usd_per_mtok, _share(p.spend, report), note(p))
         for p in shown
     ]
     if rest:
@@ -125,9 +125,9 @@ def _beside(report: Report) -> Iterator[Row]:
         ratio: Decimal | None = None,
         *,
         tokens: int | None = None,
-        said: str | None = None,
+        note: str | None = None,
     ) -> Row:
-        return "beside", name, amount, tokens, ratio, None, said
+        return "beside", name, amount, tokens, ratio, None, note
 
     yield row("recoverable tax", report.tax)
     yield row("before credits", report.spend_before_credits, report.usd_per_mtok_before_credits)
@@ -136,13 +136,13 @@ def _beside(report: Report) -> Iterator[Row]:
         yield row("by EffectiveCost", report.effective_spend)
     if report.always_on is not None:
         always = report.always_on
-        yield row("always on", always.spend, always.usd_per_mtok, said=always.reason)
+        yield row("always on", always.spend, always.usd_per_mtok, note=always.reason)
     if report.variance is not None:
         yield row("accrued for billed hours", report.variance.accrued)
         yield row("billed for them", report.variance.billed)
     yield row("of failed requests", None, tokens=report.tokens_failed)
-    if (found := report.directions) is not None:
-        for name, part in (("input", found.input), ("cached", found.cached), ("output", found.output)):
+    if (directions := report.directions) is not None:
+        for name, part in (("input", directions.input), ("cached", directions.cached), ("output", directions.output)):
             yield "direction", name, None, part.tokens, part.usd_per_mtok, None, None
 
 
@@ -202,12 +202,12 @@ def _notes(report: Report) -> Sheet:
     days = days_of(report)
     about += [(None, "source", source) for source in sorted({source for day in days for source in day.sources})]
     for day in days:
-        said = [
+        note = [
             *([("not available", day.reason)] if day.usd_per_mtok is None else []),
             *([("change", day.change)] if day.change else []),
             *([] if day.usage_complete else [("usage", reason) for reason in day.usage_reasons or ("not complete",)]),
         ]
-        about += [(_date(day.day), what, text) for what, text in said]
+        about += [(_date(day.day), what, text) for what, text in note]
     rest = len(about) - MOST_NOTES
     if rest > 0:
         about[MOST_NOTES:] = [(None, "more", f"{rest} more notes: see sheet exact")]

@@ -50,13 +50,13 @@ class Fleet:
     never_billed: frozenset[str] = frozenset()
     """Machines for which nobody sends a bill."""
 
-    def owner(self, row: CostRow) -> Owner:
-        if (owner := self.of_resource(row.resource_id)) is not None:
-            return owner
+    def owner_of(self, row: CostRow) -> Owner:
+        if (owner_of := self.owner_of_resource(row.resource_id)) is not None:
+            return owner_of
         if (tier := _tag_value(row.tags, self.tier_tag)) in self.tiers:
             return DirectOwner(tier, None)
-        if (owner := self.of_resource(row.parent_id)) is not None:
-            return replace(owner, is_part=row.resource_id is not None)
+        if (owner_of := self.owner_of_resource(row.parent_id)) is not None:
+            return replace(owner_of, is_part=row.resource_id is not None)
         if row.resource_id is None or row.service_category not in {*DIRECT_CATEGORIES, None}:
             return "shared"
         return "unattributed"  # a service without a category may be somebody's machine, so it is not shared
@@ -78,7 +78,7 @@ class Fleet:
         """Whether it has no id by which a charge could be its own, and its tier has charges by its tag."""
         return machine not in self.machine_of.values() and self.tier_of.get(machine) in tagged
 
-    def of_resource(self, resource_id: str | None) -> DirectOwner | None:
+    def owner_of_resource(self, resource_id: str | None) -> DirectOwner | None:
         """Whose a resource is by its id alone."""
         name = self._id(resource_id)
         machine = self.machine_of.get(name)
@@ -89,13 +89,20 @@ class Fleet:
         if resource_id is None:
             return ""
         names = (resource_id, resource_id.replace(":", "/").rpartition("/")[2])
-        found = next((name for name in names if name in self.machine_of), "")
-        if not found and is_azure(resource_id):
-            found = next((self._in_small_letters[n.lower()] for n in names if n.lower() in self._in_small_letters), "")
-        return found
+        match = next((name for name in names if name in self.machine_of), "")
+        if not match and is_azure(resource_id):
+            match = next(
+                (
+                    self._machines_by_lowercase_id[n.lower()]
+                    for n in names
+                    if n.lower() in self._machines_by_lowercase_id
+                ),
+                "",
+            )
+        return match
 
     @cached_property
-    def _in_small_letters(self) -> Mapping[str, str]:
+    def _machines_by_lowercase_id(self) -> Mapping[str, str]:
         return {resource.lower(): resource for resource in self.machine_of}
 
 
@@ -107,5 +114,5 @@ def _tag_value(tags: str | None, name: str) -> str:
         values = {key.strip(): value for key, value in decode(tags, dict[str, object]).items()}
     except Unreadable:
         return ""
-    found = (values[key] for prefix in TAG_PREFIXES if values.get(key := prefix + name) is not None)
-    return str(next(found, ""))
+    tag_values = (values[key] for prefix in TAG_PREFIXES if values.get(key := prefix + name) is not None)
+    return str(next(tag_values, ""))

@@ -35,7 +35,7 @@ class ChargeKey(NamedTuple):
     owner: Owner
     category: str
     service_category: str | None
-    hourly: bool
+    counts_hours: bool
     """Whether its quantity counts a machine's time."""
     per_usd: str
     arrived: int | None = None
@@ -91,13 +91,13 @@ class ChargeSum:
     billed: int = 0
     effective: int = 0
     """What is billed where a row tells no other."""
-    tells_effective: bool = False
+    has_effective: bool = False
     quantity: int = 0
     """Hours, in 10⁻³⁰."""
     rows: int = 0
     arrived: int = 0
     """When the last of them came."""
-    gives_back: bool = True
+    is_negative: bool = True
     """Whether all of them are negative: no bill of the time, whatever hours they count."""
 
     @property
@@ -120,29 +120,29 @@ def group_charges(
     ago, and still does not say what its machine costs in an hour.
     """
     owners: dict[tuple[str | None, ...], Owner] = {}
-    found: dict[ChargeKey, ChargeSum] = {}
+    sums: dict[ChargeKey, ChargeSum] = {}
     for row in rows:
-        named = (row.resource_id, row.tags, row.parent_id, row.service_category)
-        if (whose := owners.get(named)) is None:
-            whose = owners[named] = owner(row)
+        identity = (row.resource_id, row.tags, row.parent_id, row.service_category)
+        if (row_owner := owners.get(identity)) is None:
+            row_owner = owners[identity] = owner(row)
         per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
-        start, end = _counted_period(row, whose)
-        is_machines = isinstance(whose, DirectOwner) and whose.machine is not None
+        start, end = _counted_period(row, row_owner)
+        is_machines = isinstance(row_owner, DirectOwner) and row_owner.machine is not None
         early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY_MS)
         arrived = _arrival_ms(row, now) // HOUR_MS * HOUR_MS if is_machines and early else None
-        kind = ChargeKey(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
-        if (charge := found.get(kind)) is None:
-            charge = found[kind] = ChargeSum()
+        kind = ChargeKey(start, end, row_owner, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
+        if (charge := sums.get(kind)) is None:
+            charge = sums[kind] = ChargeSum()
         billed = to_units(row.billed)
         charge.billed += billed
         charge.effective += billed if row.effective is None else to_units(row.effective)
-        charge.tells_effective = charge.tells_effective or row.effective is not None
+        charge.has_effective = charge.has_effective or row.effective is not None
         charge.rows += row.rows
-        charge.gives_back = charge.gives_back and billed < 0
+        charge.is_negative = charge.is_negative and billed < 0
         charge.arrived = max(charge.arrived, _arrival_ms(row, now))
         if per_hour and row.consumed_quantity is not None:
             charge.quantity += divide(quantity_units(row.consumed_quantity), per_hour)
-    return found
+    return sums
 
 
 def quantity_units(quantity: Decimal) -> int:

@@ -68,24 +68,24 @@ def positive_parts(parts: Mapping[CostPart, int]) -> Counter[CostPart]:
 
 
 def sum_parts(parts: Iterable[Mapping[CostPart, int]]) -> Counter[CostPart]:
-    found: Counter[CostPart] = Counter()
+    sums: Counter[CostPart] = Counter()
     for some in parts:
-        found.update(some)
-    return found
+        sums.update(some)
+    return sums
 
 
 def sum_by_tier(parts: Mapping[CostPart, int]) -> Counter[str]:
     """Return each tier's sum of them."""
-    found: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
     for part, amount in parts.items():
-        found[part.tier] += amount
-    return found
+        sums[part.tier] += amount
+    return sums
 
 
 def _time_by_part(home: str, use: TimeUse, *, all_of_it: bool) -> Counter[CostPart]:
     """The billable time, or all that the journal knows."""
-    found: Counter[CostPart] = Counter()
+    times: Counter[CostPart] = Counter()
     for spell, time in use.spells.items():
         if all_of_it or spell.cause in BILLABLE_CAUSES:
-            found[CostPart(spell.tier or home, spell.cause, spell.key_id)] += time
-    return found
+            times[CostPart(spell.tier or home, spell.cause, spell.key_id)] += time
+    return times

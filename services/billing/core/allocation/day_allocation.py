@@ -76,9 +76,9 @@ def allocate(facts: DayInputs) -> Allocation:
     that came before its hours were over takes the place of nothing: the larger of it and the accrual counts.
     """
     sums = DayCosts(facts)
-    for kind, charge in group_charges(facts.rows, facts.fleet.owner, facts.day, facts.now).items():
+    for kind, charge in group_charges(facts.rows, facts.fleet.owner_of, facts.day, facts.now).items():
         sums.add(kind, charge)
-    basis = CostEstimator(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
+    estimator = CostEstimator(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, accruals=facts.accruals)
     machines = sorted({*facts.times, *facts.accruals})
     accrued = 0
     variance: list[tuple[int, int]] = []
@@ -89,19 +89,21 @@ def allocate(facts: DayInputs) -> Allocation:
         free = subtract_windows(facts.day, sums.billed_hours.get(machine, []))
         settled = facts.settled and (machine in sums.named or machine in facts.on_bill)
         if not (settled or facts.fleet.is_billed_by_tag(machine, sums.tagged_after)):
-            found = basis.beyond(machine, free, sums.early.get(machine, {}))
-            accrued += found.total()
-            sums.estimated[machine] = sum_by_tier(found)
-            sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), found)
-            for part, amount in basis.accrual(machine, free).items():
+            estimate = estimator.beyond(machine, free, sums.early.get(machine, {}))
+            accrued += estimate.total()
+            sums.estimated[machine] = sum_by_tier(estimate)
+            sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), estimate)
+            for part, amount in estimator.accrual(machine, free).items():
                 estimates[part.tier] += amount
-            estimated = {part.tier for part, amount in found.items() if amount}
+            estimated = {part.tier for part, amount in estimate.items() if amount}
             charged = sums.billed_hours.get(machine, [])
-            unbilled += sums.unbilled(machine, basis, estimated, [*charged, *sums.early_time.get(machine, [])])
-            uncertain |= {one.tier for one in sums.unbilled(machine, basis, estimated, charged) if not one.estimated}
+            unbilled += sums.unbilled(machine, estimator, estimated, [*charged, *sums.early_time.get(machine, [])])
+            uncertain |= {
+                one.tier for one in sums.unbilled(machine, estimator, estimated, charged) if not one.estimated
+            }
         billed = subtract_windows(facts.day, free)
-        if basis.observes(machine, billed):
-            variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
+        if estimator.observes(machine, billed):
+            variance.append((estimator.accrual(machine, billed).total(), sums.billed_use[machine]))
     sums.adjust()
     spread_over = partial(spread_shared_cost, facts.fleet.tiers, facts.tokens)
     causes, tiers, shared_by = spread_over(sums.parts, sums.loose)
@@ -115,11 +117,13 @@ def allocate(facts: DayInputs) -> Allocation:
         shared_by=shared_by,
         tax=sums.tax,
         before_credits=spend - sums.credit_parts.total() - sums.credit_loose.total(),
-        effective=sums.effective + accrued if sums.tells_effective else None,
+        effective=sums.effective + accrued if sums.has_effective else None,
         billed=sums.billed,
         accrued=accrued,
-        observed=any(basis.observes(machine, [facts.day]) for machine in machines),
-        variance=(sum(told for told, _ in variance), sum(paid for _, paid in variance)) if variance else None,
+        observed=any(estimator.observes(machine, [facts.day]) for machine in machines),
+        variance=(sum(accrued_for for accrued_for, _ in variance), sum(paid for _, paid in variance))
+        if variance
+        else None,
         charges=sum(row.rows for row in facts.rows),
         estimates=estimates,
         hours=sums.hours(),

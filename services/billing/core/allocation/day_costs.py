@@ -61,7 +61,7 @@ class DayCosts:
     """The credits in the two."""
     tax: int = 0
     effective: int = 0
-    tells_effective: bool = False
+    has_effective: bool = False
     billed: bool = False
     billed_hours: dict[str, list[Window]] = field(default_factory=dict)
     """Machine to the hours for which there are charges: there the bill replaces the accrual."""
@@ -100,7 +100,7 @@ class DayCosts:
             return
         self.billed = True
         self.effective += cost_on_day(charge.effective, kind, day)
-        self.tells_effective = self.tells_effective or charge.tells_effective
+        self.has_effective = self.has_effective or charge.has_effective
         is_credit = kind.category == "Credit"
         if not isinstance(kind.owner, DirectOwner):
             self.loose[kind.owner] += cost
@@ -126,7 +126,7 @@ class DayCosts:
         hours = billed_time_ms(kind, charge, self.facts.day, window)
         parts = split_cost(cost, weights_by_use(owner.tier, window, use, hours))
         self._charge((owner.tier, owner.machine), parts)
-        if charge.is_refund or charge.gives_back:
+        if charge.is_refund or charge.is_negative:
             return
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
@@ -168,7 +168,7 @@ class DayCosts:
 
     def hours(self) -> dict[str, BilledHours]:
         day = self._elapsed(self.facts.day)
-        return {name: c.compared(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
+        return {name: c.compare(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
 
     def unbilled(
         self, machine: str, basis: CostEstimator, estimated: Collection[str], charged: Sequence[Window]
@@ -181,11 +181,11 @@ class DayCosts:
         return find_unbilled_time(machine, time, [w for w in charged if w.length], basis, day=day, estimated=estimated)
 
     def wakes(self) -> dict[str | None, int]:
-        found: Counter[str | None] = Counter()
+        costs: Counter[str | None] = Counter()
         for part, amount in self.parts.items():
             if part.cause in ("waking", "failed_wake"):
-                found[part.key_id] += amount
-        return dict(found)
+                costs[part.key_id] += amount
+        return dict(costs)
 
     def _window(self, kind: ChargeKey) -> Window:
         return self._elapsed(Window(kind.start, kind.end).overlap(self.facts.day))

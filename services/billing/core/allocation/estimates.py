@@ -22,12 +22,12 @@ class CostEstimator:
     """Machine to tier, where the journal says none."""
     prices: Mapping[str, int] = field(default_factory=dict)
     """By tier, in units of USD per machine and hour of billable time."""
-    told: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
+    accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
     """By machine, what its provider's running bill says."""
 
     def observes(self, machine: str, windows: Sequence[Window]) -> bool:
         """Whether the windows hold hours of a running bill, or time of a tier with a price."""
-        if self._told(machine, windows):
+        if self._accruals_in(machine, windows):
             return True
         home = self.tier_of.get(machine, "")
         return any((spell.tier or home) in self.prices for w in windows for spell in self.use(machine, w).spells)
@@ -35,41 +35,43 @@ class CostEstimator:
     def accrual(self, machine: str, windows: Sequence[Window]) -> Counter[CostPart]:
         """The machine's cost in the windows, which are whole hours."""
         home = self.tier_of.get(machine, "")
-        found: Counter[CostPart] = Counter()
-        told = self._told(machine, windows)
-        for accrual in told:
+        costs: Counter[CostPart] = Counter()
+        accruals = self._accruals_in(machine, windows)
+        for accrual in accruals:
             window = Window(accrual.since, accrual.through)
             weights = weights_by_time(home, window, self.use(machine, window))
-            found.update(split_cost(accrual.amount, weights))
+            costs.update(split_cost(accrual.amount, weights))
         weights = Counter()
         for rest in (
-            part for window in windows for part in subtract_windows(window, [Window(a.since, a.through) for a in told])
+            part
+            for window in windows
+            for part in subtract_windows(window, [Window(a.since, a.through) for a in accruals])
         ):
             for spell, time in self.use(machine, rest).spells.items():
                 if spell.cause in BILLABLE_CAUSES and (tier := spell.tier or home) in self.prices:
                     weights[CostPart(tier, spell.cause, spell.key_id)] += time * self.prices[tier]
         if weights.total():
-            found.update(split_cost(divide(weights.total(), HOUR_MS), weights))
-        return found
+            costs.update(split_cost(divide(weights.total(), HOUR_MS), weights))
+        return costs
 
     def beyond(self, machine: str, windows: Sequence[Window], early: Mapping[Window, int]) -> Counter[CostPart]:
         """The accrual beyond what `early` charges cost already, each for its hours: the larger of the two counts."""
         if not early:
             return self.accrual(machine, windows)
         hours = [Window(at, at + HOUR_MS) for window in windows for at in range(window.start, window.end, HOUR_MS)]
-        found = {hour: self.accrual(machine, [hour]) for hour in hours}
+        costs = {hour: self.accrual(machine, [hour]) for hour in hours}
         for window, cost in sorted(early.items(), key=lambda item: (item[0].length, item[0].start)):
             here = [hour for hour in hours if hour.overlap(window).length]
-            totals = [found[hour].total() for hour in here]
+            totals = [costs[hour].total() for hour in here]
             if (taken := min(cost, sum(totals))) <= 0:
                 continue
             for hour, amount, part in zip(here, totals, split_exactly(taken, totals), strict=True):
                 if part:
-                    found[hour] = split_cost(amount - part, found[hour])
-        return sum_parts(found.values())
+                    costs[hour] = split_cost(amount - part, costs[hour])
+        return sum_parts(costs.values())
 
-    def _told(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
+    def _accruals_in(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
         """Of the machine's hours that begin in the windows; of none where nobody knows its tier."""
         if machine not in self.tier_of:
             return []
-        return [a for a in self.told.get(machine, ()) if any(w.start <= a.hour < w.end for w in windows)]
+        return [a for a in self.accruals.get(machine, ()) if any(w.start <= a.hour < w.end for w in windows)]

@@ -44,13 +44,13 @@ class ChargedHours:
         self.windows[window] = known if billed is None else max(billed, known or 0)
         self.cost += unexplained
 
-    def compared(self, use: Callable[[Window], TimeUse], day: Window) -> BilledHours:
+    def compare(self, use: Callable[[Window], TimeUse], day: Window) -> BilledHours:
         """`day` is what has passed of it.
 
         Charges by the hour and a charge for the whole day are for the same hours: the larger of the two counts.
         """
         by_length = {length: _sum_hours(self.windows, use, is_day=length) for length in (False, True)}
-        billed, unexplained, asleep = (max(found) for found in zip(*by_length.values(), strict=True))
+        billed, unexplained, asleep = (max(counts) for counts in zip(*by_length.values(), strict=True))
         return BilledHours(
             billed=None if all(time is None for time in self.windows.values()) else min(billed, day.length),
             known=use(day).billable,

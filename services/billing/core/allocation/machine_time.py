@@ -102,10 +102,10 @@ class TimeUse:
 
     @property
     def by_cause(self) -> dict[TimeCause, int]:
-        found = dict.fromkeys(TIME_CAUSES, 0)
+        lengths = dict.fromkeys(TIME_CAUSES, 0)
         for spell, length in self.spells.items():
-            found[spell.cause] += length
-        return found
+            lengths[spell.cause] += length
+        return lengths
 
     @property
     def covered(self) -> int:
@@ -118,18 +118,18 @@ class TimeUse:
         return sum(length for spell, length in self.spells.items() if spell.cause in BILLABLE_CAUSES)
 
 
-def order_changes(told: Sequence[StateChange]) -> list[StateChange]:
+def order_changes(changes: Sequence[StateChange]) -> list[StateChange]:
     """Return one machine's changes, `told` in the order of the journal, in the order in which they happened.
 
     That is the journal's, if there as many of them begin where the one before ended as in the order of their times.
     Where the two differ, a clock was set back, or another waker's is behind: what was told earlier ended at the latest
     when the next began. Books that took the journal out of order have the order of the times.
     """
-    by_time = sorted(told, key=lambda change: change.at)
-    if _count_links(told) < max(1, _count_links(by_time)):
+    by_time = sorted(changes, key=lambda change: change.at)
+    if _count_links(changes) < max(1, _count_links(by_time)):
         return by_time
-    ends = list(accumulate((change.at for change in reversed(told)), min))[::-1]
-    return [replace(change, at=at) for change, at in zip(told, ends, strict=True)]
+    ends = list(accumulate((change.at for change in reversed(changes)), min))[::-1]
+    return [replace(change, at=at) for change, at in zip(changes, ends, strict=True)]
 
 
 def _count_links(changes: Sequence[StateChange]) -> int:
@@ -141,7 +141,7 @@ def build_intervals(changes: Sequence[StateChange], now: int) -> list[Interval]:
 
     A wake that did not end in `ready` has failed, all of it.
     """
-    found: list[Interval] = []
+    spans: list[Interval] = []
     for number, change in enumerate(changes):
         following = changes[number + 1] if number + 1 < len(changes) else None
         cause = _CAUSES[change.state]
@@ -150,8 +150,8 @@ def build_intervals(changes: Sequence[StateChange], now: int) -> list[Interval]:
         key_id = change.key_id if change.state == "waking" else None
         window = Window(change.at, min(now, following.at) if following else now)
         if window.length:
-            found.append(Interval(window, TimeKind(change.tier, cause, key_id), change.state in _SERVING_STATES))
-    return found
+            spans.append(Interval(window, TimeKind(change.tier, cause, key_id), change.state in _SERVING_STATES))
+    return spans
 
 
 def subtract_windows(window: Window, taken: Sequence[Window]) -> list[Window]:

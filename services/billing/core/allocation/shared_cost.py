@@ -36,5 +36,5 @@ def spread_shared_cost(
     }
     key = next(key for key, weights in keys.items() if any(weights))
     shares = split_exactly(causes["shared"], keys[key])
-    found = {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
-    return causes, found, key if "shared" in loose else None
+    costs = {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
+    return causes, costs, key if "shared" in loose else None

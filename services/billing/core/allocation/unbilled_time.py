@@ -38,7 +38,7 @@ def find_unbilled_time(
     machine: str,
     time: MachineTime,
     charged: Sequence[Window],
-    basis: CostEstimator,
+    estimator: CostEstimator,
     *,
     day: Window,
     estimated: Collection[str],
@@ -49,31 +49,31 @@ def find_unbilled_time(
     tiers that have an estimate instead.
     """
     free = subtract_windows(day, charged)
-    unknown = _unknown_since(machine, time, free, basis, on_bill=bool(charged))
-    found = [UnbilledTime(machine, tier, since, estimated=False) for tier, since in unknown.items()]
+    unknown = _unknown_since(machine, time, free, estimator, on_bill=bool(charged))
+    unbilled = [UnbilledTime(machine, tier, since, estimated=False) for tier, since in unknown.items()]
     starts = [part.start - part.start % HOUR_MS for _, part in _awake(time, free)]
     since = min(starts, default=None) if charged else None
-    return found + [UnbilledTime(machine, tier, since, estimated=True) for tier in sorted({*estimated} - {*unknown})]
+    return unbilled + [UnbilledTime(machine, tier, since, estimated=True) for tier in sorted({*estimated} - {*unknown})]
 
 
 def _unknown_since(
-    machine: str, time: MachineTime, free: Sequence[Window], basis: CostEstimator, *, on_bill: bool
+    machine: str, time: MachineTime, free: Sequence[Window], estimator: CostEstimator, *, on_bill: bool
 ) -> dict[str, int | None]:
     """The tiers for which the cost of its time in the windows is unknown, each with the first such hour of its bill.
 
     Time at a tier's price, or within a running bill, has a known cost.
     """
-    home = basis.tier_of.get(machine, "")
-    told = [Window(accrual.since, accrual.through) for accrual in basis.told.get(machine, ())]
+    home = estimator.tier_of.get(machine, "")
+    accrued = [Window(accrual.since, accrual.through) for accrual in estimator.accruals.get(machine, ())]
     served: Counter[tuple[str, int]] = Counter()
     passing: Counter[tuple[str, int]] = Counter()
-    for interval, part in _awake(time, [part for window in free for part in subtract_windows(window, told)]):
+    for interval, part in _awake(time, [part for window in free for part in subtract_windows(window, accrued)]):
         tier = interval.spell.tier or home
-        if tier not in basis.prices:
+        if tier not in estimator.prices:
             times = served if interval.can_serve else passing
             for window in _split_by_hour(part):
                 times[tier, window.start - window.start % HOUR_MS] += window.length
-    on_bill = on_bill or bool(told)
+    on_bill = on_bill or bool(accrued)
     first: dict[str, int | None] = {}
     for tier, hour in sorted({*served, *passing}):
         sure, doubtful = served[tier, hour], passing[tier, hour]

@@ -84,33 +84,35 @@ def usual_day_cost(facts: SnapshotStatistics, before: Sequence[Decimal]) -> Deci
 
 
 def find_anomalies(
-    facts: SnapshotStatistics,
+    statistics: SnapshotStatistics,
     *,
     rows: int,
     billed: Decimal,
     currency: str,
     usual: Decimal | None,
-    former: PreviousSnapshot | None,
+    previous: PreviousSnapshot | None,
 ) -> tuple[str, ...]:
     """Return what an operator should look at, a sentence each. `former` is None where nothing was replaced."""
-    found: list[str] = []
-    if usual and abs(facts.largest) >= LARGE_CHARGE_FACTOR * usual:
-        what = f" for {facts.largest_of[:MAX_NAME_LENGTH]}" if facts.largest_of else ""
-        found.append(
-            f"a charge of {_format_amount(facts.largest)} {currency}{what} on {day_of(facts.largest_at)} is "
+    warnings: list[str] = []
+    if usual and abs(statistics.largest) >= LARGE_CHARGE_FACTOR * usual:
+        what = f" for {statistics.largest_of[:MAX_NAME_LENGTH]}" if statistics.largest_of else ""
+        warnings.append(
+            f"a charge of {_format_amount(statistics.largest)} {currency}{what} on {day_of(statistics.largest_at)} is "
             f"{LARGE_CHARGE_FACTOR:,} times "
             f"what a usual day of this source costs ({_format_amount(usual)}), or more: is its unit right?"
         )
-    if facts.first_future is not None:
-        found.append(f"{facts.future:,} charges begin in the future, the first on {day_of(facts.first_future)}")
-    if former is not None and rows * SHRINK_FACTOR < former.rows:
-        found.append(f"{rows:,} rows, where the snapshot before had {former.rows:,}: is the export whole?")
-    if former is not None and former.billed > 0 and billed * SHRINK_FACTOR < former.billed:
-        found.append(
-            f"{_format_amount(billed)} {currency}, where the snapshot before had {_format_amount(former.billed)}: "
+    if statistics.first_future is not None:
+        warnings.append(
+            f"{statistics.future:,} charges begin in the future, the first on {day_of(statistics.first_future)}"
+        )
+    if previous is not None and rows * SHRINK_FACTOR < previous.rows:
+        warnings.append(f"{rows:,} rows, where the snapshot before had {previous.rows:,}: is the export whole?")
+    if previous is not None and previous.billed > 0 and billed * SHRINK_FACTOR < previous.billed:
+        warnings.append(
+            f"{_format_amount(billed)} {currency}, where the snapshot before had {_format_amount(previous.billed)}: "
             "is the export whole?"
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _format_amount(amount: Decimal) -> str:

@@ -65,19 +65,19 @@ _SERVICE_CATEGORY = """CASE
     ELSE 'Other' END"""
 CUR = FileSchema(
     name="CUR 2.0",
-    cells=(
-        *(Column(name=name, kind="moment", mandatory=True, nullable=False) for name in _MOMENTS),
-        *(Column(name=name, kind="cost", mandatory=name == _COSTS[0], nullable=name != _COSTS[0]) for name in _COSTS),
+    columns=(
+        *(Column(name=name, kind="moment", required=True, nullable=False) for name in _MOMENTS),
+        *(Column(name=name, kind="cost", required=name == _COSTS[0], nullable=name != _COSTS[0]) for name in _COSTS),
         *(Column(name=name) for name in _TEXTS),
-        Column(name=_TYPE, kind="word", words=_TYPES, mandatory=True, nullable=False),
-        Column(name="bill_payer_account_id", mandatory=True, nullable=False),
-        Column(name="bill_invoicing_entity", also=("bill_billing_entity",), mandatory=True, nullable=False),
-        Column(name="line_item_currency_code", kind="currency", mandatory=True, nullable=False),
+        Column(name=_TYPE, kind="word", words=_TYPES, required=True, nullable=False),
+        Column(name="bill_payer_account_id", required=True, nullable=False),
+        Column(name="bill_invoicing_entity", aliases=("bill_billing_entity",), required=True, nullable=False),
+        Column(name="line_item_currency_code", kind="currency", required=True, nullable=False),
         Column(name="line_item_usage_amount", kind="quantity"),
-        Column(name="resource_tags", also=("tags",), kind="tags"),
+        Column(name="resource_tags", aliases=("tags",), kind="tags"),
     ),
-    billed=("line_item_net_unblended_cost", "line_item_unblended_cost"),
-    split="split_line_item_parent_resource_id",
+    billed_columns=("line_item_net_unblended_cost", "line_item_unblended_cost"),
+    split_column="split_line_item_parent_resource_id",
     fields={
         "issuer": "bill_invoicing_entity",
         "account": "bill_payer_account_id",
@@ -100,7 +100,7 @@ CUR = FileSchema(
         # A pod's part of its host: the host's own line has all of it.
         "split_of": "split_line_item_parent_resource_id",
     },
-    places={
+    error_columns={
         "charge_end": "line_item_usage_end_date",
         "period_end": "bill_billing_period_end_date",
         "currency": "line_item_currency_code",

@@ -35,10 +35,10 @@ class Column:
     """What one column of a file says, by the column's name in whatever capitals."""
 
     name: str
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     """What other columns are called that say the same. An earlier column counts first, row by row; tags are united."""
     kind: ColumnKind = "text"
-    mandatory: bool = False
+    required: bool = False
     """One of its columns has to be there."""
     nullable: bool = True
     words: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ class Column:
     stands for every word that ends so. A `category` may be another one, or a list of which the first known counts."""
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.name, *self.also)
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
 
 
 def sql_name(text: str) -> str:
@@ -60,112 +60,120 @@ def sql_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def clean_sql(column: str, held: str) -> str:
+def clean_sql(file_column: str, duckdb_type: str) -> str:
     """SQL for a column as cells read it: a text without white space at its ends, null where it says nothing."""
-    return f"known({sql_name(column)})" if held == "VARCHAR" else sql_name(column)
+    return f"known({sql_name(file_column)})" if duckdb_type == "VARCHAR" else sql_name(file_column)
 
 
-def value_sql(cell: Column, held: str, column: str = "") -> str:
+def value_sql(column: Column, duckdb_type: str, file_column: str = "") -> str:
     """SQL for the cell's value in a column of type `held`: null where there is none; any where `fault` finds one.
 
     The column is `cleaned`. Costs are DECIMAL(38, 12), quantities their decimal text, moments milliseconds, tags JSON
     text of a flat object of texts. `UnsuitableType` names a type that cannot hold it.
     """
-    x = _raw_sql(cell, held, column)
-    match cell.kind:
+    x = _raw_sql(column, duckdb_type, file_column)
+    match column.kind:
         case "cost":
-            return f"try_cast({x} AS DECIMAL(38, {PLACES}))" if _is_exact(held) else f"cost_of({x})"
+            return f"try_cast({x} AS DECIMAL(38, {PLACES}))" if _is_exact(duckdb_type) else f"cost_of({x})"
         case "quantity":
-            return f"CAST({x} AS VARCHAR)" if _is_exact(held) else f"quantity_of({x})"
+            return f"CAST({x} AS VARCHAR)" if _is_exact(duckdb_type) else f"quantity_of({x})"
         case "moment" | "day":
-            return _time_sql(x, held, cell.kind)
+            return _time_sql(x, duckdb_type, column.kind)
         case "tags":
             return (
                 _json_sql(x)
-                if held == _FLAT_TAGS_TYPE
-                else f"CAST(to_json(tag_map(tags_json({_tags_sql(x, held)}))) AS VARCHAR)"
+                if duckdb_type == _FLAT_TAGS_TYPE
+                else f"CAST(to_json(tag_map(tags_json({_tags_sql(x, duckdb_type)}))) AS VARCHAR)"
             )
         case _:
-            return _text_sql(cell, x, held)
+            return _text_sql(column, x, duckdb_type)
 
 
-def combined_value_sql(cell: Column, values: Sequence[str]) -> str:
+def combined_value_sql(column: Column, values: Sequence[str]) -> str:
     """SQL for the cell's value where several columns say it, the earlier ones first."""
-    if cell.kind != "tags" or len(values) == 1:
+    if column.kind != "tags" or len(values) == 1:
         return f"coalesce({', '.join(values)})"
     known = ", ".join(f"coalesce({value}, '{{}}')" for value in reversed(values))
     return f"CASE WHEN coalesce({', '.join(values)}) IS NOT NULL THEN CAST(json_merge_patch({known}) AS VARCHAR) END"
 
 
-def residue_sql(cell: Column, held: str, column: str = "") -> str:
+def residue_sql(column: Column, duckdb_type: str, file_column: str = "") -> str:
     """SQL for what rounding takes away from a cost; null where it is kept as it is."""
     kind = f"DECIMAL(38, {RESIDUE_PLACES})"
-    return f"CAST(NULL AS {kind})" if _is_exact(held) else f"residue_of({_raw_sql(cell, held, column)})"
+    return (
+        f"CAST(NULL AS {kind})"
+        if _is_exact(duckdb_type)
+        else f"residue_of({_raw_sql(column, duckdb_type, file_column)})"
+    )
 
 
-def error_sql(cell: Column, held: str, column: str = "", *, rounds: bool = True) -> str:
+def error_sql(column: Column, duckdb_type: str, file_column: str = "", *, rounds: bool = True) -> str:
     """SQL for what is wrong with the cell in one column, in words; null where nothing is.
 
     Unless it `rounds`, a cost must not have more decimals than are kept.
     """
-    x = _raw_sql(cell, held, column)
-    found = []
-    if held == "VARCHAR":
-        found.append(f"WHEN contains({x}, chr(0)) THEN 'holds a NUL character: fetch the file again'")
-    found += _error_cases(cell, x, held, rounds=rounds)
-    return f"CASE {' '.join(found)} END" if found else "NULL"
+    x = _raw_sql(column, duckdb_type, file_column)
+    cases = []
+    if duckdb_type == "VARCHAR":
+        cases.append(f"WHEN contains({x}, chr(0)) THEN 'holds a NUL character: fetch the file again'")
+    cases += _error_cases(column, x, duckdb_type, rounds=rounds)
+    return f"CASE {' '.join(cases)} END" if cases else "NULL"
 
 
-def empty_error_sql(cell: Column, types: Mapping[str, str]) -> str:
+def empty_error_sql(column: Column, types: Mapping[str, str]) -> str:
     """SQL for what is wrong where none of the cell's columns, with their types, says anything."""
-    nothing = " AND ".join(f"{_raw_sql(cell, held, column)} IS NULL" for column, held in types.items())
+    nothing = " AND ".join(
+        f"{_raw_sql(column, duckdb_type, file_column)} IS NULL" for file_column, duckdb_type in types.items()
+    )
     return f"CASE WHEN {nothing} THEN {sql_literal('empty: every charge has this; export the file with it')} END"
 
 
-def _raw_sql(cell: Column, held: str, column: str) -> str:
+def _raw_sql(column: Column, duckdb_type: str, file_column: str) -> str:
     """SQL for the cell as it is read: a text, or a type that says the same without one."""
-    x = sql_name(column or cell.name)
-    number = held in INTEGER_TYPES | FLOAT_TYPES or held.startswith("DECIMAL")
+    x = sql_name(file_column or column.name)
+    number = duckdb_type in INTEGER_TYPES | FLOAT_TYPES or duckdb_type.startswith("DECIMAL")
     fits = {
-        "text": number and held not in FLOAT_TYPES,
+        "text": number and duckdb_type not in FLOAT_TYPES,
         "word": False,
         "currency": False,
-        "category": held == _LIST_TYPE,
+        "category": duckdb_type == _LIST_TYPE,
         "cost": number,
         "quantity": number,
-        "moment": held in TIME_TYPES,
-        "day": held in TIME_TYPES,
-        "tags": held == "JSON" or held.startswith(("MAP(", "STRUCT(")) or held.endswith("[]"),
-    }[cell.kind]
-    if held != "VARCHAR" and not fits:
-        raise UnsuitableType(f"the column is of type {held[:40]}, which cannot hold a {cell.kind}: export it as text")
-    as_text = cell.kind == "text" or (cell.kind in ("cost", "quantity") and not _is_exact(held))
-    return f"CAST({x} AS VARCHAR)" if as_text and held != "VARCHAR" else x
+        "moment": duckdb_type in TIME_TYPES,
+        "day": duckdb_type in TIME_TYPES,
+        "tags": duckdb_type == "JSON" or duckdb_type.startswith(("MAP(", "STRUCT(")) or duckdb_type.endswith("[]"),
+    }[column.kind]
+    if duckdb_type != "VARCHAR" and not fits:
+        raise UnsuitableType(
+            f"the column is of type {duckdb_type[:40]}, which cannot hold a {column.kind}: export it as text"
+        )
+    as_text = column.kind == "text" or (column.kind in ("cost", "quantity") and not _is_exact(duckdb_type))
+    return f"CAST({x} AS VARCHAR)" if as_text and duckdb_type != "VARCHAR" else x
 
 
-def _is_exact(held: str) -> bool:
+def _is_exact(duckdb_type: str) -> bool:
     """Whether every value of the type is an amount as it stands."""
-    places = re.fullmatch(r"DECIMAL\(\d+,\s*(\d+)\)", held)
-    return held in INTEGER_TYPES or (places is not None and int(places[1]) <= PLACES)
+    places = re.fullmatch(r"DECIMAL\(\d+,\s*(\d+)\)", duckdb_type)
+    return duckdb_type in INTEGER_TYPES or (places is not None and int(places[1]) <= PLACES)
 
 
-def _time_sql(x: str, held: str, kind: ColumnKind) -> str:
-    if held != "VARCHAR":
-        return _epoch_ms_sql(x, held)
+def _time_sql(x: str, duckdb_type: str, kind: ColumnKind) -> str:
+    if duckdb_type != "VARCHAR":
+        return _epoch_ms_sql(x, duckdb_type)
     return f"day_of({x})" if kind == "day" else f"moment_of({x})"
 
 
-def _epoch_ms_sql(x: str, held: str) -> str:
+def _epoch_ms_sql(x: str, duckdb_type: str) -> str:
     # DuckDB 2.0's epoch_ms fails on every other kind of timestamp.
-    return f"epoch_ms({x})" if held.endswith("TIME ZONE") else f"epoch_ms(try_cast({x} AS TIMESTAMP))"
+    return f"epoch_ms({x})" if duckdb_type.endswith("TIME ZONE") else f"epoch_ms(try_cast({x} AS TIMESTAMP))"
 
 
 def _json_sql(x: str) -> str:
     return f"CAST(to_json({x}) AS VARCHAR)"
 
 
-def _tags_sql(x: str, held: str) -> str:
-    return x if held in ("VARCHAR", "JSON") else _json_sql(x)
+def _tags_sql(x: str, duckdb_type: str) -> str:
+    return x if duckdb_type in ("VARCHAR", "JSON") else _json_sql(x)
 
 
 def _canonical_word_sql(x: str, words: Sequence[str]) -> str:
@@ -174,50 +182,56 @@ def _canonical_word_sql(x: str, words: Sequence[str]) -> str:
     return f"CASE lower({x}) {' '.join(known)} END"
 
 
-def _text_sql(cell: Column, x: str, held: str) -> str:
-    if cell.kind == "currency":
+def _text_sql(column: Column, x: str, duckdb_type: str) -> str:
+    if column.kind == "currency":
         return f"CASE WHEN regexp_full_match({x}, '[A-Za-z]{{3}}') THEN upper({x}) ELSE {x} END"
-    if cell.kind == "text":
+    if column.kind == "text":
         return x
-    listed = x if held == _LIST_TYPE else f"CAST(try_cast({x} AS JSON) AS VARCHAR[])"
-    known = f"list_transform({listed}, lambda word: {_canonical_word_sql('word', cell.words)})"
+    listed = x if duckdb_type == _LIST_TYPE else f"CAST(try_cast({x} AS JSON) AS VARCHAR[])"
+    known = f"list_transform({listed}, lambda word: {_canonical_word_sql('word', column.words)})"
     first = f"list_filter({known}, lambda word: word IS NOT NULL)[1]"
-    if held == _LIST_TYPE:
+    if duckdb_type == _LIST_TYPE:
         return first
-    one = f"coalesce({_canonical_word_sql(x, cell.words)}, {x})"
-    return one if cell.kind == "word" else f"CASE WHEN left({x}, 1) = '[' THEN {first} ELSE {one} END"
+    one = f"coalesce({_canonical_word_sql(x, column.words)}, {x})"
+    return one if column.kind == "word" else f"CASE WHEN left({x}, 1) = '[' THEN {first} ELSE {one} END"
 
 
-def _error_cases(cell: Column, x: str, held: str, *, rounds: bool) -> list[str]:
-    text = held == "VARCHAR"
-    if cell.kind == "word":
-        return [f"WHEN NOT coalesce({_is_allowed_sql(cell, x)}, true) THEN {_expected_values_sql(cell)} || quoted({x})"]
-    if cell.kind in ("cost", "quantity"):
-        number = f"CAST({x} AS VARCHAR)" if _is_exact(held) else x
-        places = PLACES if cell.kind == "cost" and not rounds else "NULL"
+def _error_cases(column: Column, x: str, duckdb_type: str, *, rounds: bool) -> list[str]:
+    text = duckdb_type == "VARCHAR"
+    if column.kind == "word":
+        return [
+            f"WHEN NOT coalesce({_is_allowed_sql(column, x)}, true) THEN {_expected_values_sql(column)} || quoted({x})"
+        ]
+    if column.kind in ("cost", "quantity"):
+        number = f"CAST({x} AS VARCHAR)" if _is_exact(duckdb_type) else x
+        places = PLACES if column.kind == "cost" and not rounds else "NULL"
         return [f"WHEN {x} IS NOT NULL THEN number_fault({number}, {places})"]
-    if cell.kind in ("moment", "day"):
-        return [f"ELSE {cell.kind}_fault({x})"] if text else _time_error_cases(cell, x, held)
-    if cell.kind == "tags":
-        return [] if held == _FLAT_TAGS_TYPE else [f"WHEN {x} IS NOT NULL THEN tags_fault({_tags_sql(x, held)})"]
+    if column.kind in ("moment", "day"):
+        return [f"ELSE {column.kind}_fault({x})"] if text else _time_error_cases(column, x, duckdb_type)
+    if column.kind == "tags":
+        return (
+            []
+            if duckdb_type == _FLAT_TAGS_TYPE
+            else [f"WHEN {x} IS NOT NULL THEN tags_fault({_tags_sql(x, duckdb_type)})"]
+        )
     return []
 
 
-def _time_error_cases(cell: Column, x: str, held: str) -> list[str]:
-    told, at = f"CAST({x} AS VARCHAR)", _epoch_ms_sql(x, held)
+def _time_error_cases(column: Column, x: str, duckdb_type: str) -> list[str]:
+    text, at = f"CAST({x} AS VARCHAR)", _epoch_ms_sql(x, duckdb_type)
     bounds = f"{x} IS NOT NULL AND coalesce({at} < 0 OR {at} >= {_LAST_TIME_MS}, true)"
-    found = [f"WHEN {bounds} THEN 'not between the years 1970 and 9998: ' || {told}"]
-    if cell.kind == "day":
-        found.append(f"WHEN {at} % 86400000 <> 0 THEN 'expected a UTC day, got ' || {told}")
-    return found
+    cases = [f"WHEN {bounds} THEN 'not between the years 1970 and 9998: ' || {text}"]
+    if column.kind == "day":
+        cases.append(f"WHEN {at} % 86400000 <> 0 THEN 'expected a UTC day, got ' || {text}")
+    return cases
 
 
-def _is_allowed_sql(cell: Column, x: str) -> str:
+def _is_allowed_sql(column: Column, x: str) -> str:
     endings = [
-        f" OR ends_with(lower({x}), {sql_literal(word[1:].lower())})" for word in cell.words if word.startswith("*")
+        f" OR ends_with(lower({x}), {sql_literal(word[1:].lower())})" for word in column.words if word.startswith("*")
     ]
-    return f"{_canonical_word_sql(x, cell.words)} IS NOT NULL{''.join(endings)}"
+    return f"{_canonical_word_sql(x, column.words)} IS NOT NULL{''.join(endings)}"
 
 
-def _expected_values_sql(cell: Column) -> str:
-    return sql_literal(f"expected one of {', '.join(cell.words)}, got ")
+def _expected_values_sql(column: Column) -> str:
+    return sql_literal(f"expected one of {', '.join(column.words)}, got ")

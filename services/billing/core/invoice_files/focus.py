@@ -58,20 +58,20 @@ _SERVICE_CATEGORY = f"""coalesce("ServiceCategory", CASE
 
 FOCUS = FileSchema(
     name="FOCUS",
-    cells=(
-        Column(name="BilledCost", kind="cost", mandatory=True, nullable=False),
-        Column(name="BillingAccountId", mandatory=True, nullable=False),
-        Column(name="BillingCurrency", kind="currency", mandatory=True, nullable=False),
-        Column(name="BillingPeriodStart", kind="moment", mandatory=True, nullable=False),
-        Column(name="BillingPeriodEnd", kind="moment", mandatory=True, nullable=False),
-        Column(name="ChargePeriodStart", kind="moment", mandatory=True, nullable=False),
-        Column(name="ChargePeriodEnd", kind="moment", mandatory=True, nullable=False),
-        Column(name="ChargeCategory", kind="word", words=CATEGORIES, mandatory=True, nullable=False),
+    columns=(
+        Column(name="BilledCost", kind="cost", required=True, nullable=False),
+        Column(name="BillingAccountId", required=True, nullable=False),
+        Column(name="BillingCurrency", kind="currency", required=True, nullable=False),
+        Column(name="BillingPeriodStart", kind="moment", required=True, nullable=False),
+        Column(name="BillingPeriodEnd", kind="moment", required=True, nullable=False),
+        Column(name="ChargePeriodStart", kind="moment", required=True, nullable=False),
+        Column(name="ChargePeriodEnd", kind="moment", required=True, nullable=False),
+        Column(name="ChargeCategory", kind="word", words=CATEGORIES, required=True, nullable=False),
         Column(
             name="InvoiceIssuerName",
             # A provider issues its own invoices where no issuer is named: all of Google's, some of AWS's rows.
-            also=("InvoiceIssuer", "ServiceProviderName", "ProviderName", "Provider"),
-            mandatory=True,
+            aliases=("InvoiceIssuer", "ServiceProviderName", "ProviderName", "Provider"),
+            required=True,
             nullable=False,
         ),
         Column(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
@@ -80,14 +80,14 @@ FOCUS = FileSchema(
         Column(name="EffectiveCost", kind="cost"),
         Column(name="ListCost", kind="cost"),
         Column(name="ResourceId"),
-        Column(name="Tags", also=("x_Labels", "x_Tags", "x_ProjectLabels"), kind="tags"),
-        Column(name="InvoiceId", also=("x_InvoiceId",)),
-        Column(name="ConsumedQuantity", also=("UsageQuantity",), kind="quantity"),
-        Column(name="ConsumedUnit", also=("UsageUnit",)),
+        Column(name="Tags", aliases=("x_Labels", "x_Tags", "x_ProjectLabels"), kind="tags"),
+        Column(name="InvoiceId", aliases=("x_InvoiceId",)),
+        Column(name="ConsumedQuantity", aliases=("UsageQuantity",), kind="quantity"),
+        Column(name="ConsumedUnit", aliases=("UsageUnit",)),
         Column(name="AllocatedMethodId"),
     ),
-    billed=("BilledCost",),
-    split="AllocatedMethodId",
+    billed_columns=("BilledCost",),
+    split_column="AllocatedMethodId",
     fields={
         "issuer": '"InvoiceIssuerName"',
         "account": '"BillingAccountId"',
@@ -111,7 +111,7 @@ FOCUS = FileSchema(
         # From FOCUS 1.3 on a charge may be delivered in parts too; then its resource stays in ResourceId.
         "split_of": 'CASE WHEN "AllocatedMethodId" IS NOT NULL THEN "ResourceId" END',
     },
-    places={
+    error_columns={
         "charge_end": "ChargePeriodEnd",
         "period_end": "BillingPeriodEnd",
         "currency": "BillingCurrency",
@@ -129,14 +129,14 @@ def simple_schema(source: str, names: Sequence[str]) -> FileSchema:
     beside = ("parent", "ServiceCategory", "InvoiceId")
     named = {name.casefold() for name in ("date", "resource", "cost", "currency", "ChargeCategory", *beside)}
     tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name.casefold() not in named]
-    told = ", ".join(f"to_json({sql_literal(name)}) || ':' || to_json({sql_name(name)})" for name in tags)
+    pairs = ", ".join(f"to_json({sql_literal(name)}) || ':' || to_json({sql_name(name)})" for name in tags)
     return FileSchema(
         name="date,resource,cost,currency",
-        cells=(
-            Column(name="date", kind="day", mandatory=True, nullable=False),
-            Column(name="resource", mandatory=True),
-            Column(name="cost", kind="cost", mandatory=True, nullable=False),
-            Column(name="currency", kind="currency", mandatory=True, nullable=False),
+        columns=(
+            Column(name="date", kind="day", required=True, nullable=False),
+            Column(name="resource", required=True),
+            Column(name="cost", kind="cost", required=True, nullable=False),
+            Column(name="currency", kind="currency", required=True, nullable=False),
             Column(name="ChargeCategory", kind="word", words=CATEGORIES),
             Column(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
             *(Column(name=name) for name in ("parent", "InvoiceId", *tags)),
@@ -154,10 +154,10 @@ def simple_schema(source: str, names: Sequence[str]) -> FileSchema:
             "service_category": "coalesce(\"ServiceCategory\", CASE WHEN resource IS NOT NULL THEN 'Compute' END)",
             "resource_id": '"resource"',
             "parent_id": '"parent"',
-            "tags": f"'{{' || nullif(concat_ws(',', {told}), '') || '}}'" if tags else "CAST(NULL AS VARCHAR)",
+            "tags": f"'{{' || nullif(concat_ws(',', {pairs}), '') || '}}'" if tags else "CAST(NULL AS VARCHAR)",
             "invoice_id": '"InvoiceId"',
             "billed": '"cost"',
         },
-        billed=("cost",),
-        places={"charge_end": "date", "period_end": "date", "currency": "currency"},
+        billed_columns=("cost",),
+        error_columns={"charge_end": "date", "period_end": "date", "currency": "currency"},
     )

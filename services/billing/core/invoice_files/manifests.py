@@ -31,7 +31,7 @@ class DeliveryPlan:
     """One delivery: the files to send, by their names in the folder, and those that its manifest lists."""
 
     files: tuple[str, ...]
-    wanted: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     """In bytes, of the files whose size the manifest tells."""
 
@@ -85,9 +85,9 @@ def _plans_from_manifests(
 ) -> tuple[DeliveryPlan, ...]:
     """AWS's periods in order of their names, then Azure's in the order in which their runs were submitted."""
     aws = [name for name in manifests if "metadata" in _folders(name.casefold())]
-    found = [_plan(name, _decode(name, read(name)), names) for name in _last_refreshes(aws)]
+    aws_plans = [_plan(name, _decode(name, read(name)), names) for name in _last_refreshes(aws)]
     others = {name: _decode(name, read(name)) for name in manifests if name not in aws}
-    return (*found, *(_plan(name, others[name], names) for name in _newest_runs(others)))
+    return (*aws_plans, *(_plan(name, others[name], names) for name in _newest_runs(others)))
 
 
 def _file_name(name: str) -> str:
@@ -124,13 +124,13 @@ def _newest_runs(manifests: Mapping[str, _Manifest]) -> list[str]:
 
 
 def _submitted_at(name: str, manifest: _Manifest) -> datetime:
-    told = manifest.run.submitted
+    submitted = manifest.run.submitted
     if not manifest.blobs:  # AWS's, in a folder of its own kind: of the older report, which has no such time
         return datetime.min.replace(tzinfo=UTC)
     try:
-        time = datetime.fromisoformat(told)
+        time = datetime.fromisoformat(submitted)
     except ValueError as error:
-        reason = f"expected a time such as 2026-10-02T06:00:00Z, got {told[:100]!r}"
+        reason = f"expected a time such as 2026-10-02T06:00:00Z, got {submitted[:100]!r}"
         raise Rejected(f"{name}: runInfo.submittedTime: {reason}: fetch the delivery again") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
@@ -157,13 +157,13 @@ def _plan(name: str, manifest: _Manifest, names: Sequence[str]) -> DeliveryPlan:
         raise Rejected(f"{name}: lists no files: expected `blobs`, `dataFiles` or `reportKeys`")
     if manifest.blobs:
         beside = {_file_name(place): place for place in names if _folders(place) == _folders(name)}
-        found = {key: beside.get(_file_name(key)) for key in keys}
+        matches = {key: beside.get(_file_name(key)) for key in keys}
     else:
-        found = {key: _match_name(key, names) for key in keys}
+        matches = {key: _match_name(key, names) for key in keys}
     return DeliveryPlan(
-        tuple(place for place in found.values() if place),
-        tuple(place or key for key, place in found.items()),
-        _sizes(manifest, found),
+        tuple(place for place in matches.values() if place),
+        tuple(place or key for key, place in matches.items()),
+        _sizes(manifest, matches),
     )
 
 
@@ -173,7 +173,7 @@ def _match_name(key: str, names: Sequence[str]) -> str | None:
     return max(ends, key=len, default=None)
 
 
-def _sizes(manifest: _Manifest, found: Mapping[str, str | None]) -> dict[str, int]:
+def _sizes(manifest: _Manifest, matches: Mapping[str, str | None]) -> dict[str, int]:
     """Of the plain CSV files, in bytes; empty if the sizes do not add up to the one that the manifest has for all.
 
     gzip and Parquet show by themselves that a file was cut off, and a size may be told of what is packed in them.
@@ -181,4 +181,4 @@ def _sizes(manifest: _Manifest, found: Mapping[str, str | None]) -> dict[str, in
     sizes = {blob.name: blob.size_bytes for blob in manifest.blobs if blob.size_bytes is not None}
     if len(sizes) < len(manifest.blobs) or sum(sizes.values()) != manifest.size_bytes:
         return {}
-    return {place: sizes[key] for key, place in found.items() if place and place.casefold().endswith(".csv")}
+    return {place: sizes[key] for key, place in matches.items() if place and place.casefold().endswith(".csv")}

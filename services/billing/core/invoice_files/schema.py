@@ -1,4 +1,4 @@
-"""Forms of invoice files: which columns one has, and how they make a charge. SQL as text; nothing is run here."""
+"""Schemas of invoice files: which columns a format has, and how they make a charge. SQL as text; nothing runs here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,24 +45,24 @@ FIELDS: Mapping[str, str] = {
     "split_of": "VARCHAR",
     "residue": f"DECIMAL(38, {RESIDUE_PLACES})",
 }
-"""A charge as it is delivered. `split_of`: the resource whose charge it repeats in parts; null for most.
-`residue`: what was delivered less `billed`; null where it was not rounded."""
+"""A charge as delivered. `split_of`: the resource whose charge it repeats in parts; null for most charges.
+`residue`: the delivered cost less `billed`; null if it was not rounded."""
 
 ROUNDING_TOLERANCE = "0.000001"
-"""By how much parts may miss the charge that they repeat: each of them may be rounded."""
+"""How far parts may be from the charge that they repeat: each of them may be rounded."""
 AMOUNT_FIELDS = ("billed", "effective", "list_cost")
 SNAPSHOT_KEY = ("issuer", "account", "period_start", "period_end")
-"""What one import replaces as a whole."""
+"""The key of a snapshot: what one import replaces as a whole."""
 
 LINE_COLUMN = "\tline"
-"""The column that says where a row of a file stands in it. No column that is read has a name with a tab."""
+"""The column with a row's line in its file. No column that is read has a tab in its name."""
 
 _NULL_TYPES = {"cost": "DECIMAL(38, 12)", "moment": "BIGINT", "day": "BIGINT"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeRate:
-    """From `start` (milliseconds) on, one USD is `per_usd` of `currency`."""
+    """One USD is `per_usd` of `currency` from `start` (milliseconds) on."""
 
     currency: str
     per_usd: str
@@ -71,61 +71,61 @@ class ExchangeRate:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSchema:
-    """`fields` are SQL over the cells by name; a field left out is null."""
+    """The columns of a file format. `fields` are SQL over the columns by name; a field left out is null."""
 
     name: str
-    cells: tuple[Column, ...]
+    columns: tuple[Column, ...]
     fields: Mapping[str, str]
-    billed: tuple[str, ...]
-    """The cells that are the billed cost, the first one that is not null: their decimals decide."""
-    places: Mapping[str, str] = field(default_factory=dict)
-    """Field to the cell that a refusal names, for the fields that are checked against one another."""
-    split: str = ""
-    """The cell that tells charges which repeat others in parts; `split_of` stands on it."""
+    billed_columns: tuple[str, ...]
+    """The columns that hold the billed cost. The first one that is not null counts, and its decimals decide."""
+    error_columns: Mapping[str, str] = field(default_factory=dict)
+    """Field to the column that an error names, for the fields that are checked against one another."""
+    split_column: str = ""
+    """The column that marks charges which repeat other charges in parts; `split_of` is made from it."""
 
-    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Which of a file's columns are read, as the file names them."""
-        wanted = {column.casefold() for cell in self.cells for column in cell.columns}
-        return tuple(name for name in names if name.casefold() in wanted)
+    def known_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return which of a file's columns are read, as the file names them."""
+        known = {name.casefold() for column in self.columns for name in column.names}
+        return tuple(name for name in names if name.casefold() in known)
 
-    def share(self, names: Sequence[str]) -> float:
-        """How much of what it needs these columns are: 1 is all of it."""
-        wanted = [cell for cell in self.cells if cell.mandatory]
-        return sum(bool(_casefolded(names) & _casefolded(cell.columns)) for cell in wanted) / len(wanted)
+    def match_ratio(self, names: Sequence[str]) -> float:
+        """Return how many of the required columns a file with these columns has, from 0 to 1."""
+        required = [column for column in self.columns if column.required]
+        return sum(bool(_casefolded(names) & _casefolded(column.names)) for column in required) / len(required)
 
-    def missing(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The columns that a file with these has to have besides."""
-        there = _casefolded(names)
-        return tuple(cell.name for cell in self.cells if cell.mandatory and not there & _casefolded(cell.columns))
+    def missing_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the required columns that a file with these columns lacks."""
+        present = _casefolded(names)
+        return tuple(c.name for c in self.columns if c.required and not present & _casefolded(c.names))
 
-    def twice(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Its columns that are there more than once; SQL does not tell capitals from small letters."""
-        small = [name.casefold() for name in names]
-        every = (column for cell in self.cells for column in cell.columns)
-        return tuple(column for column in every if small.count(column.casefold()) > 1)
+    def duplicate_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns that a file has more than once. SQL ignores the case of names."""
+        lowered = [name.casefold() for name in names]
+        every = (name for column in self.columns for name in column.names)
+        return tuple(name for name in every if lowered.count(name.casefold()) > 1)
 
 
 @dataclass(frozen=True)
 class FileQuery:
-    """One file's SQL. `unsuitable` columns have a type that cannot be read: to the SQL they are not there."""
+    """One file's SQL. `unsuitable` columns have a type that cannot be read; the SQL does not use them."""
 
     charges: str = ""
     """`line` and all of `FIELDS`."""
     faults: str = ""
-    """`line` and the reasons of what is wrong there, one for each of `columns`, null where nothing is."""
+    """`line` and its errors, one for each of `columns`, null where there is none."""
     columns: tuple[str, ...] = ()
     splits: bool = False
     """Whether there may be charges that repeat others in parts."""
     unsuitable: Mapping[str, str] = field(default_factory=dict)
 
 
-def best_schema(forms: Sequence[FileSchema], names: Sequence[str]) -> FileSchema:
-    """The form that most of a file's columns speak for; the first one where none does."""
-    return max(forms, key=lambda form: form.share(names))
+def best_schema(schemas: Sequence[FileSchema], names: Sequence[str]) -> FileSchema:
+    """Return the schema that matches a file's columns best; the first one if none matches."""
+    return max(schemas, key=lambda schema: schema.match_ratio(names))
 
 
 def file_query(
-    form: FileSchema,
+    schema: FileSchema,
     relation: str,
     types: Mapping[str, str],
     rates: Sequence[ExchangeRate],
@@ -133,36 +133,52 @@ def file_query(
     *,
     rounds: bool = False,
 ) -> FileQuery:
-    """SQL that reads `relation`, whose columns are `LINE_COLUMN` and those of `types` (name to DuckDB's type).
+    """Return SQL that reads `relation`, whose columns are `LINE_COLUMN` and those of `types` (name to DuckDB's type).
 
-    `rounds`: a billed cost that has too many decimals is rounded, not refused.
+    `rounds`: a billed cost with too many decimals is rounded, not rejected.
     """
-    read = {name: types[name] for name in form.columns(list(types))}
-    told = {name.casefold(): (name, held) for name, held in read.items()}
+    read = {name: types[name] for name in schema.known_columns(list(types))}
+    types_by_name = {name.casefold(): (name, duckdb_type) for name, duckdb_type in read.items()}
     values: list[str] = []
     faults: list[tuple[str, str]] = []
     unsuitable: dict[str, str] = {}
     residues: dict[str, str] = {}
-    for cell in form.cells:
-        said: dict[str, str] = {}
-        for column, held in (told[small] for small in map(str.casefold, cell.columns) if small in told):
+    for column in schema.columns:
+        values_by_column: dict[str, str] = {}
+        for file_column, duckdb_type in (
+            types_by_name[small] for small in map(str.casefold, column.names) if small in types_by_name
+        ):
             try:
-                faults.append((column, error_sql(cell, held, column, rounds=rounds or cell.name not in form.billed)))
-                said[column] = value_sql(cell, held, column)
-                if rounds and cell.name in form.billed:
-                    residues[cell.name] = residue_sql(cell, held, column)
+                faults.append(
+                    (
+                        file_column,
+                        error_sql(
+                            column, duckdb_type, file_column, rounds=rounds or column.name not in schema.billed_columns
+                        ),
+                    )
+                )
+                values_by_column[file_column] = value_sql(column, duckdb_type, file_column)
+                if rounds and column.name in schema.billed_columns:
+                    residues[column.name] = residue_sql(column, duckdb_type, file_column)
             except UnsuitableType as error:
-                unsuitable[column] = str(error)
-        nothing = f"CAST(NULL AS {_NULL_TYPES.get(cell.kind, 'VARCHAR')})"
-        values.append(f"{combined_value_sql(cell, list(said.values()) or [nothing])} AS {sql_name(cell.name)}")
-        if said and not cell.nullable:
-            faults.append((next(iter(said)), empty_error_sql(cell, {column: types[column] for column in said})))
-    columns = [f"{clean_sql(name, held)} AS {sql_name(name)}" for name, held in read.items()]
+                unsuitable[file_column] = str(error)
+        nothing = f"CAST(NULL AS {_NULL_TYPES.get(column.kind, 'VARCHAR')})"
+        values.append(
+            f"{combined_value_sql(column, list(values_by_column.values()) or [nothing])} AS {sql_name(column.name)}"
+        )
+        if values_by_column and not column.nullable:
+            faults.append(
+                (
+                    next(iter(values_by_column)),
+                    empty_error_sql(column, {file_column: types[file_column] for file_column in values_by_column}),
+                )
+            )
+    columns = [f"{clean_sql(name, duckdb_type)} AS {sql_name(name)}" for name, duckdb_type in read.items()]
     relation = (
         f"(SELECT {', '.join([sql_name(LINE_COLUMN), *columns])} FROM {relation})"  # once, not in every expression
     )
     values += [f"{sql} AS {_residue_column(name)}" for name, sql in residues.items()]
-    made = {**form.fields, "residue": _residue_sql(form, residues)}
+    made = {**schema.fields, "residue": _residue_sql(schema, residues)}
     fields = [f"{made.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
     line = sql_name(LINE_COLUMN)
     charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"
@@ -171,18 +187,20 @@ def file_query(
         f"SELECT {', '.join([line, *fields, *marks])} FROM (SELECT {line}, {', '.join(values)}, "
         f"{', '.join(f'{sql} AS {mark}' for mark, sql in marks.items())} FROM {relation})"
     )
-    checks = _cross_checks(form, rates)
+    checks = _cross_checks(schema, rates)
     reasons = ", ".join([*marks, *(sql for _, sql in checks)])
     some = f"({marked}) WHERE coalesce({reasons}) IS NOT NULL"
     wrong = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
-    named = tuple(column for column, _ in (*faults, *checks))
-    return FileQuery(charges, wrong, named, form.split.casefold() in told, unsuitable)
+    named = tuple(file_column for file_column, _ in (*faults, *checks))
+    return FileQuery(charges, wrong, named, schema.split_column.casefold() in types_by_name, unsuitable)
 
 
-def _residue_sql(form: FileSchema, residues: Mapping[str, str]) -> str:
-    """SQL over the cells: the residue of the one that is billed."""
+def _residue_sql(schema: FileSchema, residues: Mapping[str, str]) -> str:
+    """Return SQL over the columns: the rounding residue of the billed one."""
     cases = [
-        f"WHEN {sql_name(name)} IS NOT NULL THEN {_residue_column(name)}" for name in form.billed if name in residues
+        f"WHEN {sql_name(name)} IS NOT NULL THEN {_residue_column(name)}"
+        for name in schema.billed_columns
+        if name in residues
     ]
     return f"CASE {' '.join(cases)} END" if cases else f"CAST(NULL AS {FIELDS['residue']})"
 
@@ -192,7 +210,7 @@ def _residue_column(name: str) -> str:
 
 
 def exchange_rate_sql(rates: Sequence[ExchangeRate]) -> str:
-    """SQL for the rate in force at a charge's start; null where there is none."""
+    """Return SQL for the rate in force at a charge's start; null if there is none."""
     known = [
         f"WHEN currency = {sql_literal(rate.currency)} AND charge_start >= {rate.start} "
         f"THEN {sql_literal(rate.per_usd)}"
@@ -202,10 +220,10 @@ def exchange_rate_sql(rates: Sequence[ExchangeRate]) -> str:
 
 
 def merge_charges_sql(charges: str, rates: Sequence[ExchangeRate]) -> str:
-    """SQL that sums charges which nothing can tell apart: of resources in no machine's table `mine`, within one day.
+    """Return SQL that sums the charges of one day that differ in nothing and belong to no resource in table `mine`.
 
-    Such a charge counts for its whole UTC day, however its hours were delivered, so that no figure changes by it. All
-    others stay as they are: how a machine was used within its charge's hours decides what the charge was for.
+    Such a charge counts for its whole UTC day, however its hours were delivered, so no figure depends on that. All
+    other charges stay as they are: how a machine was used within its charge's hours decides what the charge was for.
     """
     exact = "CASE WHEN is_mine OR NOT in_a_day THEN line END"
     group = [
@@ -230,10 +248,10 @@ def merge_charges_sql(charges: str, rates: Sequence[ExchangeRate]) -> str:
 
 
 def without_split_charges_sql(charges: str) -> str:
-    """SQL for the charges without those that repeat another one in parts: each counts on one level only.
+    """Return SQL for the charges without those that repeat another charge in parts: each cost counts on one level.
 
-    Parts repeat a charge of their resource and hour that they sum to, or if they cost nothing. Other parts are all that
-    there is of their charge, as FOCUS has it: beside them the resource has charges of its own for something else.
+    Parts repeat a charge if they sum to a charge of their resource and hour, or if they cost nothing. Other parts are
+    all there is of their charge, as in FOCUS: the resource's own charges are then for something else.
     """
     same = [f"part.{name} = whole.{name}" for name in (*SNAPSHOT_KEY, "currency", "charge_start")]
     its = "last_part(comparable(whole.resource_id)) = part.resource"
@@ -253,7 +271,7 @@ def without_split_charges_sql(charges: str) -> str:
 
 
 def _is_own_resource_sql(column: str) -> str:
-    """As `attribution.Fleet` finds a machine."""
+    """Return SQL that finds a machine's resource as `attribution.Fleet` does."""
     ours, in_any_capitals = "IN (SELECT resource FROM mine)", "IN (SELECT lower(resource) FROM mine)"
     last = f"last_part({column})"
     azure = f"is_azure({column}) AND (lower({column}) {in_any_capitals} OR lower({last}) {in_any_capitals})"
@@ -264,8 +282,8 @@ def _casefolded(names: Iterable[str]) -> set[str]:
     return {name.casefold() for name in names}
 
 
-def _cross_checks(form: FileSchema, rates: Sequence[ExchangeRate]) -> list[tuple[str, str]]:
-    """What no cell can tell alone: the column to name, and SQL over the fields that is a reason or null."""
+def _cross_checks(schema: FileSchema, rates: Sequence[ExchangeRate]) -> list[tuple[str, str]]:
+    """Return checks across columns: the column to name, and SQL over the fields that is an error text or null."""
     start = "left(CAST(make_timestamp(charge_start * 1000) AS VARCHAR), 10)"
     wrong = [
         ("charge_end", "charge_end < charge_start", "'before the start of the charge: the row needs a charge period'"),
@@ -281,4 +299,6 @@ def _cross_checks(form: FileSchema, rates: Sequence[ExchangeRate]) -> list[tuple
             f"'currency ' || quoted(currency) || ': no [[billing.rate]] is in force on ' || {start} || ': add one'",
         ),
     ]
-    return [(form.places[name], f"CASE WHEN {condition} THEN {reason} END") for name, condition, reason in wrong]
+    return [
+        (schema.error_columns[name], f"CASE WHEN {condition} THEN {reason} END") for name, condition, reason in wrong
+    ]

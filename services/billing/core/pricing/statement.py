@@ -17,10 +17,10 @@ BandOf = Callable[[str, str], Band | None]
 
 def month_days(month: str) -> tuple[str, str]:
     """The first and the last day of `YYYY-MM`; `ValueError` where that is no month."""
-    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", month, re.ASCII)
-    if found is None or found[1] == "0000":
+    match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", month, re.ASCII)
+    if match is None or match[1] == "0000":
         raise ValueError(f'expected a month such as "2026-05", got {month!r}')
-    return f"{month}-01", f"{month}-{calendar.monthrange(int(found[1]), int(found[2]))[1]}"
+    return f"{month}-01", f"{month}-{calendar.monthrange(int(match[1]), int(match[2]))[1]}"
 
 
 def build_statement(key_id: str, month: str, tokens: Tokens, band_of: BandOf) -> Statement:

@@ -21,12 +21,12 @@ class LastCharge:
 
 def last_charges(reaches: Iterable[LastCharge], fleet: Fleet) -> dict[str, LastCharge]:
     """By machine, of the charges for its own use those that reach furthest."""
-    found: dict[str, LastCharge] = {}
+    last_by_machine: dict[str, LastCharge] = {}
     for reach in sorted(reaches, key=lambda reach: (reach.until, reach.source)):
-        owner = fleet.of_resource(reach.resource)
+        owner = fleet.owner_of_resource(reach.resource)
         if owner is not None and owner.machine is not None and not owner.is_part:
-            found[owner.machine] = reach
-    return found
+            last_by_machine[owner.machine] = reach
+    return last_by_machine
 
 
 def bills_by_source(days: Sequence[DayReport], reach_of: Mapping[str, LastCharge]) -> tuple[SourceBills, ...]:

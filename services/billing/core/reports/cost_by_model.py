@@ -63,17 +63,17 @@ def weighted_tokens(sums: TokenSums, weights: Mapping[str, int]) -> int:
 
 
 def _by_served(tiers: Mapping[str, int], usage: TokenUsage, weights: Mapping[str, int]) -> Counter[Served]:
-    found: Counter[Served] = Counter()
+    costs: Counter[Served] = Counter()
     for tier, spend in tiers.items():
         served = {(model, key): sums for (name, model, key), sums in usage.served.items() if name == tier}
         shares = [weighted_tokens(sums, weights) for sums in served.values()]
         if not any(shares):
             shares = [total_tokens(sums) for sums in served.values()]
         if any(shares):
-            found.update(dict(zip(served, split_exactly(spend, shares), strict=True)))
+            costs.update(dict(zip(served, split_exactly(spend, shares), strict=True)))
         elif spend:
-            found[None, None] += spend
-    return found
+            costs[None, None] += spend
+    return costs
 
 
 def _by_name(item: tuple[str | None, object]) -> tuple[bool, str]:

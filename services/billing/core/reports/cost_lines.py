@@ -63,27 +63,27 @@ class LineTotal:
 class CostLines:
     """By figure. Days' lines can be added up."""
 
-    found: dict[Figure, dict[LineLabel, LineTotal]] = field(default_factory=dict)
+    by_figure: dict[Figure, dict[LineLabel, LineTotal]] = field(default_factory=dict)
 
     def add(self, figure: Figure, label: LineLabel, amount: int, charges: int = 0) -> None:
-        tally = self.found.setdefault(figure, {}).setdefault(label, LineTotal())
-        tally.amount += amount
-        tally.charges += charges
+        line_total = self.by_figure.setdefault(figure, {}).setdefault(label, LineTotal())
+        line_total.amount += amount
+        line_total.charges += charges
 
     def add_all(self, others: "CostLines") -> None:
-        for figure, lines in others.found.items():
-            for label, tally in lines.items():
-                self.add(figure, label, tally.amount, tally.charges)
+        for figure, lines in others.by_figure.items():
+            for label, line_total in lines.items():
+                self.add(figure, label, line_total.amount, line_total.charges)
 
     def total(self, figure: Figure) -> int:
-        return sum(tally.amount for tally in self.found.get(figure, {}).values())
+        return sum(line_total.amount for line_total in self.by_figure.get(figure, {}).values())
 
 
 def build_cost_lines(facts: DayInputs, origins: Sequence[ChargeOrigin], allocation: Allocation) -> CostLines:
     """Return the lines of all figures. `origins` says where each of the rows is from."""
     lines = CostLines()
     for whose, tallies in _charges_by_bearer(facts, origins).items():
-        own = {label: tally.amount for label, tally in tallies.items()}
+        own = {label: line_total.amount for label, line_total in tallies.items()}
         for figure, amounts in _divide_among_figures(own, _targets(whose, allocation)).items():
             for label, amount in amounts.items():
                 lines.add(figure, label, amount, tallies[label].charges)
@@ -94,13 +94,13 @@ def build_cost_lines(facts: DayInputs, origins: Sequence[ChargeOrigin], allocati
         figure = Figure(True, tier)
         lines.add(figure, LineLabel("shared"), amount - lines.total(figure))
     for figure in (UNATTRIBUTED, SHARED):
-        lines.found.setdefault(figure, {})
+        lines.by_figure.setdefault(figure, {})
     return lines
 
 
 def to_explanations(lines: CostLines) -> tuple[Explanation, ...]:
     """As they are shown: what is nobody's first, then the tiers; of each figure the largest lines of either sign."""
-    return tuple(_explanation(figure, lines.found[figure]) for figure in sorted(lines.found, key=_order))
+    return tuple(_explanation(figure, lines.by_figure[figure]) for figure in sorted(lines.by_figure, key=_order))
 
 
 def _charges_by_bearer(facts: DayInputs, origins: Iterable[ChargeOrigin]) -> dict[_Bearer, dict[LineLabel, LineTotal]]:
@@ -112,17 +112,17 @@ def _charges_by_bearer(facts: DayInputs, origins: Iterable[ChargeOrigin]) -> dic
             continue  # it stands beside the spend
         named = (row.resource_id, row.tags, row.parent_id, row.service_category)
         if (owner := owners.get(named)) is None:
-            owner = owners[named] = facts.fleet.owner(row)
+            owner = owners[named] = facts.fleet.owner_of(row)
         label = LineLabel("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), *origin)
         alike.setdefault((owner, label), []).append(row)
-    found: dict[_Bearer, dict[LineLabel, LineTotal]] = {}
+    by_figure: dict[_Bearer, dict[LineLabel, LineTotal]] = {}
     for (owner, label), rows in alike.items():
         bearer = owner if isinstance(owner, str) else (owner.tier, owner.machine)
-        tally = found.setdefault(bearer, {}).setdefault(label, LineTotal())
-        for kind, charge in group_charges(rows, facts.fleet.owner, facts.day, facts.now).items():
-            tally.amount += cost_on_day(charge.billed, kind, facts.day)
-            tally.charges += charge.rows
-    return found
+        line_total = by_figure.setdefault(bearer, {}).setdefault(label, LineTotal())
+        for kind, charge in group_charges(rows, facts.fleet.owner_of, facts.day, facts.now).items():
+            line_total.amount += cost_on_day(charge.billed, kind, facts.day)
+            line_total.charges += charge.rows
+    return by_figure
 
 
 def _targets(bearer: _Bearer, allocation: Allocation) -> dict[Figure, int]:
@@ -138,7 +138,7 @@ def _divide_among_figures(
 ) -> dict[Figure, dict[LineLabel, int]]:
     """Each target's amount by label, in proportion; what rounding leaves is the largest one's."""
     whole = sum(own.values())
-    found: dict[Figure, dict[LineLabel, int]] = {}
+    by_figure: dict[Figure, dict[LineLabel, int]] = {}
     for figure, target in targets.items():
         if len(targets) == 1:
             amounts = dict(own)
@@ -146,8 +146,8 @@ def _divide_among_figures(
             amounts = {label: _proportion(amount, target, whole) for label, amount in own.items()}
         largest = max(amounts, key=lambda label: abs(amounts[label]))
         amounts[largest] += target - sum(amounts.values())
-        found[figure] = amounts
-    return found
+        by_figure[figure] = amounts
+    return by_figure
 
 
 def _proportion(amount: int, target: int, whole: int) -> int:
@@ -155,20 +155,20 @@ def _proportion(amount: int, target: int, whole: int) -> int:
 
 
 def _explanation(figure: Figure, lines: Mapping[LineLabel, LineTotal]) -> Explanation:
-    told = {label: tally for label, tally in lines.items() if tally.amount}
-    ordered = sorted(told, key=lambda label: (-abs(told[label].amount), tuple(part or "" for part in label)))
+    totals = {label: line_total for label, line_total in lines.items() if line_total.amount}
+    ordered = sorted(totals, key=lambda label: (-abs(totals[label].amount), tuple(part or "" for part in label)))
     shown = ordered if len(ordered) <= MAX_LINES + 1 else ordered[:MAX_LINES]
     rest = ordered[len(shown) :]
     return Explanation(
         figure=figure.name,
         is_tier=figure.is_tier,
-        amount=to_usd(sum(tally.amount for tally in told.values())),
+        amount=to_usd(sum(line_total.amount for line_total in totals.values())),
         lines=tuple(
-            CostLine(amount=to_usd(told[label].amount), charges=told[label].charges, **label._asdict())
+            CostLine(amount=to_usd(totals[label].amount), charges=totals[label].charges, **label._asdict())
             for label in shown
         ),
         more=len(rest),
-        rest=to_usd(sum(told[label].amount for label in rest)),
+        rest=to_usd(sum(totals[label].amount for label in rest)),
     )
 
 

@@ -101,7 +101,7 @@ def format_days(days: Sequence[str]) -> str:
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
-def _reason(days: Sequence[DayReport], unknown: Sequence[str], told: Sequence[DayReport], tokens: int) -> str | None:
+def _reason(days: Sequence[DayReport], unknown: Sequence[str], counted: Sequence[DayReport], tokens: int) -> str | None:
     failed = [day.day for day in days if day.failed]
     if failed:
         return f"{FAILED}: {format_days(failed)}"
@@ -114,14 +114,16 @@ def _reason(days: Sequence[DayReport], unknown: Sequence[str], told: Sequence[Da
     if faults:
         through = complete_through(days)
         return "; ".join([*faults, *([f"the days up to {through} are whole"] if through else [])])
-    if not told:
+    if not counted:
         return f"neither cost nor tokens: {format_days([day.day for day in days])}"
     return None if tokens else NO_TOKENS
 
 
 def _served_tokens(days: Sequence[DayReport]) -> TokenSums:
-    found = [day.directions for day in days]
-    uncached, cached, output = (sum(getattr(d, name).tokens for d in found) for name in Directions.__struct_fields__)
+    directions = [day.directions for day in days]
+    uncached, cached, output = (
+        sum(getattr(d, name).tokens for d in directions) for name in Directions.__struct_fields__
+    )
     return TokenSums(prompt_tokens=uncached + cached, cached_tokens=cached, completion_tokens=output)
 
 
@@ -198,13 +200,13 @@ def _accrued_and_billed(days: Sequence[DayReport]) -> tuple[int, int] | None:
 
 
 def _always_on(days: Sequence[DayReport], tokens: int) -> AlwaysOn | None:
-    told = [day.always_on for day in days if day.always_on is not None]
-    if not told:
+    comparisons = [day.always_on for day in days if day.always_on is not None]
+    if not comparisons:
         return None
-    silent = next((figure.reason for figure in told if figure.spend is None), None)
-    if silent is not None or len(told) < len(days):
+    silent = next((figure.reason for figure in comparisons if figure.spend is None), None)
+    if silent is not None or len(comparisons) < len(days):
         return AlwaysOn(spend=None, usd_per_mtok=None, reason=silent or "not known of every day")
-    spend = _sum(figure.spend for figure in told)
+    spend = _sum(figure.spend for figure in comparisons)
     return AlwaysOn(spend=to_usd(spend), usd_per_mtok=per_mtok(spend, tokens))
 
 

@@ -94,8 +94,8 @@ def _charge_causes(
             continue
         rows = (0 if now is None else now.rows) - (0 if was is None else was.rows)
         more = (Decimal(0) if now is None else amount(now)) - (Decimal(0) if was is None else amount(was))
-        told = ", ".join([_format_rows(rows), *([format_signed(more)] if more else [])])
-        yield _Cause(f"charges of source {shorten_name(source)}, {_origin(source, old, new)} ({told})", more)
+        details = ", ".join([_format_rows(rows), *([format_signed(more)] if more else [])])
+        yield _Cause(f"charges of source {shorten_name(source)}, {_origin(source, old, new)} ({details})", more)
 
 
 def _file_causes(old: RevisionInputs, new: RevisionInputs) -> Iterator[_Cause]:
@@ -103,8 +103,8 @@ def _file_causes(old: RevisionInputs, new: RevisionInputs) -> Iterator[_Cause]:
     changed = sorted({source for source, _ in _hashes(old) ^ _hashes(new)})
     rows = new.charges - old.charges
     for source in changed:
-        told = f" ({_format_rows(rows)})" if len(changed) == 1 else ""
-        yield _Cause(f"charges of source {shorten_name(source)}, {_origin(source, old, new)}{told}")
+        details = f" ({_format_rows(rows)})" if len(changed) == 1 else ""
+        yield _Cause(f"charges of source {shorten_name(source)}, {_origin(source, old, new)}{details}")
     if not changed and rows:
         yield _Cause(f"charges ({_format_rows(rows)})")
 
@@ -186,14 +186,14 @@ def _changed_settings(old: RevisionInputs, new: RevisionInputs) -> list[tuple[st
     """Names of settings, each with how it changed."""
     if not old.settings:
         return [("settings", "settings changed")] if _differs(old.settings_sha256, new.settings_sha256) else []
-    found = []
+    changes = []
     for name in sorted({*old.settings, *new.settings}):
         before, after = old.settings.get(name), new.settings.get(name)
         if before != after:
             is_hash = (before or after or "").startswith(HASH_PREFIX)
             how = "changed" if is_hash else f"{before or 'none'} → {after or 'none'}"
-            found.append((name, f"{name} {how}"))
-    return found
+            changes.append((name, f"{name} {how}"))
+    return changes
 
 
 def _state_clause(before: DayReport, old: RevisionInputs, after: DayReport, new: RevisionInputs) -> str | None:
@@ -262,8 +262,8 @@ def _format_causes(causes: Iterable[_Cause]) -> str:
     """The largest first, those without an amount last."""
     ordered = sorted(causes, key=lambda cause: (cause.amount is None, -abs(cause.amount or Decimal(0))))
     rest = ordered[MAX_LISTED:]
-    told = [cause.text for cause in ordered[:MAX_LISTED]]
+    texts = [cause.text for cause in ordered[:MAX_LISTED]]
     if rest:
         amount = sum((cause.amount or Decimal(0) for cause in rest), Decimal(0))
-        told.append(f"and {len(rest)} more{f' ({format_signed(amount)})' if amount else ''}")
-    return ", ".join(told)
+        texts.append(f"and {len(rest)} more{f' ({format_signed(amount)})' if amount else ''}")
+    return ", ".join(texts)

@@ -45,17 +45,17 @@ class _Line(NamedTuple):
 
 def charges_by_source(rows: Iterable[tuple[str, CostRow]], day: Window) -> tuple[SourceCharges, ...]:
     """Sum up the charges of a day, each with its source, in order of the source's name."""
-    found: dict[str, dict[_Line, list[int]]] = {}
+    by_source: dict[str, dict[_Line, list[int]]] = {}
     tags: dict[str | None, str | None] = {}
     for source, row in rows:
         if row.tags not in tags:
             tags[row.tags] = _canonical(row.tags)
-        sums = found.setdefault(source, {}).setdefault(_line(row, tags[row.tags]), [0, 0, 0, 0])
+        sums = by_source.setdefault(source, {}).setdefault(_line(row, tags[row.tags]), [0, 0, 0, 0])
         sums[0] += row.rows
         sums[1] += to_units(row.billed)
         sums[2] += 0 if row.effective is None else to_units(row.effective)
         sums[3] += 0 if row.consumed_quantity is None else quantity_units(row.consumed_quantity)
-    return tuple(_sum_source(source, lines, day) for source, lines in sorted(found.items()))
+    return tuple(_sum_source(source, lines, day) for source, lines in sorted(by_source.items()))
 
 
 def _line(row: CostRow, tags: str | None) -> _Line:

@@ -53,7 +53,7 @@ def test_every_digit_is_there(amount: Decimal) -> None:
     assert not any("E" in row["spend"] for row in rows)
 
 
-def test_a_row_says_what_it_is() -> None:
+def test_each_row_names_its_kind() -> None:
     rows = rows_of(report_csv(day_report()))
     assert tuple(rows[0]) == DAY_COLUMNS
     assert rows[0] == {
@@ -89,7 +89,7 @@ def test_what_is_not_known_is_empty_with_its_reason() -> None:
     assert [row["reason"] for row in rows if row["kind"] == "usage"] == ["the day is not over"]
 
 
-def test_what_a_period_left_out_is_said() -> None:
+def test_left_out_parts_of_a_period_have_a_row() -> None:
     rows = rows_of(report_csv(replace(period_report(2), left_out="the days' keys")))
     assert (rows[-1]["kind"], rows[-1]["reason"]) == ("left_out", "the days' keys")
 
@@ -130,10 +130,10 @@ def test_a_number_below_zero_stays_a_number() -> None:
 
 
 def test_statement_lines_add_up() -> None:
-    told = statement(key_id="=k", model="+m")
-    rows = rows_of(statement_csv(told))
+    risky = statement(key_id="=k", model="+m")
+    rows = rows_of(statement_csv(risky))
     assert tuple(rows[0]) == STATEMENT_COLUMNS
-    assert sum((Decimal(row["amount"]) for row in rows), Decimal(0)) == told.amount
-    assert sum(int(row["tokens"]) for row in rows) == told.tokens
+    assert sum((Decimal(row["amount"]) for row in rows), Decimal(0)) == risky.amount
+    assert sum(int(row["tokens"]) for row in rows) == risky.tokens
     assert rows[1]["amount"] == "0.0000055"
     assert (rows[0]["key_id"], rows[0]["model"]) == ("'=k", "'+m")

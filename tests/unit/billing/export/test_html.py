@@ -41,10 +41,10 @@ def pages() -> Iterator[tuple[str, str]]:
 EACH = pytest.mark.parametrize("html", [page for _, page in pages()], ids=[name for name, _ in pages()])
 
 
-def test_a_day_is_told_with_state_revision_and_change() -> None:
+def test_day_page_shows_state_revision_and_change() -> None:
     page = Page(report_html(day_report()))
-    for said in ("$2.4753", "provisional", "Revision 3, changed: late usage", "$990.12", "400 000 000", "SHA-256 abab"):
-        assert said in page.text, said
+    for text in ("$2.4753", "provisional", "Revision 3, changed: late usage", "$990.12", "400 000 000", "SHA-256 abab"):
+        assert text in page.text, text
     assert ["Serving" + "machines with requests in flight", "$396.05", "40.0%"] in page.rows
     assert ["qwen3-coder", "$460.41", "266 666 667", "$1.7265"] in page.rows
     assert ["nobody", "$153.47", "0", "no tokens", "$0.50"] in page.rows
@@ -74,7 +74,7 @@ def test_a_period_leads_with_its_own_figure() -> None:
     assert f"complete usage through {report.complete_through}" in page.text
 
 
-def test_a_day_in_the_chart_is_marked_with_its_state_which_the_legend_says() -> None:
+def test_chart_marks_each_day_with_its_state_and_has_a_legend() -> None:
     report = period_report(30)
     page = Page(report_html(report))
     marks = [(a["class"] or "").split()[1] for a in page.of("rect") if (a.get("class") or "").startswith("day ")]
@@ -95,10 +95,10 @@ def test_columns_are_in_proportion_and_a_day_without_a_figure_has_none() -> None
 
 def test_columns_stand_on_the_zero_line_and_hang_from_it_below_zero() -> None:
     days = [replace(day_report(), usd_per_mtok=Decimal(ratio)) for ratio in ("0.9", "-0.5", "0")]
-    found = plot_days(days)
-    assert found.labels == ("$1.00", "$0.25", f"{MINUS}$0.50")
-    assert found.zero == "66.667%"
-    assert [(column.y, column.height) for column in found.columns] == [
+    shown_part = plot_days(days)
+    assert shown_part.labels == ("$1.00", "$0.25", f"{MINUS}$0.50")
+    assert shown_part.zero == "66.667%"
+    assert [(column.y, column.height) for column in shown_part.columns] == [
         ("6.667%", "60.000%"),
         ("66.667%", "33.333%"),
         ("66.667%", "0.000%"),
@@ -108,18 +108,18 @@ def test_columns_stand_on_the_zero_line_and_hang_from_it_below_zero() -> None:
 def test_bars_are_in_proportion_and_a_credit_grows_to_the_left() -> None:
     causes = {**dict.fromkeys(CAUSES, Decimal(0)), "serving": Decimal("1300.5"), "shared": Decimal(-66)}
     page = Page(report_html(replace(day_report(), causes=causes)))
-    found = dict(zip(CAUSES, page.of("rect"), strict=True))
+    shown_part = dict(zip(CAUSES, page.of("rect"), strict=True))
 
     def of(cause: Cause, name: str) -> float:
-        return float((found[cause][name] or "").removesuffix("%"))
+        return float((shown_part[cause][name] or "").removesuffix("%"))
 
     assert of("serving", "width") / of("shared", "width") == pytest.approx(1300.5 / 66, rel=1e-2)
     assert of("shared", "x") == 0
     assert of("shared", "width") == of("serving", "x")
-    assert "credit" in (found["shared"]["class"] or "")
+    assert "credit" in (shown_part["shared"]["class"] or "")
 
 
-def test_what_is_not_known_is_said_in_words() -> None:
+def test_unknown_figures_are_described_in_words() -> None:
     page = Page(report_html(unknown()))
     assert "not available, cost not delivered" in page.text
     assert "Usage: not complete, because:the day is not over" in re.sub(r"\n", "", page.text)
@@ -128,18 +128,18 @@ def test_what_is_not_known_is_said_in_words() -> None:
     assert page.of("svg") == []
 
 
-def test_a_tier_without_its_bill_says_so_in_words_that_can_be_broken_over_lines() -> None:
+def test_tier_without_bill_has_a_reason_that_wraps() -> None:
     report = lacking()
     html = report_html(report)
     assert f'not available<span class="meaning">{report.tiers[0].reason}</span>' in html
     page = Page(html)
     for row in ([report.tiers[0].tier, NOTHING], ["Spend", NOTHING]):
-        (found,) = [cells for cells in page.rows if cells[:2] == row]
-        assert found[3] == f"not available{report.reason}"
+        (shown_part,) = [cells for cells in page.rows if cells[:2] == row]
+        assert shown_part[3] == f"not available{report.reason}"
     assert f"{format_usd(report.spend_known)} known of it" in page.text
 
 
-def test_null_is_never_told_as_none() -> None:
+def test_null_is_never_shown_as_none() -> None:
     """Also of a figure that should not be: a ratio without a state."""
     page = Page(report_html(build_period_report([replace(day_report(), state=None), unknown()], WEIGHTS)))
     assert "None" not in page.text
@@ -188,7 +188,7 @@ def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
     assert "h100x2, $3.00 known: no bill yet: m1" in page.text
 
 
-def test_a_statement_tells_each_line_and_sums_by_model() -> None:
+def test_statement_page_lists_each_line_and_sums_by_model() -> None:
     page = Page(statement_html(statement()))
     assert "$6.00" in page.text
     assert ["2026-05-03", "qwen3-coder", "$6.00", "$2.5000", "1 800 000", "100 000", "600 000"] in page.rows

@@ -29,18 +29,18 @@ def reports() -> Iterator[DayReport | PeriodReport | Statement]:
     )
 
 
-@pytest.mark.parametrize("told", list(reports()))
-def test_json_has_every_field_and_comes_back_as_it_went(told: DayReport | PeriodReport | Statement) -> None:
-    fields = stdlib.loads(render_json(told), parse_float=pytest.fail)
-    if isinstance(told, PeriodReport):
+@pytest.mark.parametrize("message", list(reports()))
+def test_json_has_every_field_and_comes_back_as_it_went(message: DayReport | PeriodReport | Statement) -> None:
+    fields = stdlib.loads(render_json(message), parse_float=pytest.fail)
+    if isinstance(message, PeriodReport):
         fields["first"] = fields.pop("from")
-    assert msgspec.convert(fields, type(told)) == told
+    assert msgspec.convert(fields, type(message)) == message
     assert "type" not in stdlib.dumps(fields)
 
 
 def test_a_decimal_has_no_exponent() -> None:
-    told = stdlib.loads(render_json(day_report(spend="0.000000000001")))
-    assert told["spend"] == "0.000000000001"
+    message = stdlib.loads(render_json(day_report(spend="0.000000000001")))
+    assert message["spend"] == "0.000000000001"
     assert "E-" not in render_json(day_report(spend="0.000000000001")).decode()
 
 
@@ -58,11 +58,11 @@ def test_the_fields_that_other_tools_rely_on() -> None:
     assert Decimal(period["spend"]) == sum(Decimal(day["spend"]) for day in period["days"])
 
 
-@pytest.mark.parametrize("told", list(reports()))
-def test_each_has_its_files_and_the_same_again(told: DayReport | PeriodReport | Statement) -> None:
-    made = render_files(told)
-    assert set(made) == ({"json", "csv", "html"} if isinstance(told, Statement) else {"json", "csv", "xlsx", "html"})
-    assert made == render_files(told)
+@pytest.mark.parametrize("message", list(reports()))
+def test_each_has_its_files_and_the_same_again(message: DayReport | PeriodReport | Statement) -> None:
+    made = render_files(message)
+    assert set(made) == ({"json", "csv", "html"} if isinstance(message, Statement) else {"json", "csv", "xlsx", "html"})
+    assert made == render_files(message)
     assert all(made.values())
 
 
@@ -75,12 +75,12 @@ st.register_type_strategy(Decimal, AMOUNTS)
 @given(st.builds(DayReport, day=st.dates().map(str), tokens=COUNTS, revision=COUNTS, tokens_failed=COUNTS))
 def test_no_report_can_keep_its_files_from_being_made(report: DayReport) -> None:
     """Whatever the names are, and whichever figures are missing."""
-    for told in (report, build_period_report([report, report], WEIGHTS)):
-        assert all(render_files(told).values())
-        Page(render_files(told)["html"].decode())
+    for message in (report, build_period_report([report, report], WEIGHTS)):
+        assert all(render_files(message).values())
+        Page(render_files(message)["html"].decode())
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.builds(Statement, tokens=COUNTS))
-def test_no_statement_can_either(told: Statement) -> None:
-    Page(render_files(told)["html"].decode())
+def test_no_statement_can_either(message: Statement) -> None:
+    Page(render_files(message)["html"].decode())

@@ -62,10 +62,10 @@ def test_a_period_has_its_totals_first_and_every_digit_last() -> None:
     assert [row["name"] for row in book.sheets["summary"]][:3] == ["all of it", "the last 7 days", "the last 28 days"]
     assert [row["day"] for row in book.sheets["days"]][-1] == "total"
     assert len(book.sheets["days"]) == 30 + 1
-    said = {(row["what"], row["is"]) for row in book.sheets["notes"]}
-    assert ("change", "late usage") in said
-    assert any("SHA-256" in text for what, text in said if what == "source")
-    assert any("BilledCost" in text for what, text in said if what == "basis")
+    notes = {(row["what"], row["is"]) for row in book.sheets["notes"]}
+    assert ("change", "late usage") in notes
+    assert any("SHA-256" in text for what, text in notes if what == "source")
+    assert any("BilledCost" in text for what, text in notes if what == "basis")
 
 
 def test_amounts_are_in_cents_and_their_digits_on_a_sheet_of_their_own() -> None:
@@ -150,9 +150,10 @@ def test_many_tiers_keys_and_notes_end_in_a_rest() -> None:
     report = replace(period_report(40, keys=tuple(f"k{n}" for n in range(60))), left_out=None)
     tier = report.tiers[0]
     report = replace(report, tiers=tuple(replace(tier, tier=f"t{n}") for n in range(20)))
-    noted = tuple(replace(day, change="late usage") for day in report.days)
+    days_with_changes = tuple(replace(day, change="late usage") for day in report.days)
     busy = replace(
-        report, days=tuple(replace(day, usage_complete=False, usage_reasons=("a", "b", "c")) for day in noted)
+        report,
+        days=tuple(replace(day, usage_complete=False, usage_reasons=("a", "b", "c")) for day in days_with_changes),
     )
     book = Book(report_xlsx(busy))
     assert [row["name"] for row in book.sheets["summary"] if row["part"] == "key"][-1] == "(35 more)"
