@@ -15,7 +15,7 @@ from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
 from services.billing.adapters.row_errors import MAX_ROW_ERRORS, RowErrors
 from services.billing.core.cost_row import CostRow, SnapshotKey
-from services.billing.core.invoice_files import duplicate_charges, schema
+from services.billing.core.invoice_files import duplicate_charges, merged_charges, schema
 from services.billing.core.invoice_files.delivery import Snapshot
 from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE
@@ -98,7 +98,7 @@ class DuckdbInvoiceReader:
                 self._compare(named, parts=parts)
             if not self.refusals:
                 every = " UNION ALL ".join(charges)
-                self._sum_up(schema.without_split_charges_sql(every) if reader.splits else every, named)
+                self._sum_up(merged_charges.without_split_charges_sql(every) if reader.splits else every, named)
 
     def _compare(self, files: Sequence[DeliveredFile], *, parts: bool) -> None:
         """Refuse files that repeat each other, unless they are `parts` of one snapshot."""
@@ -123,7 +123,7 @@ class DuckdbInvoiceReader:
             reported.add(pair)
 
     def _sum_up(self, all_charges: str, files: Sequence[DeliveredFile]) -> None:
-        self._db.execute(f"CREATE TABLE charges AS {schema.merge_charges_sql(all_charges, self.terms.rates)}")
+        self._db.execute(f"CREATE TABLE charges AS {merged_charges.merge_charges_sql(all_charges, self.terms.rates)}")
         self.snapshots = self._snapshots(files)
         if not self.snapshots:
             self._refusals.add(files[0].name, 0, "", "no rows: an export without charges says nothing; leave it out")
