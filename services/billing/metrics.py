@@ -1,4 +1,4 @@
-"""What billing tells Prometheus."""
+"""Billing's Prometheus metrics."""
 
 from decimal import Decimal
 
@@ -8,7 +8,7 @@ from shared.messages.budget import BudgetGate
 
 
 class Metrics:
-    """Of this process; the books have the truth."""
+    """Counted by this process; the database has the authoritative figures."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.imports = Counter(
@@ -57,7 +57,7 @@ class Metrics:
         )
 
     def gate(self, scope: str, gate: BudgetGate) -> None:
-        """A budget gate as it is on the bus."""
+        """Show a budget gate as it is on the bus."""
         values: dict[str, Decimal | bool] = {
             "open": gate.open,
             "warning": gate.warning,
@@ -69,7 +69,7 @@ class Metrics:
             self._gates[name].labels(scope).set(float(value))
 
     def stand_by(self) -> None:
-        """Another replica leads: what this one knew of the gates and the sources is old."""
+        """Another replica leads: forget the gates and the sources, which are stale here."""
         self.leading.set(0)
         for gauge in (*self._gates.values(), self.delivered_at):
             gauge.clear()

@@ -1,4 +1,4 @@
-"""What billing takes from the configuration, in the core's terms."""
+"""Billing's settings, derived from the configuration in the terms of the core."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        """Changes when a figure made with these settings may."""
+        """Changes whenever these settings may change a figure."""
         content = [self.fleet.tiers, self.fleet.tier_of, self.fleet.machine_of, self.fleet.tier_tag]
         content += [self.prices, self.weights]
         return sha256(content)
 
     @property
     def named(self) -> dict[str, str]:
-        """All that a figure may depend on, by name: a revision says which of it changed."""
+        """The settings that a figure may depend on, by name: a revision names what changed."""
         fleet = self.fleet
         machines = [
             [*map(sorted, (fleet.tier_of.items(), fleet.machine_of.items()))],
@@ -53,7 +53,7 @@ class Settings:
 
 
 def settings(config: Config) -> Settings:
-    """`Misconfigured` where an amount has more decimals than can be kept."""
+    """Return the settings, or raise `Misconfigured` if an amount has too many decimals."""
     machine_of: dict[str, str] = {}
     known: dict[str, str] = {}
     for machine in config.machine:
@@ -61,7 +61,9 @@ def settings(config: Config) -> Settings:
             machine_of[resource] = machine.id
             taken = known.setdefault(resource.lower() if is_azure(resource) else resource, machine.id)
             if taken != machine.id:
-                raise Misconfigured(f"machine {machine.id}: {resource!r} belongs to {taken} already: name it once")
+                raise Misconfigured(
+                    f"machine {machine.id}: {resource!r} already belongs to machine {taken}: name it only once"
+                )
     fleet = Fleet(
         tiers=tuple(config.tiers),
         tier_of={machine.id: machine.tier for machine in config.machine},

@@ -1,4 +1,4 @@
-"""Puts billing together: the one place that names its concrete classes. One replica leads, the others stand by."""
+"""Builds billing: the only place that names its concrete classes. One replica leads, the others stand by."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -56,16 +56,16 @@ BOOKS_FILE = "books.sqlite"
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 VERSION_TABLE = "books_version"
 GATE_SECONDS = 10.0
-"""How late the gate may be at a steady pace; a machine that wakes or sleeps turns it at once."""
+"""How often the gates are updated; a machine that changes its state triggers an update at once."""
 DAILY_SECONDS = 60.0
-"""How soon a changed day is published, and how late after midnight the day's bands are made."""
+"""How often changed days are published and due bands are made."""
 AGAIN_SECONDS = 3600.0
-"""Between two looks whether imports are to be read in other terms, which change with the configuration only."""
+"""How often stale imports are looked for; they become stale only with a change of the configuration."""
 
 
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
-    """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
+    """Run the service, leading or standing by. On exit the import under way may finish within the drain's grace."""
     url = database.database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
@@ -87,7 +87,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 
 class BillingLeader:
-    """The leader's work: answers, the journal, the gate."""
+    """The leader's work: replies, the journal, the gates, publication."""
 
     def __init__(self, runtime: Runtime, engine: AsyncEngine, bill: HyperstackBill | None) -> None:
         bus, config = runtime.bus, runtime.config
@@ -150,12 +150,12 @@ class BillingLeader:
             async with asyncio.timeout(grace):
                 await self._imports.idle()
         except TimeoutError:
-            log.warning("an import is still under way: nothing of it will count", grace=grace)
+            log.warning("import_interrupted", grace=grace)
             self._imports.interrupt()
             await self._imports.idle()
 
     async def begin(self, stack: AsyncExitStack) -> Sequence[PeriodicTask]:
-        """Take up a term."""
+        """Begin a term as the leader."""
         gate = self._gatekeeper()
         await self._names.start(self._bus)
         stack.push_async_callback(self._names.stop)
@@ -174,7 +174,7 @@ class BillingLeader:
             stack.push_async_callback(responding.stop)
         self._metrics.leading.set(1)
         stack.callback(self._metrics.stand_by)
-        log.info("leading")
+        log.info("leadership_acquired")
         works = [
             PeriodicTask(name="journal", run=self._journal.read_batch, pause=every(0.0)),
             PeriodicTask(name="reading invoices again", run=self._rereads.reread_stale, pause=every(AGAIN_SECONDS)),
@@ -189,11 +189,11 @@ class BillingLeader:
         return works
 
     async def _until_gates_due(self, gate: BudgetGates) -> None:
-        """A machine that moved, or a new day, makes it due before its time."""
+        """Wait for the next update: a machine's transition or a new day makes it due early."""
         await self._journal.wait_for_transition(gate.pause(GATE_SECONDS))
 
     def _daily(self, name: str, do: Callable[[], Awaitable[str | None]]) -> PeriodicTask:
-        """Begins when journal and invoices have been read: figures of half of them would be revisions for nothing."""
+        """Make a task that starts after stale invoices have been read again: earlier it would only add revisions."""
 
         async def run_when_ready() -> str | None:
             return await do() if self._rereads.done else None
@@ -202,7 +202,7 @@ class BillingLeader:
 
 
 def hyperstack_bill(config: Config) -> HyperstackBill | None:
-    """None where no tier is Hyperstack's. `Misconfigured` without its key."""
+    """Return None if no tier is Hyperstack's. Raises `Misconfigured` if its API key is missing."""
     if not any(tier.provider == "hyperstack" for tier in config.tier):
         return None
     account = config.provider.hyperstack

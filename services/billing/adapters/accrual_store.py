@@ -1,4 +1,4 @@
-"""Readings of a provider's running bill in the books: what has risen since the last one is added to its UTC hours."""
+"""Readings of a provider's running bill: the rise since the last reading is spread over its UTC hours."""
 
 from collections.abc import Mapping
 
@@ -15,13 +15,13 @@ from shared.units import HOUR_MS
 
 
 class SqlAccrualStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """The readings of running bills in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def last_readings(self) -> dict[str, BillReading]:
-        """The last reading of each resource."""
+        """Return the last reading of each resource."""
         async with read_transaction(self._engine) as connection:
             rows = await connection.execute(select(meters))
             return {row.resource: BillReading(to_units(row.cumulative), row.at) for row in rows}
@@ -29,14 +29,14 @@ class SqlAccrualStore:
     async def add_readings(
         self, readings: Mapping[str, BillReading], machine_of: Mapping[str, str], basis: str
     ) -> None:
-        """All of them or none, whoever else adds: what was read later than these counts already."""
+        """Add all readings or none, even beside another writer. A reading older than the last one changes nothing."""
         async with self._engine.begin() as connection:
             for resource, now in sorted(readings.items()):  # one order, so that two writers never wait for each other
                 await _add(connection, resource, now, machine_of[resource], basis)
 
 
 async def accrued_in(connection: AsyncConnection, window: Window) -> list[Accrual]:
-    """Of the hours that begin in it, in order."""
+    """Return the accruals of the hours that begin in the window, by machine and hour."""
     query = (
         select(accruals)
         .where(accruals.c.hour >= window.start, accruals.c.hour < window.end)
@@ -49,7 +49,7 @@ async def accrued_in(connection: AsyncConnection, window: Window) -> list[Accrua
 
 
 async def _add(connection: AsyncConnection, resource: str, now: BillReading, machine: str, basis: str) -> None:
-    """One reading. The first of a resource only says where it stands: whose time it is from before is not known."""
+    """Add a reading. A resource's first one is only the start: the time before it is unknown."""
     values = {"cumulative": to_usd(now.cumulative), "at": now.at}
     known = select(meters).where(meters.c.resource == resource).with_for_update()
     row = (await connection.execute(known)).one_or_none()
@@ -82,7 +82,7 @@ async def _add_part(connection: AsyncConnection, part: Accrual, basis: str) -> N
 
 
 async def _time(connection: AsyncConnection, machine: str, gap: Window) -> MachineTime:
-    """What the journal knows of a gap of several hours; nothing of one within an hour, which has nothing to spread."""
+    """Return what the machine did in the gap. A gap within one hour needs no spreading, so it is not looked up."""
     if gap.start // HOUR_MS == (gap.end - 1) // HOUR_MS:
         return MachineTime()
     query = (

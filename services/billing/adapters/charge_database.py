@@ -1,4 +1,4 @@
-"""The DuckDB that one delivery is read with: in a directory of its own, bounded, and closed to all else on the host."""
+"""The DuckDB database for reading one delivery: bounded, and confined to a directory of its own."""
 
 import os
 import shutil
@@ -17,12 +17,15 @@ than the files do, and the rest stays free for the books and the bus beside them
 
 
 def disk_part(directory: Path) -> int:
-    """How many bytes one use of the disk may take."""
+    """Return how many bytes one use of the disk may take."""
     return shutil.disk_usage(directory).free // FREE_PARTS
 
 
 def connect(directory: Path, mine: Iterable[str]) -> duckdb.DuckDBPyConnection:
-    """A database that reads and writes files in `directory` alone, whatever SQL it is given. `mine` becomes a table."""
+    """Open a database that can only read and write files in `directory`, whatever SQL it runs.
+
+    `mine` are the resources of our machines; they become a table.
+    """
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY,
         "temp_directory": str(directory / "spill"),
@@ -45,5 +48,5 @@ def connect(directory: Path, mine: Iterable[str]) -> duckdb.DuckDBPyConnection:
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Whether the delivery needs more memory or disk than it may have."""
+    """Return whether the delivery needs more memory or disk than it may use."""
     return isinstance(error, duckdb.OutOfMemoryException) or "No space left on device" in str(error)

@@ -1,4 +1,4 @@
-"""Charges into the books in bulk, by what each driver is fastest with: there may be half a million of them."""
+"""Bulk inserts of charges, with the fastest method of each driver: there may be half a million charges."""
 
 from decimal import Decimal
 from typing import Any
@@ -12,7 +12,7 @@ from services.billing.core.invoice_files.schema import AMOUNT_FIELDS
 
 
 async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]]) -> None:
-    """Insert charges: `ROW` and the id of their snapshot each."""
+    """Insert charges. Each row has the fields of `ROW` and the id of its snapshot."""
     columns = (*ROW, "snapshot_id")
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))
@@ -25,5 +25,5 @@ async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]])
     try:
         await raw.driver_connection.copy_records_to_table("cost_rows", records=exact, columns=columns)
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        # Past SQLAlchemy, which otherwise makes of them what `DATABASE_ERRORS` lists.
+        # COPY bypasses SQLAlchemy, which would wrap these errors so that `DATABASE_ERRORS` lists them.
         raise DBAPIError("COPY cost_rows", None, error) from error

@@ -1,6 +1,6 @@
-"""CSV files as DuckDB cannot misread them: gone through once by Python's csv, which is strict and knows the lines.
+"""Rewrites CSV files so that DuckDB cannot misread them. Python's csv module is strict and knows the line numbers.
 
-What comes out has the wanted columns only, each record with the line on which it began, every cell quoted.
+The result has only the columns that are read, the line on which each record began, and every cell in quotes.
 """
 
 import csv
@@ -18,7 +18,7 @@ MAX_LINE = 4 * 1024**2
 """In bytes; also of a record that quotes ends of lines. A byte of it can take fifty in memory."""
 MAX_EMPTY_LINES = 100_000
 HEADER_BYTES = 16 * 1024**2
-"""Further down no header is looked for."""
+"""The header must lie within these first bytes."""
 csv.field_size_limit(MAX_LINE)
 PROGRESS_LINES = 20_000
 _BOM = "\ufeff"
@@ -26,18 +26,18 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class Rewritten:
-    """How large a file came out."""
+    """The size of a rewritten file."""
 
     bytes_read: int
-    """Of the file unpacked."""
+    """Of the uncompressed file."""
     longest: int
-    """The longest record that was written, in bytes."""
+    """Upper bound of the longest record in bytes."""
 
 
 def first_records(path: Path) -> list[tuple[int, list[str]]]:
-    """The first records that are not empty, each with its line, their cells trimmed. `WrongFile` where there is none.
+    """Return the first records that are not empty, each with its line and trimmed cells.
 
-    They are read leniently: what they are is judged before how well they are written.
+    Quoting errors are ignored here: what the file is matters first.
     """
     records: list[tuple[int, list[str]]] = []
     with open_file(path) as stream:
@@ -101,17 +101,17 @@ _AGAIN = "fetch the file again"
 
 
 class _Lines:
-    """A stream's lines as text, whatever ends them: LF, CR LF or CR."""
+    """The lines of a stream as text. Lines end with LF, CR LF or CR."""
 
     def __init__(self, stream: IO[bytes], max_bytes: int | None = None) -> None:
         self._stream = stream
         self._max_bytes = max_bytes
         self._line = 0
         self.record_bytes = 0
-        """Since it was last set to 0."""
+        """Bytes read since this was last set to 0."""
         self.bytes_read = 0
         self.ended = True
-        """Whether the last line was ended as a line is."""
+        """Whether the last line has a line ending."""
 
     def __iter__(self) -> Iterator[str]:
         pending = b""
@@ -142,12 +142,12 @@ class _Lines:
 
 def _too_long(line: int) -> InvalidFile:
     return InvalidFile(
-        line, f"a line or a charge of more than {MAX_LINE:,} bytes: export it as CSV with a charge a line"
+        line, f"a line or a charge has more than {MAX_LINE:,} bytes: export it as CSV with a charge a line"
     )
 
 
 def _records(lines: _Lines, *, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not empty, each with the line on which it begins."""
+    """Yield the records that are not empty, each with the line on which it begins."""
     reader = csv.reader(lines, strict=strict)
     line, empty = 1, 0
     try:

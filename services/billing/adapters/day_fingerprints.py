@@ -1,4 +1,4 @@
-"""Marks of days: small texts that change whenever something in the books may change the day's report."""
+"""Fingerprints of days: short texts that change whenever a change in the database may change the day's report."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -20,15 +20,15 @@ Days = frozenset[tuple[int, int]]
 
 @dataclass(frozen=True)
 class _CountedBills:
-    """What counts of the bills."""
+    """The bills that count."""
 
     version: tuple[int | None, ...]
-    """Another one whenever a snapshot or a payable amount was added, or a snapshot no longer counts."""
+    """Changes whenever a snapshot or a payable amount is added, or a snapshot no longer counts."""
     days: Mapping[int, Days] = field(default_factory=dict)
     """By snapshot that counts."""
     bills: Bills = field(default_factory=lambda: Bills((), ()))
     marks: dict[int, str] = field(default_factory=dict)
-    """By day's number, those that somebody has asked for."""
+    """The fingerprints computed so far, by the number of the day."""
 
     def mark(self, number: int) -> str:
         """Return how the bills stand that a day waits for, and the snapshots with charges in their billing periods.
@@ -57,9 +57,10 @@ class _CountedBills:
 
 
 class SqlDayFingerprints:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part.
+    """Computes fingerprints from the database. Raises what `DATABASE_ERRORS` lists while it is down.
 
-    A snapshot changes the marks of days in the billing periods that its charges touch, or that wait for its bills.
+    A snapshot changes the fingerprints of the days in the billing periods that its charges touch, and of the days that
+    wait for its bills.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -67,7 +68,7 @@ class SqlDayFingerprints:
         self._billed = _CountedBills(version=())
 
     async def compute(self, days: Sequence[str]) -> dict[str, str]:
-        """Return each day's mark."""
+        """Return each day's fingerprint."""
         numbers = {day: day_window(day).start // DAY_MS for day in days}
         async with read_transaction(self._engine) as connection:
             billed = self._billed = await _billed(connection, self._billed)
@@ -83,7 +84,7 @@ class SqlDayFingerprints:
 
 
 async def _billed(connection: AsyncConnection, known: _CountedBills) -> _CountedBills:
-    """What counts now. A snapshot's charges never change, so those of the known ones are not read again."""
+    """Read what counts now. A snapshot's charges never change, so those of known snapshots are not read again."""
     s = snapshots.c
     counting = select(func.max(s.id), func.count(), func.sum(s.id)).where(s.active)
     newest_payable = await connection.scalar(select(func.max(payables.c.id)))
@@ -108,9 +109,9 @@ async def _days_of(connection: AsyncConnection, ids: Collection[int]) -> dict[in
 
 
 async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
-    """Day by number to the newest transition told of it, by id.
+    """Return the id of the newest recorded transition by the number of its day.
 
-    The first hour counts as the day before too: what a state became may decide what it was, as with a wake.
+    The first hour of a day also counts as the day before: a later state may decide what a state was, as with a wake.
     """
     t = transitions.c
     day = ((t.at - HOUR_MS) // DAY_MS).label("number")
@@ -119,7 +120,7 @@ async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
 
 
 async def _running(connection: AsyncConnection, first: int, last: int) -> dict[int, tuple[int, ...]]:
-    """Day by number to how many hours have a running bill, and how far those go."""
+    """Return by the number of the day how many hours have a running bill, and the sum of the times they reach."""
     a = accruals.c
     day = (a.hour // DAY_MS).label("number")
     query = select(day, func.count(), func.sum(a.through)).where(a.hour >= first * DAY_MS, a.hour < (last + 1) * DAY_MS)

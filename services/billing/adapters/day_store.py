@@ -1,4 +1,4 @@
-"""What the books know about a day, all seen at one moment: charges, the machines' states, running bills."""
+"""Reads what is known about a day, all at one moment: charges, machine states and running bills."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,7 +44,7 @@ _USED = (
 
 
 class SqlDayStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """What the database knows about a day. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -67,7 +67,7 @@ class SqlDayStore:
             )
 
     async def reaches(self, window: Window) -> list[LastCharge]:
-        """How far the charges for use that touch the window reach, by source and resource."""
+        """Return how far the charges for use that touch the window reach, by source and resource."""
         c = cost_rows.c
         named = [name for name in MACHINE_CATEGORIES if name is not None]
         query = (
@@ -88,12 +88,12 @@ class SqlDayStore:
 
 
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[int]]:
-    """And of each the snapshot that it is from."""
+    """Return the day's charges, and the snapshot of each."""
     rows: list[CostRow] = []
     origins: list[int] = []
     came = await _arrivals(connection)
     async with connection.stream(_active(day)) as result:
-        async for batch in result.partitions(BATCH):  # in between, everything else has its turn
+        async for batch in result.partitions(BATCH):  # other tasks run in between
             for snapshot_id, quantity, *values in batch:
                 exact = None if quantity is None else Decimal(quantity)
                 row = CostRow(consumed_quantity=exact, **dict(zip(_USED, values, strict=True)))
@@ -104,7 +104,7 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
 
 
 async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
-    """By snapshot that counts, when its files first came: reading them again tells nothing newer."""
+    """Return when the files of each snapshot that counts first arrived. Reading them again adds nothing newer."""
     first = snapshots.alias()
     query = (
         select(snapshots.c.id, func.min(first.c.imported_at))
@@ -135,7 +135,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _active(day: Window) -> Select[tuple[Any, ...]]:
-    """The charges that count and fall on the day."""
+    """Select the charges that count and fall on the day."""
     return (
         select(cost_rows.c.snapshot_id, cost_rows.c.consumed_quantity, *(cost_rows.c[name] for name in _USED))
         .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
@@ -160,7 +160,10 @@ async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[S
 
 
 def _around(day: Window) -> Select[tuple[object, ...]]:
-    """Each machine's transitions from the last one before the day to the first one after it, by time and as told."""
+    """Select each machine's transitions from the last one before the day to the first after it.
+
+    Both the order of their times and the order in which they were recorded count.
+    """
     t = transitions.c
     bounds = (
         select(

@@ -1,4 +1,4 @@
-"""Opens invoice files, and tells what a file is before anything of it is read."""
+"""Detects the type of an invoice file, and opens it."""
 
 import gzip
 import zipfile
@@ -42,14 +42,14 @@ def kind_of(path: Path) -> Literal["csv", "parquet"]:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """The file, unpacked if it is gzip."""
+    """Open the file; gzip is decompressed."""
     with path.open("rb") as plain:
         packed = plain.read(2) == GZIP
     return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
 
 
 def position(stream: IO[bytes]) -> int:
-    """How many bytes of the file were read, packed as it is."""
+    """Return how many bytes of the file have been read, before decompression."""
     raw: Any = stream
     return int(raw.fileobj.tell() if isinstance(stream, gzip.GzipFile) else raw.tell())
 
@@ -66,7 +66,7 @@ def unpacked(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _check_end(path: Path) -> None:
-    """A Parquet file ends as it begins."""
+    """Check that a Parquet file ends with its magic bytes."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(PARQUET)))

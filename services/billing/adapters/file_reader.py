@@ -1,4 +1,4 @@
-"""One file of a delivery as SQL for its charges, or what is wrong with it: all of that at once."""
+"""Turns one file of a delivery into SQL for its charges, or collects all of its faults."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ _CSV = (
 
 
 class FileReader:
-    """Reads the files of one delivery in turn; what is wrong with one goes to `refusals`."""
+    """Reads the files of one delivery one by one. Faults go to `refusals`."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class FileReader:
         return charges if len(self._refusals.errors) == before else None
 
     def _csv(self, name: str, path: Path, number: int) -> str:
-        """By way of a file that cannot be misread."""
+        """Rewrite the file so that DuckDB cannot misread it, and return SQL for its charges."""
         records = csv_lines.first_records(path)
         line, names = records[0]
         form, columns = self._form(name, records)

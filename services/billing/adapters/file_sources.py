@@ -1,4 +1,4 @@
-"""Where deliveries lie: a file, a folder, or a prefix in S3. All of it blocks: call it from a thread."""
+"""Sources of invoice files: a file, a folder or a prefix in S3. Every call blocks: call them in a thread."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from shared.config.invoices import InvoiceSource
 from shared.errors import Rejected
 
 MAX_FILES = 100_000
-"""Looked at below a folder or a prefix."""
+"""Below a folder or a prefix."""
 MAX_MANIFEST_BYTES = 16 * 1024**2
 MAX_FILE_BYTES = 64 * 1024**3
 CHUNK = 1024**2
@@ -23,7 +23,7 @@ ATTEMPTS = 5
 
 
 def open_file_source(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> FileSource:
-    """`region` and `endpoint_url` are for S3."""
+    """Open a path or an `s3://` URL. `region` and `endpoint_url` are for S3."""
     if not url:
         raise Rejected("expected a file, a folder or s3://bucket/prefix, got an empty name")
     return S3Prefix(url, region, endpoint_url) if url.startswith(SCHEME) else Folder(Path(url))
@@ -43,18 +43,18 @@ class Folder:
             self._root = path if path.is_dir() else path.parent
 
     def list_files(self) -> dict[str, str]:
-        """What cannot be read is refused, not passed over: a delivery without it would count as whole."""
+        """An unreadable file is an error and not skipped: the delivery would seem complete without it."""
         files: dict[str, str] = {}
         for path in self._paths():
             with _readable(path):
                 facts = path.stat()
             if not stat.S_ISREG(facts.st_mode):
-                raise Rejected(f"{path}: no file of its own, but {_kind(facts.st_mode)}: save what is in it as a file")
+                raise Rejected(f"{path}: not a regular file but {_kind(facts.st_mode)}: save its content as a file")
             files[path.relative_to(self._root).as_posix()] = f"{facts.st_size} {facts.st_mtime_ns}"
         return files
 
     def _paths(self) -> list[Path]:
-        """The file, or all that is below the folder and no folder, but for what is hidden."""
+        """Return the file, or all files below the folder that are not hidden."""
         if self._root != self._path:
             return [self._path]
         paths: list[Path] = []
@@ -80,7 +80,7 @@ class Folder:
 
 
 class S3Prefix:
-    """Objects whose keys begin so. Credentials come by boto3's usual chain."""
+    """The objects whose keys begin with a prefix. Credentials come from boto3's usual chain."""
 
     def __init__(self, url: str, region: str | None, endpoint_url: str | None) -> None:
         parts = urlsplit(url)
@@ -114,7 +114,7 @@ class S3Prefix:
             return bytes(self._object(name)["Body"].read(MAX_MANIFEST_BYTES))
 
     def fetch(self, name: str, into: Path) -> Path:
-        """`Rejected`, too, where it has changed since it was listed."""
+        """Copy the object to `into`. Raises `Rejected` if it has changed since it was listed."""
         with self._rejecting_s3_errors(name), into.open("wb") as file:
             answer = self._object(name)
             if answer["ContentLength"] > MAX_FILE_BYTES:
@@ -127,7 +127,7 @@ class S3Prefix:
         return self._s3.get_object(Bucket=self._bucket, Key=self._key(name), IfMatch=self._versions[name])
 
     def _name(self, key: str) -> str:
-        """Below the prefix's last folder."""
+        """Return the name relative to the prefix's last folder."""
         return key[len(self._prefix.rpartition("/")[0] + "/") :] if "/" in self._prefix else key
 
     def _key(self, name: str) -> str:
@@ -142,7 +142,7 @@ class S3Prefix:
         except botocore.exceptions.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "unknown")
             if code in ("PreconditionFailed", "412"):
-                raise Rejected(f"{self._url}: {name} was changed while it was fetched: try again") from error
+                raise Rejected(f"{self._url}: {name} changed while it was fetched: try again") from error
             raise Rejected(f"{self._url}: S3 refused ({code}): {name or 'listing'}") from error
         except botocore.exceptions.BotoCoreError as error:
             raise Rejected(f"{self._url}: {error}") from error

@@ -1,6 +1,6 @@
-"""Hyperstack's running bill: what each virtual machine has cost in the billing cycle so far.
+"""Hyperstack's running bill: the cost of each virtual machine in the current billing cycle.
 
-https://docs.hyperstack.cloud/docs/api-reference: its amounts are binary fractions, taken to twelve decimals here.
+https://docs.hyperstack.cloud/docs/api-reference: its amounts are binary fractions, rounded here to twelve decimals.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -46,7 +46,7 @@ class _Bills(msgspec.Struct):
 
 
 class HyperstackBill:
-    """The bill of all machines that the account's key sees."""
+    """The bill of all machines that the account's API key can see."""
 
     provider = "hyperstack"
 
@@ -91,5 +91,5 @@ class HyperstackBill:
 
 def _units(amount: Decimal) -> int:
     if not amount.is_finite() or not 0 <= amount < MOST:
-        raise HyperstackError("answer", f"{amount} is not what a machine can have cost", status=200)
+        raise HyperstackError("answer", f"{amount} cannot be the cost of a machine", status=200)
     return to_units(amount.quantize(_LAST_PLACE, ROUND_HALF_EVEN))

@@ -1,4 +1,4 @@
-"""What the books say against a delivery that is about to count: sums of its source so far beside its own."""
+"""Warnings about a delivery that is about to count, from its sums beside those of its source so far."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -22,7 +22,7 @@ from services.billing.core.money import to_units, to_usd
 log = structlog.get_logger()
 
 USUAL_SNAPSHOTS = 31
-"""A month of daily ones: by their days it is judged what a day usually costs."""
+"""A month of daily snapshots; the usual cost of a day is judged by them."""
 
 
 async def warnings_of(
@@ -32,7 +32,7 @@ async def warnings_of(
     facts: Mapping[tuple[SnapshotKey, str], SnapshotStatistics],
     replaced: Sequence[Row[Any]],
 ) -> dict[str, tuple[str, ...]]:
-    """By currency, what looks wrong about the snapshots of one key that take the place of `replaced`; it is logged."""
+    """Return and log by currency what looks wrong about the snapshots of one key that replace `replaced`."""
     sums = await billed_of(connection, [snapshot.id for snapshot in replaced])
     warnings_by_currency: dict[str, tuple[str, ...]] = {}
     for part in parts:
@@ -56,7 +56,7 @@ async def warnings_of(
 
 
 async def _usual_days(connection: AsyncConnection, source: str, currency: str) -> list[Decimal]:
-    """What a day cost in the source's last snapshots, where that is known."""
+    """Return the usual cost of a day in each of the source's last snapshots, where it is known."""
     mine = and_(snapshots.c.source == source, snapshots.c.currency == currency, snapshots.c.usual_day.is_not(None))
     newest = select(snapshots.c.usual_day).where(mine).order_by(snapshots.c.id.desc()).limit(USUAL_SNAPSHOTS)
     return [amount for (amount,) in await connection.execute(newest) if amount]

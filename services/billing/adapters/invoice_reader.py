@@ -1,6 +1,6 @@
-"""Reads a delivery's files with DuckDB: judged whole, then summed into as many charges as the figures can tell apart.
+"""Reads a delivery's files with DuckDB: validates all of them, then sums charges that no figure can tell apart.
 
-All of it lies in one directory that is gone afterwards; the memory is bounded, what exceeds it is on the disk.
+The data lies in one directory that is removed afterwards. Memory is bounded; what exceeds it goes to disk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from shared.errors import Rejected
 from shared.messages.invoices import DeliveredFile, ImportStep, RowError
 
 BATCH = 5_000
-"""Charges handed on at a time."""
+"""Charges in one batch of `rows`."""
 
 MAX_BILLS = 1_000
 """Invoices of a delivery, and accounts and months without one: each is listed, and the bus carries a list of 1 MiB."""
@@ -33,7 +33,7 @@ MAX_NAME = 500
 """Characters of an issuer, an account or an invoice's number, which stand in each of those lists."""
 
 ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
-"""What the books keep of a charge. When it arrived, its snapshot says."""
+"""The fields of a charge in the database. Its time of arrival is the snapshot's."""
 _KEY = ", ".join(schema.SNAPSHOT_KEY)
 
 
@@ -43,10 +43,10 @@ def _ignore_progress(_step: ImportStep, _rows: int, _share: float | None) -> Non
 
 @dataclass
 class DuckdbInvoiceReader:
-    """`read` first; with any refusal there are no snapshots. `interrupt` ends it early, from any thread."""
+    """Call `read` first; if any row is rejected there are no snapshots. `interrupt` may be called from any thread."""
 
     directory: Path
-    """The reading's own; the files lie in it."""
+    """Used by this reader alone; the files lie in it."""
     terms: ImportSettings
     on_progress: OnProgress = _ignore_progress
     """Called from the reading's thread with the step, the rows and how much of the step is done."""
@@ -69,7 +69,7 @@ class DuckdbInvoiceReader:
         self._db.interrupt()
 
     def read(self, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool = False) -> None:
-        """All of the files, or why not: the first hundred faults of them. `parts`: they are parts of one snapshot."""
+        """Read the files; `refusals` then has their first hundred faults. `parts`: they are parts of one snapshot."""
         charges = []
         sizes = [max(1, path.stat().st_size) for _, path in files]
         at = rows_before = rows = 0
@@ -138,7 +138,7 @@ class DuckdbInvoiceReader:
                     self._refusals.add(snapshot.files[0].name, 0, "", reason)
 
     def rows(self, snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
-        """The snapshot's charges in order of their time, some at a time: the fields of `ROW`, amounts as text."""
+        """Yield the snapshot's charges in batches, ordered by time: the fields of `ROW`, amounts as text."""
         key = snapshot.key
         texts = {name: f"CAST({name} AS VARCHAR)" for name in schema.AMOUNT_FIELDS}
         try:
@@ -157,7 +157,7 @@ class DuckdbInvoiceReader:
             raise
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Rows of SQL over the table `charges`, once it is read."""
+        """Return the rows of SQL over the table `charges`, which exists after `read`."""
         try:
             return self._db.execute(sql).fetchall()
         except duckdb.InterruptException as error:

@@ -1,4 +1,4 @@
-"""Imported charges in the books, by snapshot. One writer: the leading billing process."""
+"""Imported charges by snapshot. The leading replica is the only writer."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary
 
 
 class SqlInvoiceStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """The imported charges in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -51,9 +51,9 @@ class SqlInvoiceStore:
             return tuple(summaries)
 
     async def list_stale(self, terms: str) -> tuple[StaleDelivery, ...]:
-        """The deliveries that count and were read in other terms.
+        """Return the deliveries that count and were read with other import settings.
 
-        The newest first: what it takes from an older one under a wrong name is free when that one's turn comes.
+        The newest comes first: charges that it claimed by mistake are free when the older delivery follows.
         """
         s = snapshots.c
         old = select(s.delivery).where(s.active, s.terms != terms)
@@ -67,7 +67,7 @@ class SqlInvoiceStore:
         return tuple(StaleDelivery(number, source, tuple(of)) for (number, source), of in delivered.items())
 
     async def list_snapshots(self, not_reread: Mapping[int, str]) -> tuple[Imported, ...]:
-        """The snapshots, the newest first; those that no longer count are evidence.
+        """Return the snapshots, the newest first. Those that no longer count are kept as evidence.
 
         `not_reread`: why deliveries could not be read again, by their number.
         """
@@ -100,13 +100,13 @@ class SqlInvoiceStore:
 
 @dataclass(frozen=True)
 class _Writing:
-    """A delivery on its way into the books, under its number."""
+    """A delivery that is being written, with its number."""
 
     delivery: Delivery
     number: int
     now: float
     reread: str | None = None
-    """Why it is read again."""
+    """Why the delivery is read again."""
 
 
 async def _read_again(
@@ -116,7 +116,7 @@ async def _read_again(
     by_key: Mapping[SnapshotKey, Sequence[Snapshot]],
     now: float,
 ) -> tuple[SnapshotSummary, ...]:
-    """What the delivery says when it is read today, for what still counts of it: another account, too, than before."""
+    """Replace what still counts of the delivery by its new reading, which may have other accounts than before."""
     s = snapshots.c
     own = (await connection.execute(select(snapshots).where(s.active, s.delivery == number))).all()
     if not own:
@@ -134,7 +134,7 @@ async def _read_again(
 
 
 async def _standing(connection: AsyncConnection, delivery: Delivery, key: SnapshotKey) -> Sequence[Row[Any]]:
-    """The snapshots of the key that count; `ChargesTaken` where they are another source's."""
+    """Return the key's snapshots that count, or raise `ChargesTaken` if they are another source's."""
     same_key = and_(snapshots.c.active, *(snapshots.c[name] == value for name, value in asdict(key).items()))
     standing = (await connection.execute(select(snapshots).where(same_key))).all()
     others = sorted({snapshot.source for snapshot in standing} - {delivery.source})
@@ -165,7 +165,7 @@ async def _activate(
 
 
 def _warnings(known: Sequence[Row[Any]], key: SnapshotKey) -> dict[str, tuple[str, ...]]:
-    """By currency, what was said of the key's snapshots when they were imported."""
+    """Return by currency the warnings about the key's snapshots when they were imported."""
     mine = [one for one in known if all(getattr(one, name) == value for name, value in asdict(key).items())]
     return {one.currency: decode(one.warnings, tuple[str, ...]) for one in mine}
 
@@ -220,7 +220,7 @@ async def _keep_beside(
 
 
 async def _put_away(connection: AsyncConnection, old: Sequence[Row[tuple[object, ...]]]) -> None:
-    """They no longer count. Their files and sums stay as evidence, their charges are in the files."""
+    """Make the snapshots no longer count. Their files and sums stay as evidence; the files have their charges."""
     ids = [snapshot.id for snapshot in old]
     await connection.execute(update(snapshots).where(snapshots.c.id.in_(ids)).values(active=False))
     await connection.execute(delete(cost_rows).where(cost_rows.c.snapshot_id.in_(ids)))

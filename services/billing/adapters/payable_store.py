@@ -1,4 +1,4 @@
-"""What is payable by the books' invoices, and which charges count by that. One writer: the leading billing process."""
+"""Payable amounts of invoices, and which charges count because of them. The leading replica is the only writer."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from shared.messages.invoices import InvoiceStanding, PayableNote
 
 
 class SqlPayableStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """The payable amounts in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def invoices(self) -> tuple[list[BilledAmount], list[Payable]]:
-        """What `core.tie` judges, seen at one moment: every invoice's active charges, and the notes, oldest first."""
+        """Return every invoice's active charges and the recorded amounts, the oldest first, read at one moment."""
         async with read_transaction(self._engine) as connection:
             return await _invoices(connection), await _notes(connection)
 
@@ -54,13 +54,13 @@ class SqlPayableStore:
 
 
 async def standings_of(connection: AsyncConnection, day: Window, used: Container[int]) -> tuple[InvoiceStanding, ...]:
-    """How every bill stands that a day waits for; its charges are in the snapshots `used`."""
+    """Return the standing of every bill that a day waits for; the day's charges are in the snapshots `used`."""
     return (await bills_in(connection)).concerning(day, used)
 
 
 @dataclass(frozen=True)
 class Bills:
-    """Every invoice's charges and all notes, seen at one moment."""
+    """Every invoice's charges and all recorded amounts, read at one moment."""
 
     billed: Sequence[BilledAmount]
     notes: Sequence[Payable]
@@ -75,7 +75,7 @@ async def bills_in(connection: AsyncConnection) -> Bills:
 
 
 def counts() -> ColumnElement[bool]:
-    """SQL for the charges that count: of an active snapshot, and of no invoice that another one takes the place of."""
+    """Return SQL for the charges that count: those of active snapshots, without invoices that another one voids."""
     newer = payables.alias()
     same = [newer.c[name] == payables.c[name] for name in ("source", "issuer", "invoice_id")]
     newest = select(func.max(newer.c.id)).where(*same).scalar_subquery()
@@ -89,7 +89,7 @@ def counts() -> ColumnElement[bool]:
 
 
 async def _invoices(connection: AsyncConnection) -> list[BilledAmount]:
-    """By snapshot; of one that no longer counts the amount is 0, and the invoice still known."""
+    """Return the invoices by snapshot. In a snapshot that no longer counts their amount is 0."""
     query = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
         snapshot_invoices, snapshot_invoices.c.snapshot_id == snapshots.c.id
     )
@@ -153,5 +153,5 @@ def _issuer(note: PayableNote, known: Sequence[BilledAmount]) -> str:
             "first, or correct the number"
         )
     if len(issuers) > 1:
-        raise Rejected(f"issuer: {' and '.join(issuers)} both have an invoice {note.invoice_id!r}: say which")
+        raise Rejected(f"issuer: {' and '.join(issuers)} both have an invoice {note.invoice_id!r}: name the issuer")
     return issuers[0]

@@ -1,4 +1,4 @@
-"""The price list as it was on every day: bands are added once a day and never changed."""
+"""The price list of every day: bands are added once a day and never changed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,19 +14,19 @@ from shared.messages.codec import decode, encode
 
 
 class SqlPriceStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """The price bands in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def has_bands_for(self, day: str) -> bool:
-        """Whether the day's bands, changed or not, have been made."""
+        """Return whether the day's bands have been made, changed or not."""
         async with read_transaction(self._engine) as connection:
             rows = await connection.execute(select(band_days.c.day).where(band_days.c.day == day))
             return rows.one_or_none() is not None
 
     async def add(self, day: str, made: Sequence[BandBasis], now: float) -> bool:
-        """All of a day's new bands, once: False where the day had been made before, and nothing is added then."""
+        """Add all new bands of a day. False: the day's bands had been made before, and nothing was added."""
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         async with self._engine.begin() as connection:
             first = dialect.insert(band_days).values(day=day, made_at=now).on_conflict_do_nothing()
@@ -47,12 +47,12 @@ class SqlPriceStore:
             return True
 
     async def in_force(self, day: str) -> dict[str, Band]:
-        """Of every model that had one by then."""
+        """Return the band of each model that has one by that day."""
         async with read_transaction(self._engine) as connection:
             return await _newest(connection, day)
 
     async def since(self, first: str, to: str) -> Mapping[str, Sequence[Band]]:
-        """By model, in order: those that were in force on any of the days."""
+        """Return by model, in order, the bands that were in force on any of the days."""
         async with read_transaction(self._engine) as connection:
             by_model = {model: [band] for model, band in (await _newest(connection, first)).items()}
             later = select(bands.c.basis).where(bands.c.day > first, bands.c.day <= to).order_by(bands.c.day)

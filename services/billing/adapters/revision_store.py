@@ -1,4 +1,4 @@
-"""The reports that were told: append-only, each with what it was made from."""
+"""All revisions of the reports, each with its inputs. Append-only."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from shared.messages.codec import decode, encode
 
 
 class SqlRevisionStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """The reports in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -17,7 +17,7 @@ MAX_ROW_ERRORS = 100
 
 @dataclass
 class RowErrors:
-    """The first faults of a delivery."""
+    """The first `MAX_ROW_ERRORS` faults of a delivery."""
 
     errors: list[RowError] = field(default_factory=list)
 
@@ -27,7 +27,7 @@ class RowErrors:
 
     @contextmanager
     def of(self, name: str, path: Path | None = None) -> Iterator[None]:
-        """What is wrong with a file as a whole is a refusal of it."""
+        """Turn an error about a whole file into a `RowError`."""
         try:
             yield
         except InvalidFile as error:

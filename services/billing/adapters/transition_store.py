@@ -1,4 +1,4 @@
-"""The fleet's journal in the books: the machines' transitions. One writer: the leading billing process."""
+"""The machines' transitions from the fleet's journal. The leading replica is the only writer."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ UNSTORABLE = (ValueError, OverflowError, DataError)
 
 
 class SqlTransitionStore:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """The machines' transitions in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def newest(self) -> float | None:
-        """When the newest transition happened, Unix seconds; None: there is none."""
+        """Return the time of the newest transition in Unix seconds, or None if there is none."""
         async with read_transaction(self._engine) as connection:
             at = (await connection.execute(select(func.max(tables.transitions.c.at)))).scalar_one()
         return None if at is None else at / 1000.0

@@ -1,4 +1,4 @@
-"""The price list: made by the leader once a day, and answers `billing.bands` for any day."""
+"""The price list: makes the bands once a day, and answers `billing.bands` for any day."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,13 @@ from shared.units import HOUR_MS, to_millis
 log = structlog.get_logger()
 
 LATEST = 6 * HOUR_MS
-"""After midnight: by then bands are made also of a day whose usage is not complete."""
-NOT_MADE = "no band was made by then"
+"""After midnight. From then on bands are made even if the usage of the day before is incomplete."""
+NOT_MADE = "no band had been made by then"
 
 
 class BandMaker:
+    """Makes the price bands, and answers questions about them."""
+
     def __init__(
         self, prices: PriceStore, report_cache: ReportCache, settings: Settings, *, now: Callable[[], float]
     ) -> None:
@@ -42,7 +44,7 @@ class BandMaker:
         try:
             reports = await self._report_cache.reports(days_before(day, LONG_WINDOW_DAYS))
         except Rejected as error:
-            log.warning("no bands yet", day=day, reason=str(error))
+            log.warning("bands_postponed", day=day, reason=str(error))
             return
         if not reports[-1].usage_complete and to_millis(self._now()) < day_window(day).start + LATEST:
             return
@@ -53,7 +55,7 @@ class BandMaker:
             if (band := next_band(model, day, reports, self._settings.ladder, standing.get(model))) is not None
         ]
         if await self._prices.add(day, made, self._now()):
-            log.info("bands made", day=day, new=[basis.band.model for basis in made])
+            log.info("bands_made", day=day, new=[basis.band.model for basis in made])
 
     async def _in_force(self, query: BandsQuery) -> Bands:
         try:
@@ -61,7 +63,7 @@ class BandMaker:
         except ValueError as error:
             raise Rejected(f"day: {error}") from error
         if query.day > self._report_cache.today():
-            raise Rejected(f"day: {query.day} is still to come: bands are made on the day itself")
+            raise Rejected(f"day: {query.day} is in the future: bands are made on the day itself")
         bands_by_model = await self._prices.in_force(query.day)
         return Bands(
             day=query.day,

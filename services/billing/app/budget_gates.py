@@ -1,7 +1,7 @@
-"""Keeps the budget gates: today's spend against each daily limit, every few seconds, and what the operator orders.
+"""Keeps the budget gates: compares today's spend with each daily limit every few seconds, and obeys the operator.
 
-The bucket is the only record: an order stands in its gate, so that the next leader finds it, and no leader overwrites
-what another has written since.
+The bucket is the only record. An order is part of its gate, so the next leader finds it, and a leader never overwrites
+what another one has written since.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ from shared.messages.codec import Unreadable, decode, encode
 log = structlog.get_logger()
 
 TRIES = 3
-"""Against another leader that writes at the same time: it ends with its lease."""
+"""Another leader may write at the same time, until its lease ends."""
 DAY_S = 86400.0
 CATCH_UP_SECONDS = 0.1
 CATCH_UP_TRIES = 100
-"""Ten seconds for the journal in each look; after that the gates are judged without a known spend."""
+"""Ten seconds for the journal in each update; after that the spend counts as unknown."""
 AFTER_MIDNIGHT = 0.5
-"""The day is young then, but it has begun on every machine whose state is known."""
+"""Seconds. By then the day has begun for every machine whose state is known."""
 
 
 class BudgetGates:
-    """Of one term as the leader."""
+    """The gates during one term as the leader."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class BudgetGates:
         self._gates: dict[str, tuple[BudgetGate, int]] | None = None
         """As they are in the bucket, with their revisions; None: to be read."""
         self._caught_up = False
-        self._fault: str | None = None
-        """Why no spend is known."""
+        self._spend_error: str | None = None
+        """Why the spend is unknown; None: it is known."""
         self._lock = asyncio.Lock()
 
     @property
@@ -83,10 +83,10 @@ class BudgetGates:
         return min(most, DAY_S - self._now() % DAY_S + AFTER_MIDNIGHT)
 
     async def update(self) -> str | None:
-        """Put every gate as it is now; a spend that cannot be told is not known, and the gate is judged by that.
+        """Write every gate as it is now. A gate whose spend is unknown is judged by that.
 
-        Returns why the spend is not known. Raises `BusUnavailable`, or what is wrong with one gate, once the others are
-        put.
+        Returns why the spend is unknown. Raises `BusUnavailable`, or the error of one gate after the others are
+        written.
         """
         caught_up = await self._catch_up()
         faults: list[Exception] = []
@@ -99,10 +99,10 @@ class BudgetGates:
                     faults.append(error)
         if faults:
             raise faults[0]
-        return self._fault if caught_up else "the journal has not been read to its end"
+        return self._spend_error if caught_up else "the journal has not been read to its end"
 
     async def answer(self, data: bytes) -> bytes:
-        """`GateOrder` or `GatesQuery`."""
+        """Answer a `GateOrder` or a `GatesQuery`."""
         return await reply(data, _request_type(data), self._answer, if_too_large="configure fewer daily budgets")
 
     async def _answer(self, request: GateOrder | GatesQuery) -> Gates:
@@ -111,7 +111,7 @@ class BudgetGates:
         return Gates(gates={scope: gate for scope, (gate, _) in (await self._read_gates()).items()})
 
     async def _catch_up(self) -> bool:
-        """Whether the journal has been read in this term: a part of it would show too little spend."""
+        """Return whether the journal has been read in this term. A part of it would show too little spend."""
         for _ in range(CATCH_UP_TRIES):
             if self._caught_up:
                 break
@@ -125,12 +125,12 @@ class BudgetGates:
             known = ", ".join(self._limits) or "none"
             raise Rejected(f"scope: {order.scope!r} has no daily_budget, so it has no gate; there are: {known}")
         if not order.reason.strip():
-            raise Rejected("reason: say why: it stands in the journal")
-        async with self._lock:  # and without a look at the journal: whoever closes a gate does not wait for it
+            raise Rejected("reason: must not be empty: the journal records it")
+        async with self._lock:  # without waiting for the journal: closing a gate must not wait
             await self._put(order.scope, (await self._spends())[order.scope], order)
 
     async def _spends(self) -> Mapping[str, Decimal | None]:
-        """Today's, in USD, by scope; None where it is not known."""
+        """Return today's spend in USD by scope; None where it is unknown."""
         try:
             allocation = await self._reports.allocate_today()
             unobserved = (
@@ -139,15 +139,15 @@ class BudgetGates:
                 else await self._running_bill.unobserved_machines(self._observation_timeout_s)
             )
         except DATABASE_ERRORS as error:
-            log.warning("the books cannot be read: no spend is known", reason=describe(error))
-            self._fault = f"no spend is known: {describe(error)}"
+            log.warning("spend_unavailable", reason=describe(error))
+            self._spend_error = f"no spend is known: {describe(error)}"
             return dict.fromkeys(self._limits)
         except Exception as error:
-            # Whatever it is that today cannot be computed from, the gate has to be judged without it.
+            # Whatever made it fail, the gates must be judged without the spend.
             log.exception("spend_failed")
-            self._fault = f"no spend is known: {describe(error)}"
+            self._spend_error = f"no spend is known: {describe(error)}"
             return dict.fromkeys(self._limits)
-        self._fault = None
+        self._spend_error = None
         dark = {self._tier_of[machine] for machine in unobserved}
         # Of a tier with a running bill `unobserved_machines` says whether its cost is known.
         unpriced = allocation.uncertain - self._metered
@@ -182,7 +182,7 @@ class BudgetGates:
                 continue
             self._metrics.gate(scope, gate)
             return
-        raise BusUnavailable(f"somebody else writes the budget gate {scope} all the time")
+        raise BusUnavailable(f"another process keeps writing the budget gate {scope}")
 
     def _judged(self, scope: str, spend: Decimal | None, before: BudgetGate | None) -> BudgetGate:
         return evaluate_gate(spend, self._limits[scope], self._now(), rules=self._rules, before=before)
@@ -190,14 +190,14 @@ class BudgetGates:
     async def _journal_turn(
         self, scope: str, before: BudgetGate | None, revision: int, gate: BudgetGate, order: GateOrder | None
     ) -> None:
-        """Into the journal, before it is so. Whoever repeats a turn that did not get further tells it once."""
+        """Journal the change before the gate changes. Repeating an interrupted change adds no second entry."""
         entry = gate_change(scope, before, gate, order)
         if entry is None:
             return
         turn = f"{scope}/{revision}/{entry.open}/{entry.reason}/{entry.warning}/{entry.by}/{entry.why}"
         message_id = f"gate-{blake2b(turn.encode(), digest_size=16).hexdigest()}"
         await self._bus.publish(subjects.budget_journal(scope), encode(entry), message_id=message_id)
-        log.warning("a budget gate turned", scope=scope, open=gate.open, reason=gate.reason, spend=str(entry.spend))
+        log.warning("budget_gate_turned", scope=scope, open=gate.open, reason=gate.reason, spend=str(entry.spend))
 
     async def _write(self, key: str, value: bytes, revision: int) -> int:
         if revision:
@@ -224,9 +224,9 @@ def _request_type(data: bytes) -> type[GateOrder] | type[GatesQuery]:
 
 
 def _gate(data: bytes, limit: Decimal) -> BudgetGate:
-    """What cannot be read is as if it had never been looked at."""
+    """Decode a gate. An unreadable one counts as never observed."""
     try:
         return decode(data, BudgetGate)
     except Unreadable as error:
-        log.error("unreadable budget gate", error=str(error))
+        log.error("budget_gate_unreadable", error=str(error))
         return BudgetGate(open=False, reason="", spend=Decimal(0), limit=limit, observed_at=0.0)

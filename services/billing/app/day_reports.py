@@ -1,4 +1,4 @@
-"""Answers `billing.report`: the day's figures from the books and the meter, numbered by revision and kept."""
+"""Answers `billing.report`: makes the figures of a day from charges and tokens, and keeps each revision."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True)
 class _Day:
-    """All that a day's figures are made from, read at `now` (milliseconds)."""
+    """The inputs of a day's figures, read at `now` (Unix milliseconds)."""
 
     window: Window
     records: DayRecords
@@ -69,7 +69,7 @@ class _Day:
 
 
 class _Read(NamedTuple):
-    """A day's report, and all that it was made from."""
+    """A day's report and its inputs."""
 
     report: DayReport
     facts: DayInputs
@@ -79,7 +79,7 @@ class _Read(NamedTuple):
 
 
 class DayReports:
-    """The figures of days. One at a time, so that revisions have an order."""
+    """Makes the reports of days, one at a time, so that revisions have an order."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class DayReports:
         now: Callable[[], float],
         names: KeyNamesById = dict,
     ) -> None:
-        """`published`: a day's last published revision, 0 if there is none. `names` of the keys, for those who ask."""
+        """`published` returns a day's last published revision, 0 if there is none. `names` are the keys' names."""
         self._meter = meter
         self._names = names
         self._store = store
@@ -110,9 +110,9 @@ class DayReports:
         return encode(fit_to_message(add_key_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
     async def allocate_today(self) -> Allocation:
-        """For the gate, without asking the meter: tokens divide the spend, they do not change it.
+        """Return today's spend for the budget gates, without the meter: tokens divide the spend but do not change it.
 
-        What is credited for hours before they are over does not count: no delivery opens the gate for what is to come.
+        Credits for hours that are not over do not count: no delivery may open the gate for later hours.
         """
         now = self._now()
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
@@ -122,13 +122,13 @@ class DayReports:
         return await asyncio.to_thread(allocate, self._facts(day))
 
     async def report(self, day: str) -> DayReport:
-        """The day's figures, kept where they are new. `Rejected` without the meter, or what `DATABASE_ERRORS` lists."""
+        """Return the day's report, stored if it is new. Raises `Rejected` without the meter, or `DATABASE_ERRORS`."""
         return (await self._read(day))[0]
 
     async def explain(self, day: str) -> tuple[DayReport, CostLines]:
-        """The same, and what its figures are made of: read at one moment, so that each sums to its figure."""
+        """Return the report and the lines of its figures, read at one moment, so that each figure equals its sum."""
         report, facts, origins, allocation = await self._read(day)
-        if not report.causes:  # a figure that is not known is made of nothing, not even of 0
+        if not report.causes:  # an unknown figure has no lines, not even 0
             return report, CostLines()
         return report, await asyncio.to_thread(build_cost_lines, facts, origins, allocation)
 
@@ -141,7 +141,7 @@ class DayReports:
             newest = await self._revisions.newest(day)
             day_state = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
             facts = self._facts(day_state)
-            # In a thread: a day of a large account must not keep the lease from being renewed.
+            # In a thread: a large account's day must not delay the renewal of the lease.
             allocation = await asyncio.to_thread(allocate, facts)
             if day_state.settled and allocation.unbilled:
                 day_state = replace(day_state, on_bill=await self._on_bill(day_state))
@@ -242,7 +242,7 @@ class DayReports:
 
 
 def fit_to_message(report: DayReport) -> DayReport:
-    """As large as a message may be: without its keys, if there are thousands, and without explanations."""
+    """Drop the keys and then the explanations until the report fits into a message."""
     if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     report = msgspec.structs.replace(report, keys=(), left_out="keys")

@@ -1,4 +1,4 @@
-"""Deliveries from where they lie into the bus's object store, each as a request to import it."""
+"""Lists the deliveries of a source, and uploads them to the object store as import requests."""
 
 import asyncio
 import hashlib
@@ -20,14 +20,14 @@ from shared.messages.invoices import DeliveredFile, ImportRequest
 
 @dataclass(frozen=True)
 class AvailableDelivery:
-    """A delivery where it lies; `versions` change when one of its files does."""
+    """A delivery in its source. A version changes when its file does."""
 
     plan: DeliveryPlan
     versions: tuple[str, ...]
 
 
 async def list_deliveries(file_source: FileSource) -> tuple[AvailableDelivery, ...]:
-    """What there is to import. `Rejected` says why nothing can be."""
+    """Return what can be imported, or raise `Rejected` with the reason."""
 
     def list_blocking() -> tuple[AvailableDelivery, ...]:
         versions = file_source.list_files()
@@ -49,18 +49,16 @@ async def upload_delivery(
     rounds: bool = False,
     beside: Iterable[str] = (),
 ) -> ImportRequest:
-    """Put the files where billing reads them, unchanged and named by their SHA-256.
-
-    `parts`, `rounds` and `beside` are the request's.
+    """Upload the files unchanged, named by their SHA-256. `parts`, `rounds` and `beside` go into the request.
 
     Raises:
-        Rejected: a file cannot be read, or was changed meanwhile.
+        Rejected: a file is unreadable or has changed meanwhile.
     """
     files: list[DeliveredFile] = []
     with TemporaryDirectory(prefix="invoices-") as room:
         for name in plan.files:  # one at a time: it is gone from this host before the next one comes
             if not _is_text(name):
-                raise Rejected(f"{name!r}: its name is not UTF-8: rename it")
+                raise Rejected(f"{name!r}: the name is not UTF-8: rename the file")
             try:
                 path = await asyncio.to_thread(file_source.fetch, name, Path(room) / "file")
                 sha256 = await asyncio.to_thread(sha256_of_file, path)
@@ -82,7 +80,7 @@ async def upload_delivery(
 
 
 class _Unchanged(io.RawIOBase):
-    """A file that is refused at its end unless it is what its hash was made of: it is stored under that name."""
+    """A file that raises `Rejected` at its end if it has changed since it was hashed: its name is its hash."""
 
     def __init__(self, path: Path, sha256: str) -> None:
         self._file = path.open("rb")
@@ -96,7 +94,7 @@ class _Unchanged(io.RawIOBase):
         size = self._file.readinto(buffer)
         self._read.update(memoryview(buffer)[:size])
         if size == 0 and self._read.hexdigest() != self._sha256:
-            raise Rejected(f"{self._path}: was changed while it was read: import it when it is complete")
+            raise Rejected(f"{self._path}: changed while it was read: import it when it is complete")
         return size
 
     def close(self) -> None:
@@ -105,5 +103,5 @@ class _Unchanged(io.RawIOBase):
 
 
 def _is_text(name: str) -> bool:
-    """Whether the bytes of a file's name are UTF-8."""
+    """Return whether the bytes of a file's name are UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in name)

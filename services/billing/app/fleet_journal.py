@@ -1,4 +1,4 @@
-"""From the fleet's journal into the books: transitions are committed, then acknowledged; told twice, kept once."""
+"""Copies the fleet's journal into the database: commits first, then acknowledges. Repeated entries are ignored."""
 
 import asyncio
 
@@ -14,13 +14,15 @@ from shared.messages.waker import Transition
 BATCH = 500
 FETCH_SECONDS = 1.0
 MARGIN_SECONDS = 3600.0
-"""How far the clocks of wakers and bus may differ."""
+"""How far the clocks of wakers and the bus may differ."""
 END = 253_402_300_800
-"""Unix seconds at which the year 10000 begins: no later moment is a date."""
+"""Unix seconds at which the year 10000 begins: later times have no date."""
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
 class FleetJournalReader:
+    """Reads the journal while this replica leads."""
+
     def __init__(self, bus: Bus, books: TransitionStore, metrics: Metrics) -> None:
         self._bus = bus
         self._books = books
@@ -29,7 +31,7 @@ class FleetJournalReader:
         self._compared = False
 
     async def wait_for_transition(self, seconds: float) -> None:
-        """Returns once the journal has told something new since the last call, at the latest after so long."""
+        """Return when the journal had a new transition since the last call, at the latest after `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._moved.wait()
@@ -38,7 +40,7 @@ class FleetJournalReader:
         self._moved.clear()
 
     async def read_batch(self) -> None:
-        """One batch. Raises `BusUnavailable` or `DATABASE_ERRORS`: nothing was acknowledged that is not committed."""
+        """Read one batch; only committed entries are acknowledged. Raises `BusUnavailable` or `DATABASE_ERRORS`."""
         if not self._compared:
             await self._catch_up()
             self._compared = True
@@ -52,9 +54,9 @@ class FleetJournalReader:
             await delivery.ack()
 
     async def _catch_up(self) -> None:
-        """Read again what the stream has beyond the newest transition in the books.
+        """Read again what the stream has beyond the newest transition in the database.
 
-        The consumer does not bring it: it stands where the books stood before they were restored from an older copy.
+        After a restore from an older copy the consumer does not deliver it: its position is the one before the restore.
         """
         newest = await self._books.newest()
         since = None if newest is None else newest - MARGIN_SECONDS
@@ -62,7 +64,7 @@ class FleetJournalReader:
             await self._record([e for m in messages if isinstance(e := self._entry(m, again=True), Transition)])
 
     async def _record(self, transitions: list[Transition]) -> None:
-        """All of them at once; where the books cannot hold one of them, one by one, and all but that one."""
+        """Record all transitions at once. If one cannot be stored, record the others one by one."""
         try:
             await self._books.record(transitions)
         except Unstorable:
@@ -73,12 +75,12 @@ class FleetJournalReader:
                     self._reject(subjects.journal(transition.machine), error)
 
     def _reject(self, subject: str, error: Exception) -> None:
-        """The stream keeps it for good, so passing it by loses nothing; its time stays unexplained."""
+        """Skip the entry. The stream keeps it, so nothing is lost; the machine's time stays unexplained."""
         self._bus.rejections.record(topology.FLEET_JOURNAL.name, error, subject=subject)
         self._metrics.unreadable.inc()
 
     def _entry(self, delivery: Delivery | Received, *, again: bool = False) -> Journalled | None:
-        """None: it cannot be read. `again`: that has been said, or will be when the consumer brings it."""
+        """Decode an entry; None if it is unreadable. `again`: the consumer reports it, so it is not reported here."""
         try:
             return _checked(_entries.decode(delivery.data))
         except Unreadable as error:
@@ -95,5 +97,5 @@ def _checked(entry: Journalled) -> Journalled:
         for field in entry.__struct_fields__:
             value = getattr(entry, field)
             if isinstance(value, str) and "\0" in value:
-                raise Unreadable(f"{field}: has a NUL")
+                raise Unreadable(f"{field}: contains a NUL character")
     return entry

@@ -1,4 +1,4 @@
-"""Fetches a configured source's deliveries by itself: looks, takes what has changed, says when it last could."""
+"""Fetches the deliveries of a configured source: polls it, imports what has changed, and reports its state."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,14 +23,14 @@ log = structlog.get_logger()
 SHOWN_FILES = 3
 """Of a delivery, in the log."""
 SHOWN_REASONS = 3
-"""Of a source, in the log and for the operator; all of them are told by an import by hand."""
-LEAST_PAUSE = 10.0
-"""After the first failure; each further one doubles it, up to the usual pause."""
+"""Of a source, in the log and for the operator; an import by hand shows all of them."""
+MIN_RETRY_PAUSE_S = 10.0
+"""Seconds after the first failure. Each further failure doubles it, up to the usual interval."""
 
 
 @dataclass(frozen=True)
 class _Imported:
-    """What a delivery was when it was imported."""
+    """A delivery as it was imported."""
 
     versions: tuple[str, ...]
     files: tuple[str, ...]
@@ -39,20 +39,20 @@ class _Imported:
 
 @dataclass(frozen=True)
 class _Refused:
-    """What a delivery was when it was not imported, and why."""
+    """A delivery that was rejected, and why."""
 
     versions: tuple[str, ...]
     reasons: tuple[str, ...]
     by_content: bool
-    """Only a change of the delivery makes another try worth while."""
+    """Another try is useless until the delivery changes."""
 
 
 _Files = tuple[str, ...]
-"""The names of a delivery's files, by which it is known from look to look."""
+"""The names of a delivery's files; they identify it between polls."""
 
 
 class InvoiceFetcher:
-    """Of one source."""
+    """Fetches one source."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class InvoiceFetcher:
         self._now = now
         self._imported: dict[_Files, _Imported] = {}
         self._refused: dict[_Files, _Refused] = {}
-        self._unlisted = ""
+        self._listing_error: str | None = None
         """Why the source's files cannot be listed."""
         self._failures = 0
         self._first_at: float | None = None
@@ -86,7 +86,7 @@ class InvoiceFetcher:
 
     @property
     def state(self) -> SourceState:
-        """How the source stands since this process began to look at it."""
+        """The state of the source since this process began to poll it."""
         return SourceState(
             name=self._source.name,
             url=self._source.url,
@@ -100,19 +100,19 @@ class InvoiceFetcher:
     @property
     def _faults(self) -> tuple[str, ...]:
         reasons = [reason for refused in self._refused.values() for reason in refused.reasons]
-        return ((self._unlisted,) if self._unlisted else ()) + tuple(reasons)
+        return ((self._listing_error,) if self._listing_error is not None else ()) + tuple(reasons)
 
     async def wait(self) -> None:
-        """Until the next look is due."""
-        retry = LEAST_PAUSE * 2 ** min(self._failures - 1, 30) if self._failures else self._source.every
+        """Sleep until the next poll is due."""
+        retry = MIN_RETRY_PAUSE_S * 2 ** min(self._failures - 1, 30) if self._failures else self._source.every
         await asyncio.sleep(min(self._source.every, retry))
 
     async def poll(self) -> str | None:
-        """Take every delivery that has changed. Returns why one could not be; `BusUnavailable`: try again."""
+        """Import every delivery that has changed. Returns why one could not be imported; raises `BusUnavailable`."""
         self._polled_at = self._now()
         await self._import_changed()
         is_good = not self._faults
-        soon = self._unlisted or any(not refused.by_content for refused in self._refused.values())
+        soon = self._listing_error is not None or any(not refused.by_content for refused in self._refused.values())
         self._failures = self._failures + 1 if soon else 0
         self._first_at = self._first_at or self._polled_at
         if is_good:
@@ -122,16 +122,16 @@ class InvoiceFetcher:
         return None if is_good else self._faults[0]
 
     async def _import_changed(self) -> None:
-        """Import each delivery that has changed, and was not refused as it is."""
+        """Import each delivery that has changed, unless it was rejected as it is."""
         try:
             file_source = self._open_source(self._source)
             deliveries = {one.plan.listed or one.plan.files: one for one in await list_deliveries(file_source)}
         except BusUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this source alone
-            self._note_unlisted(error)
+            self._record_listing_error(error)
             return
-        self._unlisted = ""
+        self._listing_error = None
         self._imported = {key: value for key, value in self._imported.items() if key in deliveries}
         self._refused = {key: value for key, value in self._refused.items() if key in deliveries}
         for key, delivery in deliveries.items():
@@ -144,7 +144,7 @@ class InvoiceFetcher:
             except BusUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this delivery alone
-                self._note(key, _Refused(delivery.versions, (_reason(error),), by_content=False), error)
+                self._record_rejection(key, _Refused(delivery.versions, (_reason(error),), by_content=False), error)
 
     async def _import(
         self, file_source: FileSource, plan: DeliveryPlan, key: _Files, versions: tuple[str, ...]
@@ -156,15 +156,17 @@ class InvoiceFetcher:
         )
         answer = await self._imports.import_delivery(request)
         if isinstance(answer, ErrorReply):
-            self._note(key, _Refused(versions, (answer.reason,), by_content=False))
+            self._record_rejection(key, _Refused(versions, (answer.reason,), by_content=False))
         elif answer.refusals:
-            self._note(key, _Refused(versions, tuple(map(_in_words, answer.refusals)), by_content=True))
+            self._record_rejection(
+                key, _Refused(versions, tuple(map(_format_row_error, answer.refusals)), by_content=True)
+            )
         else:
             self._refused.pop(key, None)
             self._imported[key] = _Imported(versions, tuple(file.sha256 for file in request.files))
 
-    def _note(self, key: _Files, refused: _Refused, error: Exception | None = None) -> None:
-        """Keep why a delivery was refused; it is logged when it is new."""
+    def _record_rejection(self, key: _Files, refused: _Refused, error: Exception | None = None) -> None:
+        """Remember why a delivery was rejected; log it if it is new."""
         if self._refused.get(key) != refused:
             self._refused_at = self._polled_at
             log.warning(
@@ -177,14 +179,14 @@ class InvoiceFetcher:
             )
         self._refused[key] = refused
 
-    def _note_unlisted(self, error: Exception) -> None:
-        """Keep why there is nothing to import; it is logged when it is new."""
+    def _record_listing_error(self, error: Exception) -> None:
+        """Remember why the source cannot be listed; log it if it is new."""
         reason = _reason(error)
-        if self._unlisted != reason:
+        if self._listing_error != reason:
             self._refused_at = self._polled_at
             name = self._source.name
             log.warning("invoice_source_unreadable", source=name, reason=reason, exc_info=_unexpected(error))
-        self._unlisted = reason
+        self._listing_error = reason
 
 
 def _reason(error: Exception) -> str:
@@ -192,10 +194,10 @@ def _reason(error: Exception) -> str:
 
 
 def _unexpected(error: Exception | None) -> Exception | None:
-    """What its traceback tells something of."""
+    """Return the error if its traceback is worth logging."""
     return None if isinstance(error, Rejected) else error
 
 
-def _in_words(refusal: RowError) -> str:
+def _format_row_error(refusal: RowError) -> str:
     at = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
     return f"{at}: {refusal.column}: {refusal.reason}" if refusal.column else f"{at}: {refusal.reason}"

@@ -1,4 +1,4 @@
-"""Answers `billing.import`: a delivery's files from the object store into the books, whole or not at all."""
+"""Answers `billing.import`: imports a delivery's files from the object store, completely or not at all."""
 
 import asyncio
 import shutil
@@ -82,7 +82,7 @@ class _Running:
 
 
 class InvoiceImporter:
-    """One delivery at a time. Its files and what they are summed in lie under `work` meanwhile."""
+    """Imports one delivery at a time. Its files and the reader's data lie under `work` meanwhile."""
 
     def __init__(
         self,
@@ -123,32 +123,32 @@ class InvoiceImporter:
         return ImportStatus(instance=self._instance, running=running)
 
     async def import_delivery(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
-        """Import the delivery, or say why not: then every figure is as it was."""
+        """Import the delivery, or return why not: then no figure has changed."""
         answer = await self._import_exclusively(request)
         outcome = "refused" if isinstance(answer, ErrorReply) or answer.refusals else "imported"
         self._metrics.imports.labels(outcome).inc()
-        log.info("invoice files", outcome=outcome, source=request.source, files=len(request.files))
+        log.info("invoice_files_processed", outcome=outcome, source=request.source, files=len(request.files))
         return answer
 
     @property
     def settings_digest(self) -> str:
-        """The digest of the terms in which files are read today."""
+        """The digest of the present import settings."""
         return self._import_settings("").digest
 
-    async def reread(self, stale: StaleDelivery) -> str:
-        """Read a delivery again in the terms of today. Why it cannot be, else an empty text."""
-        # Rounded where it has to be: what has been taken is not refused for its decimals.
+    async def reread(self, stale: StaleDelivery) -> str | None:
+        """Read a delivery again with the present settings. Returns why that failed, or None."""
+        # Round where necessary: what has been imported is not rejected for its decimals.
         request = ImportRequest(source=stale.source, files=stale.files, parts=True, round=True)
         answer = await self._import_exclusively(request, again=stale.number)
         return answer.reason if isinstance(answer, ErrorReply) else _first(answer.refusals)
 
     async def idle(self) -> None:
-        """Returns when no import is under way."""
+        """Return when no import is under way."""
         async with self._lock:
             return
 
     def interrupt(self) -> None:
-        """End the import under way: nothing of it counts."""
+        """Abort the import under way: nothing of it counts."""
         if self._reading is not None:
             self._reading.interrupt()
 
@@ -159,7 +159,7 @@ class InvoiceImporter:
     async def _import_exclusively(
         self, request: ImportRequest, *, again: int | None = None
     ) -> ImportAnswer | ErrorReply:
-        """`again` is the number of the delivery that is read again."""
+        """Import while no other import runs. `again` is the number of the delivery that is read again."""
         async with self._lock:
             running = self._running = _Running(request.id, request.source, self._monotonic())
             try:
@@ -209,7 +209,7 @@ class InvoiceImporter:
 
     @contextmanager
     def _room(self) -> Iterator[Path]:
-        """A directory of the import's own; what a killed process left behind is removed."""
+        """Make a directory for this import; what a killed process left behind is removed."""
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
         with tempfile.TemporaryDirectory(dir=self._work) as room:
@@ -218,13 +218,13 @@ class InvoiceImporter:
     async def _fetched(self, file: DeliveredFile, path: Path) -> tuple[DeliveredFile, Path]:
         with path.open("wb") as into:
             if not await self._bus.copy_object(topology.INVOICES, file.sha256, into):
-                raise Rejected(f"files: nothing named {file.sha256!r} in the object store: put it there")
+                raise Rejected(f"files: the object store has no {file.sha256!r}: upload the file")
         if await asyncio.to_thread(sha256_of_file, path) != file.sha256:
-            raise Rejected("files: must be named by their SHA-256, and one is not: put the file there again")
+            raise Rejected("files: a file in the object store does not have the SHA-256 of its name: upload it again")
         return file, path
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Cancelled, it ends the work and waits for that: nothing goes on behind the caller's back."""
+        """Run the work in a thread. If cancelled, interrupt it and wait for its end."""
         task = asyncio.create_task(asyncio.to_thread(work))
         try:
             return await asyncio.shield(task)
@@ -261,9 +261,9 @@ def _check(request: ImportRequest) -> None:
 
 
 def _whole(request: ImportRequest) -> tuple[RowError, ...]:
-    """Why the delivery is not one whole: a file that its manifest lists is missing, or one is there twice."""
+    """Return why the delivery is incomplete: a file of its manifest is missing, or a file is there twice."""
     names = {file.name for file in request.files}
-    missing = "its manifest lists this file, and it is not there: wait until the delivery is complete"
+    missing = "its manifest lists this file, but it is missing: wait until the delivery is complete"
     errors = [RowError(file=name, line=0, column="", reason=missing) for name in request.wanted if name not in names]
     first: dict[str, str] = {}
     for file in request.files:
@@ -275,15 +275,15 @@ def _whole(request: ImportRequest) -> tuple[RowError, ...]:
 
 
 def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]) -> tuple[RowError, ...]:
-    """The files that are not as long as their manifest says."""
+    """Return the files whose size differs from their manifest."""
     errors: list[RowError] = []
     for file, path in files:
         size, expected_size = path.stat().st_size, request.sizes.get(file.name)
         if expected_size not in (None, size):
-            reason = f"has {size:,} bytes, and its manifest says {expected_size:,}: wait until the delivery is complete"
+            reason = f"has {size:,} bytes, but its manifest says {expected_size:,}: wait until the delivery is complete"
             errors.append(RowError(file=file.name, line=0, column="", reason=reason))
     return tuple(errors)
 
 
-def _first(refusals: Sequence[RowError]) -> str:
-    return f"{refusals[0].file}:{refusals[0].line} {refusals[0].column}: {refusals[0].reason}" if refusals else ""
+def _first(refusals: Sequence[RowError]) -> str | None:
+    return f"{refusals[0].file}:{refusals[0].line} {refusals[0].column}: {refusals[0].reason}" if refusals else None

@@ -1,4 +1,4 @@
-"""Reads invoices again whose terms have changed: the reader, whose resources are machines', and currencies' rates."""
+"""Reads invoices again after their import settings have changed: the reader, our resources or exchange rates."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ SHOWN_FILES = 3
 
 
 class InvoiceRereader:
-    """A delivery that cannot be read again stays as it is, and says why."""
+    """Rereads deliveries. One that cannot be read again stays as it is, and its reason is listed."""
 
     def __init__(self, store: InvoiceStore, imports: InvoiceImporter) -> None:
         self._store = store
@@ -30,17 +30,17 @@ class InvoiceRereader:
 
     @property
     def done(self) -> bool:
-        """Whether every delivery was tried: until then figures may be of both readers."""
+        """Whether every delivery was tried. Until then figures may mix old and new settings."""
         return self._done
 
     async def reread_stale(self) -> None:
-        """Bring what counts to the terms of today. `BusUnavailable`, or what `DATABASE_ERRORS` lists: try again."""
+        """Reread what counts with the present settings. Raises `BusUnavailable` or what `DATABASE_ERRORS` lists."""
         stale_deliveries = await self._store.list_stale(self._imports.settings_digest)
         self._faults = {one.number: self._faults[one.number] for one in stale_deliveries if one.number in self._faults}
         for stale in stale_deliveries:
             fault = await self._imports.reread(stale)
             files = [file.name for file in stale.files[:SHOWN_FILES]]
-            if not fault:
+            if fault is None:
                 self._faults.pop(stale.number, None)
                 log.info("invoices_reread", source=stale.source, files=files, reader=READER_VERSION)
             elif self._faults.get(stale.number) != fault:

@@ -1,4 +1,4 @@
-"""Answers `billing.invoices` and `billing.payable`: what was imported, and how each invoice stands."""
+"""Answers `billing.invoices` and `billing.payable`: lists imports and invoices, and records payable amounts."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +22,8 @@ _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 class InvoiceService:
+    """Lists what was imported, and records what is payable."""
+
     def __init__(
         self,
         store: InvoiceStore,
@@ -39,11 +41,11 @@ class InvoiceService:
         self._now = now
 
     async def list(self, data: bytes) -> bytes:
-        """Answers `InvoicesQuery`."""
+        """Answer an `InvoicesQuery`."""
         return await reply(data, InvoicesQuery, self._invoices, DATABASE_DOWN, if_too_large=TOO_MANY_INVOICES)
 
     async def record_payable(self, data: bytes) -> bytes:
-        """Answers `PayableNote`."""
+        """Answer a `PayableNote`."""
         return await reply(data, PayableNote, self._record, DATABASE_DOWN, if_too_large=TOO_MANY_INVOICES)
 
     async def _record(self, note: PayableNote) -> Invoices:
@@ -63,7 +65,7 @@ class InvoiceService:
 
 
 def fit_to_message(whole: Invoices) -> Invoices:
-    """As large as a message may be: without the oldest of the snapshots that no longer count, if there are so many."""
+    """Leave out the oldest snapshots that no longer count until the listing fits into a message."""
     room = MAX_REPLY_BYTES - len(encode(replace(whole, imported=())))
     kept: list[int] = []
     for place, one in sorted(enumerate(whole.imported), key=lambda placed: not placed[1].active):
@@ -92,4 +94,4 @@ def _check(note: PayableNote) -> None:
     except ValueError as error:
         raise Rejected(f"amount: {error}") from error
     if abs(note.amount) >= 10**15:
-        raise Rejected(f"amount: {note.amount} has more than 15 digits before the point: correct it")
+        raise Rejected(f"amount: {note.amount} has more than 15 digits before the decimal point: correct it")

@@ -1,4 +1,4 @@
-"""The names of API keys, as the bucket `keys` has them now."""
+"""The current names of API keys, from the bucket `keys`."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,13 +13,13 @@ KeyNamesById = Callable[[], Mapping[str, str]]
 
 
 class KeyNames:
-    """Follows the bucket between `start` and `stop`; call it for the names by id."""
+    """Follows the bucket between `start` and `stop`. Calling the object returns the names by id."""
 
     def __init__(self) -> None:
         self._view: View[KeyRecord] | None = None
 
     async def start(self, bus: Bus) -> None:
-        """Returns once the keys have been read."""
+        """Return when the keys have been read."""
         self._view = View(KEYS, KeyRecord)
         await self._view.start(bus)
 

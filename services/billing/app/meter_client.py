@@ -1,4 +1,4 @@
-"""Asks the meter for tokens: what the books divide by."""
+"""Queries the meter for tokens, by which costs are divided."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,15 @@ _answers: Decoder[Tokens | ErrorReply] = Decoder(Tokens | ErrorReply)
 
 
 class MeterClient:
+    """Sends queries to the meter over the bus."""
+
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     async def tokens(self, query: TokensQuery) -> Tokens:
-        """All pages of the answer. `Rejected` where the meter has none: without its tokens there is no figure.
+        """Return all pages of the answer as one, or raise `Rejected`: without tokens there is no figure.
 
-        Pages are made one after the other, so that only their rows fit together: totals are the last one's.
+        The pages are made one after another, so only their rows are joined; the totals are those of the last page.
         """
         pages: list[Tokens] = []
         after: str | None = ""
@@ -54,7 +56,7 @@ class MeterClient:
 
 
 def _merge(intervals: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Without overlap: one that was told may have grown before the next page was made."""
+    """Merge overlapping intervals: one may have grown before the next page was made."""
     merged: list[tuple[float, float]] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:

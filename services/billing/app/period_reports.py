@@ -1,4 +1,4 @@
-"""Answers `billing.reports`: several days in a row as one figure, with each of them as far as a message holds it."""
+"""Answers `billing.reports`: several days in a row as one figure, and each day as far as a message can hold it."""
 
 import msgspec
 
@@ -25,12 +25,14 @@ MOST_DAYS = 92
 
 
 class PeriodReports:
+    """Makes the reports of periods."""
+
     def __init__(
-        self, report_cache: ReportCache, days_: DayStore, settings: Settings, metrics: Metrics, names: KeyNamesById
+        self, report_cache: ReportCache, days: DayStore, settings: Settings, metrics: Metrics, names: KeyNamesById
     ) -> None:
         self._names = names
         self._report_cache = report_cache
-        self._days = days_
+        self._days = days
         self._fleet = settings.fleet
         self._weights = settings.weights
         self._metrics = metrics
@@ -57,7 +59,7 @@ class PeriodReports:
 
 
 def requested_days(query: ReportsQuery) -> list[str]:
-    """The days in order; `Rejected` that names the wrong field."""
+    """Return the days in order, or raise `Rejected`, which names the invalid field."""
     if not 1 <= query.days <= MOST_DAYS:
         raise Rejected(f"days: expected 1 to {MOST_DAYS}, got {query.days}")
     try:
@@ -68,7 +70,7 @@ def requested_days(query: ReportsQuery) -> list[str]:
 
 
 def fit_to_message(report: PeriodReport) -> PeriodReport:
-    """The report, as large as a message may be: what has the most parts goes first, and the report says so."""
+    """Shorten the report until it fits into a message. The largest lists are dropped first; `left_out` names them."""
     if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     bare = tuple(

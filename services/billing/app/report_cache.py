@@ -1,4 +1,4 @@
-"""Reports of several days: one that is over is made anew only when something that it is made from has changed."""
+"""Reports of several days: a day that is over is made again only after one of its inputs has changed."""
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,7 +29,7 @@ Newest = Callable[[str], Awaitable[DayReport | None]]
 
 RETRY_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3600.0
-"""A day that fails is made again after so long, doubled each time up to this; at once when its sources change."""
+"""Pause after a failed day; it doubles up to this. A change of the day's inputs ends it at once."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class _Failure:
 
     report: DayReport
     mark: str | None
-    """Of what it was to be made from."""
+    """The fingerprint of its inputs."""
     pause: float
     until: float
     """Unix seconds; it is not tried before."""
 
 
 class _Usage(NamedTuple):
-    """What the meter says of a day."""
+    """The meter's answer about a day."""
 
     sums: list[TokensRow]
     is_complete: bool
@@ -53,9 +53,9 @@ class _Usage(NamedTuple):
 
 
 class ReportCache:
-    """Raises `Rejected` where the meter does not answer, and what `shared.database.AWAY` lists.
+    """Makes and remembers reports. Raises `Rejected` if the meter does not answer, or what `DATABASE_ERRORS` lists.
 
-    A day that cannot be made for a reason of its own is a report with `failed` and that reason: it blocks no other.
+    If only one day fails, its report has `failed` and the reason, and the other days are not affected.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ReportCache:
         self._fingerprints = fingerprints
         self._now = now
         self._made_with: dict[str, str] = {}
-        """A day to the mark of all that its newest revision was made from."""
+        """By day, the fingerprint of the inputs of its newest revision."""
         self._failures: dict[str, _Failure] = {}
 
     def today(self) -> str:
@@ -95,18 +95,18 @@ class ReportCache:
         return [report async for report in self.iterate(days)]
 
     async def _made(self, day: str, mark: str | None) -> DayReport:
-        """The day's report; one that says why there is none, where the fault is the day's own."""
+        """Return the day's report, or a failed one with the reason if the error concerns this day alone."""
         failure = self._failures.get(day)
         if failure is not None and failure.mark == mark and self._now() < failure.until:
             return failure.report
         try:
-            # A day that goes on changes with the clock.
+            # An open day changes with the clock.
             report = await (self._reports.report(day) if mark is None else self._report(day, mark))
         except (BusUnavailable, *DATABASE_ERRORS):
             raise
         except Exception as error:
             if isinstance(error.__cause__, BusUnavailable):
-                raise  # the meter's absence concerns all of them
+                raise  # without the meter no day can be made
             log.exception("day_failed", day=day)
             pause = RETRY_SECONDS if failure is None else min(2 * failure.pause, LONGEST_RETRY_SECONDS)
             report = failed_report(day, f"{describe(error)}: see the log of billing")
@@ -124,16 +124,16 @@ class ReportCache:
 
     async def _marks_of(self, days: Sequence[str]) -> dict[str, str]:
         of_books, usage = await self._fingerprints.compute(days), await self._usage(days)
-        # A request that was completed on the next day kept a machine busy on this one.
+        # A request that completes on the next day kept a machine busy on this one.
         following = day_of(day_window(days[-1]).end)
         sums = {day: of_day.sums for day, of_day in [*usage.items(), *(await self._usage([following])).items()]}
         next_sums = dict(zip(days, [sums[day] for day in [*days[1:], following]], strict=True))
-        # A billing period is over, and its days may be final, by the calendar alone.
-        describe = {day: [of_books[day], usage[day], next_sums[day], self.today()] for day in days}
-        return {day: hashlib.sha256(msgspec.json.encode(of_it)).hexdigest() for day, of_it in describe.items()}
+        # The calendar alone can end a billing period and make its days final.
+        inputs = {day: [of_books[day], usage[day], next_sums[day], self.today()] for day in days}
+        return {day: hashlib.sha256(msgspec.json.encode(of_it)).hexdigest() for day, of_it in inputs.items()}
 
     async def _usage(self, days: Sequence[str]) -> dict[str, _Usage]:
-        """Each day's sums, and what is missing of it: one question as long as nothing is, else by halves."""
+        """Return each day's sums and gaps: one query if all days are complete, else each half by itself."""
         answer = await self._meter.tokens(TokensQuery(day=days[0], to=days[-1], by=("day", "outcome")))
         if not answer.complete and len(days) > 1:
             half = len(days) // 2

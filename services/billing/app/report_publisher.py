@@ -1,4 +1,4 @@
-"""Publishes days' reports: each new revision's files into the object store, then word of it on the bus."""
+"""Publishes the reports of days: stores the files of each new revision, then announces it on the bus."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -21,14 +21,14 @@ from shared.messages.codec import Unreadable, decode, encode
 log = structlog.get_logger()
 
 DAYS = 62
-"""How far back a bill or late usage is looked for: two whole months."""
+"""How many days back changes are published: two whole months."""
 
 RenderFiles = Callable[[DayReport], Mapping[str, bytes]]
-"""A report's files by form."""
+"""Returns a report's files by format."""
 
 
 class ReportPublisher:
-    """What is said last is what counts: killed before, the next look does all of it again, to the same effect."""
+    """Publishes revisions. The announcement comes last: if the process dies earlier, all is repeated."""
 
     def __init__(
         self, bus: Bus, report_cache: ReportCache, render: RenderFiles, metrics: Metrics, *, now: Callable[[], float]
@@ -39,13 +39,13 @@ class ReportPublisher:
         self._metrics = metrics
         self._now = now
         self._seen: dict[str, int] = {}
-        """A day to the revision after which there was nothing more to do."""
+        """By day, the revision that is completely published."""
         self._until = 0.0
 
     async def publish_changed(self) -> str | None:
-        """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `DATABASE_ERRORS` lists.
+        """Publish what is new in the last days, yesterday first.
 
-        Returns the days that could not be made or published, and why the first one could not.
+        Returns the days that failed and why the first one did. Raises `BusUnavailable` or what `DATABASE_ERRORS` lists.
         """
         days = days_before(self._report_cache.today(), DAYS)
         self._seen = {day: revision for day, revision in self._seen.items() if day in days}
@@ -67,24 +67,24 @@ class ReportPublisher:
                     failed[report.day] = describe(error)
         except Rejected as error:
             self._metrics.unpublished.inc()
-            log.warning("reports cannot be published", reason=str(error))
+            log.warning("publication_postponed", reason=str(error))
         return f"{', '.join(failed)}: {next(iter(failed.values()))}" if failed else None
 
     async def _publish(self, report: DayReport) -> bool:
-        """Whether nothing is left to do."""
+        """Publish the revision. Returns whether nothing is left to do."""
         known = await last_published(self._bus, report.day)
         if known is not None and known.revision >= report.revision:
             self._compare(known, report)
             return True
         if known is None and report.state is None:
-            return True  # nothing is known of the day, and nothing was said
-        report, lines = await self._report_cache.explain(report.day)  # a day that goes on may be a revision further
+            return True  # nothing is known about the day, and nothing was published
+        report, lines = await self._report_cache.explain(report.day)  # an open day may have a newer revision by now
         report = replace(report, explanations=to_explanations(lines))
         files = await self._files(report)
         if files is None:
             return False
         for name, content in files.items():
-            # What lies there was published: it is never replaced.
+            # A stored file was published: it is never replaced.
             if await self._bus.get_object(topology.BOOKS_FILES, name) is None:
                 await self._bus.put_object(topology.BOOKS_FILES, name, content)
         published = Published(
@@ -100,7 +100,7 @@ class ReportPublisher:
         await self._bus.put(topology.REPORTS, subjects.published_key(report.day), encode(published))
         self._metrics.published.inc()
         self._reached(published)
-        log.info("published", day=report.day, revision=report.revision, state=report.state, change=report.change)
+        log.info("report_published", day=report.day, revision=report.revision, state=report.state, change=report.change)
         return True
 
     def _compare(self, known: Published, report: DayReport) -> None:
@@ -109,20 +109,21 @@ class ReportPublisher:
         if (known.revision, known.state, known.usd_per_mtok) != describe:
             self._metrics.unpublished.inc()
             log.error(
-                "published otherwise than the books have it: were they restored from a copy?",
+                "published_report_differs",
+                hint="was the database restored from a copy?",
                 day=report.day,
                 revision=report.revision,
                 published=known.revision,
             )
 
     async def _files(self, report: DayReport) -> dict[str, bytes] | None:
-        """By their names in the object store; None where they cannot be made."""
+        """Return the files by their names in the object store; None if they cannot be made."""
         try:
             render = await asyncio.to_thread(self._render, report)
         except Exception:
-            # A name that no form can show must not take the budget gate with it.
+            # A name that a format cannot show must not stop the budget gate.
             self._metrics.unpublished.inc()
-            log.exception("no files of the report", day=report.day, revision=report.revision)
+            log.exception("report_files_failed", day=report.day, revision=report.revision)
             return None
         return {f"{report.day}.{report.revision}.{form}": content for form, content in render.items()}
 
@@ -133,12 +134,12 @@ class ReportPublisher:
 
 
 async def last_published(bus: Bus, day: str) -> Published | None:
-    """Return what was published of the day last. What is unreadable counts as nothing."""
+    """Return the day's last publication. An unreadable entry counts as none."""
     entry = await bus.get(topology.REPORTS, subjects.published_key(day))
     try:
         return None if entry is None else decode(entry.value, Published)
     except Unreadable as error:
-        log.error("unreadable: published again", day=day, error=str(error))
+        log.error("published_entry_unreadable", day=day, error=str(error))
         return None
 
 

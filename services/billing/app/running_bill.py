@@ -1,4 +1,4 @@
-"""Reads a provider's running bill again and again. A failure leaves the last known figures as they are."""
+"""Polls a provider's running bill. A failure leaves the last known figures as they are."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,7 +14,10 @@ log = structlog.get_logger()
 
 
 class RunningBillPoller:
-    """`machine_of`: our machines by the provider's ids; `priced`: those that have a price where they have no bill."""
+    """Polls one provider.
+
+    `machine_of` has our machines by the provider's ids; `priced` are those whose price counts while they have no bill.
+    """
 
     def __init__(
         self,
@@ -33,14 +36,14 @@ class RunningBillPoller:
         self._metrics = metrics
         self._now = now
         self._fallen: set[str] = set()
-        """Lower than before at the last reading, which was not counted."""
-        self._fault = ""
+        """Resources whose last reading was lower than the one before, and was not counted."""
+        self._error: str | None = None
         self._read_at: int | None = None
         self._missing: frozenset[str] = frozenset()
-        """Resources without a bill at the last reading."""
+        """Resources that had no bill at the last reading."""
 
     async def poll(self) -> None:
-        """One reading. What `DATABASE_ERRORS` lists where the books do not take it."""
+        """Read the bill once. Raises what `DATABASE_ERRORS` lists if the reading cannot be stored."""
         at = to_millis(self._now())
         try:
             cost_by_resource = await self._bill.cumulative()
@@ -52,23 +55,23 @@ class RunningBillPoller:
         }
         last = await self._accruals.last_readings()
         if self._read_at is not None and (new := self._missing & readings.keys() - last.keys()):
-            # The bill had nothing of it at the reading before: all that it says now is for the time since.
+            # The bill did not have it at the reading before, so the whole amount is for the time since then.
             start = dict.fromkeys(new, BillReading(0, self._read_at))
             await self._accruals.add_readings(start, self._machine_of, self._bill.provider)
             last |= start
         counted = self._certain(readings, last)
         await self._accruals.add_readings(counted, self._machine_of, self._bill.provider)
-        self._fault, self._read_at = "", at
+        self._error, self._read_at = None, at
         self._metrics.readings.labels(self._bill.provider, "read").inc()
         missing = frozenset(self._machine_of.keys() - cost_by_resource.keys())
         if missing - self._missing:
-            log.warning("machines without a bill", provider=self._bill.provider, resources=sorted(missing))
+            log.warning("machine_bills_missing", provider=self._bill.provider, resources=sorted(missing))
         self._missing = missing
 
     async def unobserved_machines(self, seconds: float) -> frozenset[str]:
-        """Machines whose cost is not known: their bill was not read for so long, also by those who led before.
+        """Return the machines whose cost is unknown: no leader has read their bill for so long.
 
-        One that the bill does not have, though it was read, costs its price, if it has one.
+        A machine that is missing from a bill that was read costs its price, if it has one.
         """
         now = to_millis(self._now())
         read = self._read_at is not None and _near(self._read_at, now, seconds)
@@ -81,20 +84,20 @@ class RunningBillPoller:
         )
 
     def _certain(self, readings: Mapping[str, BillReading], last: Mapping[str, BillReading]) -> dict[str, BillReading]:
-        """Without what fell just now: a new bill is lower at the next reading, too, an answer of yesterday is not."""
+        """Leave out bills that have just fallen: at the next reading only a new bill is still lower."""
         fallen = {name for name, now in readings.items() if name in last and has_fallen(last[name], now)}
         doubtful, self._fallen = fallen - self._fallen, fallen
         if doubtful:
-            log.warning("a bill is lower than before: read again before it counts as new", resources=sorted(doubtful))
+            log.warning("bill_decreased", action="read again before it counts as new", resources=sorted(doubtful))
         return {name: now for name, now in readings.items() if name not in doubtful}
 
     def _failed(self, fault: str) -> None:
         self._metrics.readings.labels(self._bill.provider, "failed").inc()
-        if fault != self._fault:
-            self._fault = fault
-            log.warning("the running bill cannot be read", provider=self._bill.provider, fault=fault)
+        if fault != self._error:
+            self._error = fault
+            log.warning("running_bill_unreadable", provider=self._bill.provider, fault=fault)
 
 
 def _near(at: int, now: int, seconds: float) -> bool:
-    """Also of a moment in the future: a clock was set back."""
+    """Return whether the times are close. `at` may be in the future: a clock was set back."""
     return abs(now - at) <= seconds * 1000

@@ -16,13 +16,15 @@ from shared.messages.meter import TokensQuery
 
 
 class Statements:
+    """Makes the statements of keys."""
+
     def __init__(self, meter: MeterClient, book: PriceStore, names: KeyNamesById) -> None:
         self._names = names
         self._meter = meter
         self._book = book
 
     async def answer(self, data: bytes) -> bytes:
-        advice = "the key used too many models"
+        advice = "the key used too many models in this month"
         return await reply(data, StatementQuery, self._statement, DATABASE_DOWN, if_too_large=advice)
 
     async def _statement(self, query: StatementQuery) -> Statement:
@@ -40,5 +42,5 @@ class Statements:
 
 
 def _on(bands: Mapping[str, Sequence[Band]], model: str, day: str) -> Band | None:
-    """The newest that began by then."""
+    """Return the newest band that began by then."""
     return next((band for band in reversed(bands.get(model, ())) if band.day <= day), None)

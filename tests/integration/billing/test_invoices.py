@@ -84,7 +84,7 @@ async def test_an_invoice_that_is_replaced_away_still_stands_against_its_amount(
         ({"issuer": "Nobody"}, "of Nobody"),
         ({"voids": "MAY-7"}, "voids: Cloud Inc. has no invoice 'MAY-7'"),
         ({"voids": "MAY-1"}, "voids:"),
-        ({"invoice_id": "MAY-2"}, "issuer: Cloud Inc. and Shop both have an invoice 'MAY-2': say which"),
+        ({"invoice_id": "MAY-2"}, "issuer: Cloud Inc. and Shop both have an invoice 'MAY-2': name the issuer"),
         ({"amount": Decimal("1e-13")}, "amount:"),
         ({"amount": Decimal("1e15")}, "expected an amount below"),
         ({"amount": Decimal("NaN")}, "expected an amount below"),

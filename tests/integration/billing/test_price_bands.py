@@ -160,8 +160,8 @@ async def test_two_that_think_they_lead_make_one_list(stall: Stall) -> None:
 async def test_before_the_first_band_and_after_today_there_is_an_answer_too(stall: Stall) -> None:
     await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     before = await stall.bands_on(YESTERDAY)
-    assert {(band.high, band.reason) for band in before.values()} == {(None, "no band was made by then")}
-    for wrong, expected_reason in ((day(5), "still to come"), ("2026-02-29", "day: "), ("x", "day: ")):
+    assert {(band.high, band.reason) for band in before.values()} == {(None, "no band had been made by then")}
+    for wrong, expected_reason in ((day(5), "in the future"), ("2026-02-29", "day: "), ("x", "day: ")):
         refused = decode(await stall.maker().answer(encode(BandsQuery(day=wrong))), ErrorReply)
         assert expected_reason in refused.reason
 

@@ -113,7 +113,7 @@ async def test_a_delivery_whose_file_is_lost_shows_the_reason_until_it_is_import
 
         async def reread() -> dict[str, tuple[str, bool]]:
             active = [one for one in (await invoices(books)).imported if one.active]
-            return {one.files[0].name: (one.reread, "nothing named" in one.not_reread) for one in active}
+            return {one.files[0].name: (one.reread, "upload the file" in one.not_reread) for one in active}
 
         newer = ("by a newer version", False)
         assert await until(reread, lambda counts: counts["lost.csv"][1]) == {"lost.csv": ("", True), "other.csv": newer}
@@ -125,12 +125,12 @@ async def test_a_delivery_whose_file_is_lost_shows_the_reason_until_it_is_import
 
 async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Path) -> None:
     stale = StaleDelivery(1, "cloud", (DeliveredFile(name="a.csv", sha256="0"),))
-    faults = iter(["lost", "lost", "damaged", ""])
+    faults = iter(["lost", "lost", "damaged", None])
 
     class FakeImporter:
         settings_digest = "2-"
 
-        async def reread(self, stale: StaleDelivery) -> str:
+        async def reread(self, stale: StaleDelivery) -> str | None:
             return next(faults)
 
     class FakeStore:
