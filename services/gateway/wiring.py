@@ -62,7 +62,7 @@ COLLECT_EVERY = 50_000
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the gateway; leaving the context drains it."""
-    gateway = await _Gateway.started(runtime)
+    gateway = await _Gateway.start(runtime)
     server = await _listen(runtime, gateway)
     runtime.spawn(gateway.run_clock(), "clock")
     gc.collect()
@@ -133,7 +133,7 @@ class _Gateway:
             monotonic=runtime.monotonic,
         )
         wake_limits = WakeLimits(settings.wakes_per_hour, settings.wake_cost_per_day, wakes)
-        application = make_application(self._inference(limits, wake_limits), self._pages(fleet))
+        application = make_application(self._inference(limits, wake_limits), self._resources(fleet))
         self.runner = web.AppRunner(application, handler_cancellation=True)
         self.sending: asyncio.Task[None] | None = None
         self._add_gauges()
@@ -174,7 +174,7 @@ class _Gateway:
             open_response=self.open_response,
         )
 
-    def _pages(self, fleet: View[MachineRecord]) -> Resources:
+    def _resources(self, fleet: View[MachineRecord]) -> Resources:
         return Resources(
             self.runtime.config,
             self.authenticator,
@@ -188,7 +188,7 @@ class _Gateway:
         )
 
     @classmethod
-    async def started(cls, runtime: Runtime) -> "_Gateway":
+    async def start(cls, runtime: Runtime) -> "_Gateway":
         self = cls(runtime)
         for view in self.views:
             await view.start(runtime.bus)
@@ -259,7 +259,7 @@ class _Gateway:
         metrics.add_gauge(
             "machines_left_alone",
             "Machines that are paused after repeated failures.",
-            lambda: len(self.scheduler.breaker.open),
+            lambda: len(self.scheduler.breaker.paused_machines),
         )
         metrics.add_gauge("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
         metrics.add_gauge("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size_bytes)

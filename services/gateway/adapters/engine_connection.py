@@ -127,7 +127,7 @@ class EngineConnection(asyncio.Protocol):
         elif len(data) > LARGE_READ and not self._is_yielding:
             self._is_yielding = True
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._go_on)
+            asyncio.get_running_loop().call_soon(self._end_yield)
 
     def _deliver(self, sender: Sender) -> None:
         """Call the sender with what the read has brought."""
@@ -151,7 +151,7 @@ class EngineConnection(asyncio.Protocol):
         unsent = self._transport.is_closing() or self._transport.get_write_buffer_size() > 0
         sender.on_complete(self, reusable=reusable and not unsent)
 
-    def _go_on(self) -> None:
+    def _end_yield(self) -> None:
         self._is_yielding = False
         if not self._paused:
             self.resume()

@@ -140,5 +140,5 @@ class Admission:
             self.demand.changed(model.name)
             return await held.wait(ticket, cap)
         finally:
-            self.scheduler.leave(ticket)
+            self.scheduler.remove(ticket)
             self.demand.changed(model.name)

@@ -75,15 +75,15 @@ class HeldRequest:
 
     def _on_time(self, ticket: Ticket, cap: float) -> None:
         try:
-            self._go_on(ticket, cap)
+            self._continue(ticket, cap)
         except Exception:  # otherwise nothing would end the wait
             log.exception("hold_failed", request_id=ticket.request_id)
             self.on_refused(errors.internal_error())
 
-    def _go_on(self, ticket: Ticket, cap: float) -> None:
+    def _continue(self, ticket: Ticket, cap: float) -> None:
         now = self.now()
         if now >= ticket.deadline:
-            self.scheduler.leave(ticket)
+            self.scheduler.remove(ticket)
             estimate = self.dispatcher.estimate(self.model)
             self.on_refused(errors.wake_timeout(cap) if self.is_capped else estimate.to_error())
             return

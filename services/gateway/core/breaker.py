@@ -48,7 +48,7 @@ class Breaker:
     """Machines whose last request failed; empty while all is well."""
 
     @property
-    def busy(self) -> bool:
+    def has_failures(self) -> bool:
         """Whether any machine has failed lately. If none has, every machine's breaker is closed."""
         return bool(self._records)
 
@@ -84,7 +84,7 @@ class Breaker:
         self._records.pop(machine, None)
 
     @property
-    def open(self) -> list[str]:
+    def paused_machines(self) -> list[str]:
         """Machines that are paused for everyone or for one key, whether or not a trial is due."""
         streaks = {machine: (record.everyone, *record.keys.values()) for machine, record in self._records.items()}
         return [machine for machine, of_machine in streaks.items() if any(streak.pause_s for streak in of_machine)]

@@ -8,7 +8,7 @@ import msgspec
 from services.gateway.core.engine_error import EngineError, read_error
 from services.gateway.core.raw_values import ABSENT, decode_or, is_empty
 from services.gateway.core.sse import UnusableStream
-from services.gateway.core.usage import NO_BODY, Body, body_decoder, number
+from services.gateway.core.usage import NO_BODY, Body, body_decoder, read_number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE = 256 * 1024
@@ -44,7 +44,7 @@ class Choice(msgspec.Struct):
     @property
     def number(self) -> int:
         """The choice's index; 0 if it has none."""
-        return number(self.index) or 0
+        return read_number(self.index) or 0
 
     @property
     def finished(self) -> bool:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from services.gateway.core.chunk import Chunk
-from services.gateway.core.usage import number
+from services.gateway.core.usage import read_number
 
 _CHUNK = re.compile(
     rb'(?P<head>data: \{[^\r\n]*?"choices":\[\{"index":(?P<index>\d+),(?:"delta":\{"\w+":|"text":)")'
@@ -49,7 +49,7 @@ class ChunkShape:
         """The completion tokens that the newest chunk reports."""
         at = self.chunk.index(b'"', self.text_at) + self.numbers_at
         first, _, second = self.chunk[at : -len(self.end)].partition(self.between)
-        return number(first if self.completion_first else second)
+        return read_number(first if self.completion_first else second)
 
 
 def shape_of(event: bytes, chunk: Chunk) -> ChunkShape | None:

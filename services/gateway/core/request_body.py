@@ -16,7 +16,7 @@ import msgspec
 
 from services.gateway.core.errors import ApiError, invalid_json, invalid_request
 from services.gateway.core.raw_values import ABSENT
-from services.gateway.core.usage import number
+from services.gateway.core.usage import read_number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE_BYTES = 1024 * 1024
@@ -192,7 +192,7 @@ def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
 
 def _read_whole_number(value: msgspec.Raw) -> int:
     """Return a number of tokens or choices as engines read it: `4.0` and `"4"` are 4. Anything else is 0."""
-    return (number(value) or 0) if len(value) <= MAX_NUMBER else 0
+    return (read_number(value) or 0) if len(value) <= MAX_NUMBER else 0
 
 
 def _has_several(prompt: msgspec.Raw) -> bool:

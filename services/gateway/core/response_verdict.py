@@ -8,7 +8,7 @@ from services.gateway.core.usage import (
     NO_TOKENS,
     TokenCount,
     body_decoder,
-    count,
+    count_tokens,
     read_body_usage,
     read_usage,
 )
@@ -25,10 +25,10 @@ class Verdict(NamedTuple):
 def judge(body: bytes | bytearray) -> Verdict:
     """Judge a response by its body. What is not a JSON object is an error."""
     if len(body) > LARGE_BODY:
-        return Verdict(count(read_body_usage(body)), None)
+        return Verdict(count_tokens(read_body_usage(body)), None)
     try:
         fields = body_decoder.decode(body)
     except Unreadable:
         return Verdict(NO_TOKENS, EngineError(refused=False))
     error = read_error(bytes(body) if bytes(fields.object) == b'"error"' else fields.error)
-    return Verdict(NO_TOKENS if error else count(read_usage(fields.usage)), error)
+    return Verdict(NO_TOKENS if error else count_tokens(read_usage(fields.usage)), error)

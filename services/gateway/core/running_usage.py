@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.gateway.core.chunk import Choice, Chunk
-from services.gateway.core.usage import MAX_TOKENS, NO_USAGE, ReportedUsage, TokenCount, count, read_usage
+from services.gateway.core.usage import MAX_TOKENS, NO_USAGE, ReportedUsage, TokenCount, count_tokens, read_usage
 
 MAX_CHOICES = 16_384
 """Choices tracked apart: more than any engine runs at once. Any further ones count as one."""
@@ -71,7 +71,7 @@ class RunningUsage:
             _bounded(self._completion) if self._reporting and not self._deltas else None,
             _bounded(self._reasoning),
         )
-        return count(_over(self._total, own), _bounded(self._completion + self._deltas))
+        return count_tokens(_merge(self._total, own), _bounded(self._completion + self._deltas))
 
     @property
     def finished(self) -> bool:
@@ -84,7 +84,7 @@ class RunningUsage:
         if len(chunk.choices) != 1:
             for choice in chunk.choices:
                 self._add_choice(choice, NO_USAGE)
-            self._total = _over(reported, self._total)
+            self._total = _merge(reported, self._total)
             return None
         progress = self._add_choice(chunk.choices[0], reported)
         known = reported.prompt is not None and reported.completion is not None and chunk.error is None
@@ -92,7 +92,7 @@ class RunningUsage:
 
     def add_named(self, chunk: Chunk) -> None:
         """Add an event of `/v1/responses`."""
-        self._total = _over(read_usage(chunk.response_usage), self._total)
+        self._total = _merge(read_usage(chunk.response_usage), self._total)
         self._deltas += chunk.name.endswith(".delta")
 
     def report_completion(self, index: int, tokens: int | None) -> None:
@@ -117,7 +117,7 @@ class RunningUsage:
         if reported is NO_USAGE:
             return
         before = progress.reported
-        now = progress.reported = _over(reported, before)
+        now = progress.reported = _merge(reported, before)
         if now.completion is not None:
             if before.completion is None:
                 self._reporting += 1
@@ -134,7 +134,7 @@ class RunningUsage:
                 self._cached += new.cached - most.cached
 
 
-def _over(new: ReportedUsage, old: ReportedUsage) -> ReportedUsage:
+def _merge(new: ReportedUsage, old: ReportedUsage) -> ReportedUsage:
     """Merge number by number: a missing new number keeps the old one."""
     if new is NO_USAGE or old is NO_USAGE:
         return old if new is NO_USAGE else new

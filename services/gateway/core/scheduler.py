@@ -155,17 +155,19 @@ class RequestScheduler:
             if self._gates is not None and self._gates.tier(tier, now):
                 continue
             free = [m for m in machines if m.in_flight < m.room and m.id != exclude and self._ready(m)]
-            closed = [m for m in free if self.breaker.is_closed(m.id, key_id, now)] if self.breaker.busy else free
+            closed = (
+                [m for m in free if self.breaker.is_closed(m.id, key_id, now)] if self.breaker.has_failures else free
+            )
             if closed:
-                return self._book(min(closed, key=lambda m: m.in_flight), key_id, now)
+                return self._occupy(min(closed, key=lambda m: m.in_flight), key_id, now)
             spared += free
-        return self._book(spared[0], key_id, now) if spared and exclude is None else None
+        return self._occupy(spared[0], key_id, now) if spared and exclude is None else None
 
     def _ready(self, machine: _Machine) -> bool:
         record = self._fleet.get(machine.id)
         return record is not None and record.state == "ready" and record.endpoint is not None
 
-    def _book(self, machine: _Machine, key_id: str, now: float) -> MachineRecord:
+    def _occupy(self, machine: _Machine, key_id: str, now: float) -> MachineRecord:
         machine.in_flight += 1
         self.breaker.on_attempt(machine.id, key_id, now)
         return self._fleet[machine.id]
@@ -193,7 +195,7 @@ class RequestScheduler:
         self._waiting.setdefault(ticket.model, Queue()).add(ticket)
         self.total_waiting += 1
 
-    def leave(self, ticket: Ticket) -> None:
+    def remove(self, ticket: Ticket) -> None:
         """Take the ticket out of the queue, if it is still there."""
         queue = self._waiting.get(ticket.model)
         if queue is not None and queue.discard(ticket):
@@ -205,7 +207,7 @@ class RequestScheduler:
         """Take up to `most` tickets of the model out of the queue and return them. The caller refuses them."""
         evicted = list(islice(self.waiting(model), most))
         for ticket in evicted:
-            self.leave(ticket)
+            self.remove(ticket)
         return evicted
 
     def dispatch(self, now: float, most: int) -> bool:
@@ -226,7 +228,7 @@ class RequestScheduler:
                 continue
             granted, without_room = granted + 1, 0
             queue.end_turn()
-            self.leave(ticket)
+            self.remove(ticket)
             ticket.on_grant(record)
         return False
 

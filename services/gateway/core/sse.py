@@ -36,7 +36,7 @@ def is_one_event(data: bytes) -> bool:
     return data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
 
 
-def cut(buffer: bytearray, ends: list[int]) -> list[bytes]:
+def split_events(buffer: bytearray, ends: list[int]) -> list[bytes]:
     """Return the events that end at these positions."""
     with memoryview(buffer) as view:
         return [bytes(view[start:end]) for start, end in pairwise([0, *ends])]

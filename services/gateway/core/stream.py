@@ -114,8 +114,8 @@ class StreamReader:
         out = b""
         if self._is_json or (self._opening and sse.begins_json(rest)):
             event = sse.make_event(rest.removeprefix(sse.BOM))
-            out = self._event(event) if self._reads(event) else b""
-        elif rest and self._reads(rest):
+            out = self._event(event) if self._is_readable(event) else b""
+        elif rest and self._is_readable(rest):
             out = self._event(rest + b"\n\n")
         if self.complete or not (self.error is not None or self._ends_with_choices):
             return out
@@ -135,7 +135,7 @@ class StreamReader:
         if len(ends) > MAX_EVENTS:
             raise UnusableStream("a flood of events")
         out: list[bytes] = []
-        events = sse.cut(rest, ends) if ends else []
+        events = sse.split_events(rest, ends) if ends else []
         del rest[: ends[-1] if ends else 0]
         for number, event in enumerate(events):
             if self._opening and sse.begins_json(event):
@@ -166,7 +166,7 @@ class StreamReader:
             return b"".join(self._event(sse.make_event(line)) for line in lines)  # the engine does not end its events
         return event  # not valid JSON: the client gets it unchanged
 
-    def _reads(self, event: bytes) -> bool:
+    def _is_readable(self, event: bytes) -> bool:
         lines = sse.data_lines(event)
         return bool(lines) and ((data := b"\n".join(lines)).strip() == sse.DONE or read_chunk(data) is not None)
 

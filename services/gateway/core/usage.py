@@ -99,7 +99,7 @@ NO_TOKENS = TokenCount()
 """The count of a request of which nothing is known."""
 
 
-def number(raw: bytes | msgspec.Raw) -> int | None:
+def read_number(raw: bytes | msgspec.Raw) -> int | None:
     """Read a whole number from 0 to below `MAX_TOKENS`; None for anything else. 7, 7.0 and "7" are the same."""
     if not raw:
         return None
@@ -136,7 +136,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> ReportedUsage:
     )
 
 
-def count(reported: ReportedUsage, deltas: int = 0) -> TokenCount:
+def count_tokens(reported: ReportedUsage, deltas: int = 0) -> TokenCount:
     """Return the reported tokens; without a reported completion, count one token per relayed delta."""
     prompt, completion = reported.prompt or 0, reported.completion
     basis: Basis = "engine"
@@ -186,5 +186,5 @@ def _usage_at_the_beginning(body: bytes | bytearray) -> ReportedUsage | None:
 
 def _first(one: msgspec.Raw, other: msgspec.Raw) -> int | None:
     """Return the first value that is a valid number."""
-    value = number(one)
-    return number(other) if value is None else value
+    value = read_number(one)
+    return read_number(other) if value is None else value

@@ -27,7 +27,7 @@ def test_one_key_s_failures_concern_that_key_alone() -> None:
     assert not breaker.is_closed("s1", "poison", 0.0)
     assert breaker.is_closed("s1", "honest", 0.0)
     assert breaker.is_closed("s2", "poison", 0.0)
-    assert breaker.open == ["s1"], "for the operator to see"
+    assert breaker.paused_machines == ["s1"], "for the operator to see"
 
 
 def test_another_key_s_failure_concerns_everyone() -> None:
@@ -36,7 +36,7 @@ def test_another_key_s_failure_concerns_everyone() -> None:
         assert breaker.is_closed("s1", "c", 0.0)
         breaker.on_failure("s1", key, 0.0)
     assert not breaker.is_closed("s1", "c", 0.0)
-    assert breaker.open == ["s1"]
+    assert breaker.paused_machines == ["s1"]
 
 
 def test_a_success_of_any_key_resets_the_machine_for_all() -> None:
@@ -45,7 +45,7 @@ def test_a_success_of_any_key_resets_the_machine_for_all() -> None:
         breaker.on_failure("s1", "poison", 0.0)
     breaker.reset("s1")
     assert breaker.is_closed("s1", "poison", 0.0)
-    assert not breaker.busy
+    assert not breaker.has_failures
 
 
 def test_the_only_key_there_is_tries_again_after_the_pause() -> None:

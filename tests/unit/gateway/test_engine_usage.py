@@ -16,7 +16,7 @@ from services.gateway.core.usage import (
     NO_TOKENS,
     ReportedUsage,
     TokenCount,
-    count,
+    count_tokens,
     read_body_usage,
     read_usage,
 )
@@ -26,7 +26,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 def whole(value: object) -> TokenCount:
-    return count(read_body_usage(json.dumps({"choices": [], "usage": value}).encode()))
+    return count_tokens(read_body_usage(json.dumps({"choices": [], "usage": value}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_any_usage_is_a_sound_count(value: object) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_a_sound_count(body: bytes) -> None:
-    assert sound(count(read_body_usage(body)))
+    assert sound(count_tokens(read_body_usage(body)))
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -93,7 +93,7 @@ def test_a_large_body_s_usage_is_read_at_either_end_without_parsing(*, first: bo
     data = {"data": [{"embedding": "x" * LARGE_BODY, "usage": usage(99)}]}
     before, after = (content, data) if first else (data, content)
     body = json.dumps({"object": "list", **before, **after, "model": "m"}).encode()
-    assert count(read_body_usage(body)) == TokenCount(7, 3, 5, 0, "engine")
+    assert count_tokens(read_body_usage(body)) == TokenCount(7, 3, 5, 0, "engine")
     assert read_body_usage(b'{"data":"' + b'","usage":{}' * (LARGE_BODY // 10)) == ReportedUsage()
 
 

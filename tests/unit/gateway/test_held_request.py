@@ -54,7 +54,7 @@ class Hold:
         except ApiError as error:
             return error
         finally:
-            self.front.scheduler.leave(self.ticket)
+            self.front.scheduler.remove(self.ticket)
 
     def happens(self, event: Event) -> None:
         front = self.front

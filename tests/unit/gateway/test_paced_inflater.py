@@ -137,7 +137,7 @@ async def test_what_cannot_be_inflated_or_to_too_much_is_the_engine_s_fault(
     call.feed(packed)
     await ended(front, wire)
     assert ([r.status for r in wire.responses], call.aborted) == ([502], True)
-    assert front.scheduler.breaker.busy
+    assert front.scheduler.breaker.has_failures
     front.check()
 
 

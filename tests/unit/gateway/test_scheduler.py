@@ -259,8 +259,8 @@ class AnyOrder(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(ticket)
-        self.scheduler.leave(ticket)
-        self.scheduler.leave(ticket)
+        self.scheduler.remove(ticket)
+        self.scheduler.remove(ticket)
 
     @precondition(lambda self: self.waiting)
     @rule(model=st.sampled_from("mn"), most=st.integers(0, 3))
@@ -277,7 +277,7 @@ class AnyOrder(RuleBasedStateMachine):
         """A request that is cancelled while its grant is on its way leaves the queue as well: that changes nothing."""
         for ticket, machine in [place for place in self.granted if place[1] in machines]:
             if ticket is not None:
-                self.scheduler.leave(ticket)
+                self.scheduler.remove(ticket)
             self.release(ticket, machine)
 
     def on_grant(self, ticket: Ticket, machine: MachineRecord) -> None:

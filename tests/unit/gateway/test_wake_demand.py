@@ -95,7 +95,7 @@ class Waiters:
         self._demand.request_once("m", f"r-{key}", cause(key), time.time() + 60)
 
     def go(self, ticket: Ticket) -> None:
-        self._scheduler.leave(ticket)
+        self._scheduler.remove(ticket)
         self._demand.changed("m")
 
     async def reporting(self, count: int) -> None:
