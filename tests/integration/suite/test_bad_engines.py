@@ -15,7 +15,7 @@ DIES = "import sys; sys.exit('CUDA error: out of memory ' + sys.argv[1][:0])"
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "reply"),
     [
         (["no-such-engine", "--port", "{port}"], "no-such-engine"),
         ([sys.executable, "-c", DIES, "{port}"], "the engine ended with exit status 1: see "),
@@ -23,7 +23,9 @@ DIES = "import sys; sys.exit('CUDA error: out of memory ' + sys.argv[1][:0])"
     ],
     ids=["missing", "dies", "never ready"],
 )
-async def test_the_cap_ends_the_wait_and_the_journal_says_why(tmp_path: Path, command: list[str], told: str) -> None:
+async def test_wake_ends_at_the_cap_with_its_reason_in_the_journal(
+    tmp_path: Path, command: list[str], reply: str
+) -> None:
     settings = config(command, gateway='hold_cap = "5s"', waker='wake_cap = "4s"')
     async with up(tmp_path, settings) as suite:
         key = await suite.key()
@@ -37,7 +39,7 @@ async def test_the_cap_ends_the_wait_and_the_journal_says_why(tmp_path: Path, co
         async def reasons() -> str:
             return " ".join(str(entry.get("reason")) for entry in await suite.journal())
 
-        assert told in await until(reasons, lambda text: told in text)
+        assert reply in await until(reasons, lambda text: reply in text)
         assert "CUDA error" not in await reasons(), "the end of its log may hold a prompt"
 
         await until(suite.states, lambda seen: seen == {"local-1": "asleep"})

@@ -54,9 +54,9 @@ async def billing(bus: JetStreamBus) -> AsyncIterator[FakeBilling]:
     await handle.stop()
 
 
-async def test_every_gate_is_told(shell: Shell, billing: FakeBilling) -> None:
-    told = json.loads((await shell("budget", "--json")).stdout)
-    assert told["gates"][0] == {
+async def test_budget_shows_every_gate(shell: Shell, billing: FakeBilling) -> None:
+    reply = json.loads((await shell("budget", "--json")).stdout)
+    assert reply["gates"][0] == {
         "scope": "fleet",
         "open": True,
         "reason": "",
@@ -69,8 +69,8 @@ async def test_every_gate_is_told(shell: Shell, billing: FakeBilling) -> None:
         "ordered_by": "",
         "ordered_why": "",
     }
-    assert told["gates"][1]["spend"] is None, "what is not known is not 0"
-    assert told["gates"][1]["ordered_why"] == "a runaway job"
+    assert reply["gates"][1]["spend"] is None, "what is not known is not 0"
+    assert reply["gates"][1]["ordered_why"] == "a runaway job"
     table = (await shell("budget")).stdout
     for word in ("fleet", "warning", "9 of 10", "tier.a b", "closed:", "unknown", "ann@host"):
         assert word in table
@@ -78,7 +78,9 @@ async def test_every_gate_is_told(shell: Shell, billing: FakeBilling) -> None:
 
 
 @pytest.mark.parametrize("word", ["open", "close", "auto"])
-async def test_an_order_says_whose_gate_who_and_why(shell: Shell, billing: FakeBilling, word: str) -> None:
+async def test_override_records_the_gate_the_operator_and_the_reason(
+    shell: Shell, billing: FakeBilling, word: str
+) -> None:
     result = await shell("budget", word, "--tier", "a b", "--reason", "a demo", "--json")
     assert result.exit_code == 0, result.output
     (order,) = billing.orders
@@ -97,7 +99,7 @@ async def test_a_refusal_is_status_1_and_no_reason_is_wrong_usage(shell: Shell, 
     assert (await shell("budget", "close")).exit_code == 2
 
 
-async def test_without_a_budget_it_says_so(shell: Shell, billing: FakeBilling) -> None:
+async def test_budget_explains_when_none_is_configured(shell: Shell, billing: FakeBilling) -> None:
     billing.gates = {}
     assert "daily_budget" in (await shell("budget")).stdout
     assert json.loads((await shell("budget", "--json")).stdout) == {"gates": []}

@@ -153,7 +153,7 @@ async def test_good_configuration_passes(check: Check, serve: Serve) -> None:
     assert "ok    machine m2: engine not checked: it is not running\n" in result.stdout
 
 
-async def test_rented_tier_without_a_price_is_noted_when_there_is_a_budget(check: Check, serve: Serve) -> None:
+async def test_rented_tier_without_a_price_is_a_note_when_there_is_a_budget(check: Check, serve: Serve) -> None:
     text = tier("lab", "static", {"m1": at(await serve(200, LISTS))})
     budgeted = await check(text + '[billing]\ndaily_budget = "20.00"\n')
     assert_wrong(budgeted)

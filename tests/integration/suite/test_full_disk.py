@@ -50,7 +50,7 @@ LEADERS = ("waker", "meter", "billing")
 
 
 class Clients:
-    """Four that ask again and again. What they are told, by status and code, since the last look."""
+    """Four clients that send requests again and again; their results by status and code since the last call."""
 
     def __init__(self, suite: UpProcess, key: str) -> None:
         self._suite = suite
@@ -62,10 +62,10 @@ class Clients:
         await asyncio.gather(*(self._client() for _ in range(4)))
 
     async def more(self, answer: str, count: int = 20) -> None:
-        wanted = self.answers[answer] + count
-        await until(self._told, lambda told: told[answer] >= wanted)
+        expected = self.answers[answer] + count
+        await until(self._reported, lambda reply: reply[answer] >= expected)
 
-    async def _told(self) -> Counter[str]:
+    async def _reported(self) -> Counter[str]:
         return self.answers
 
     async def _client(self) -> None:

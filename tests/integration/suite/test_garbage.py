@@ -50,7 +50,7 @@ PUBLISHED = {
     "$KV.reports.bench.forged": ("bench_run.v1",),
     "$KV.leases.forged": (),
 }
-ASKED = {
+REQUESTS = {
     "meter.tokens": ("tokens_query.v1",),
     "meter.history": ("history_query.v1",),
     "meter.gaps": ("gaps_query.v1",),
@@ -155,23 +155,23 @@ async def publish_garbage(bus: JetStreamBus, *, limit: int) -> int:
 
 async def ask_garbage(bus: JetStreamBus, *, limit: int) -> None:
     """Every question that is none is answered, and at once: nobody waits for a service that says nothing."""
-    for subject, names in ASKED.items():
-        asked = [bus.request(subject, data, timeout=PATIENCE_SECONDS) for data in variants(names, limit=limit)]
-        for answer in await asyncio.gather(*asked):
+    for subject, names in REQUESTS.items():
+        requests = [bus.request(subject, data, timeout=PATIENCE_SECONDS) for data in variants(names, limit=limit)]
+        for answer in await asyncio.gather(*requests):
             json.loads(answer)
 
 
 async def faults(suite: UpProcess, service: str) -> dict[str, str]:
     url = f"{suite.services[service]['metrics_url']}/readyz"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        found: dict[str, str] = (await answer.json())["faults"]
-        return found
+        result: dict[str, str] = (await answer.json())["faults"]
+        return result
 
 
 async def serves(suite: UpProcess) -> None:
     """Every service is ready; a new key works, and stops when it is revoked."""
     for service in ("gateway", "meter", "waker", "billing"):
-        await until(lambda service=service: faults(suite, service), lambda found: found == {})  # type: ignore[misc]  # bound per service
+        await until(lambda service=service: faults(suite, service), lambda result: result == {})  # type: ignore[misc]  # bound per service
     made = await suite.json("keys", "create", "--name", "later")
     url = f"{suite.base_url}/models"
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {made['key']}"}) as session:
@@ -232,7 +232,7 @@ async def garbage_while_serving(tmp_path: Path, slow_model: Path, *, limit: int,
 
 
 def test_every_message_goes_somewhere() -> None:
-    sent = {kind for kinds in (*PUBLISHED.values(), *ASKED.values()) for kind in kinds}
+    sent = {kind for kinds in (*PUBLISHED.values(), *REQUESTS.values()) for kind in kinds}
     assert sent | ANSWERS == {kind_of(path) for path in EXAMPLES}
 
 

@@ -128,7 +128,7 @@ async def test_a_folder_is_one_delivery_and_a_fault_in_it_keeps_all_out(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "shown"),
     [
         (("import", "nowhere.csv", "--source", "x"), "nowhere.csv: unreadable"),
         (("import", "s3:///key", "--source", "x"), "s3:///key: expected s3://bucket/prefix"),
@@ -136,5 +136,7 @@ async def test_a_folder_is_one_delivery_and_a_fault_in_it_keeps_all_out(
         (("payable", "MAY-9", "1", "--source", "x"), "invoice_id: no charge from x names invoice 'MAY-9'"),
     ],
 )
-async def test_what_cannot_be_done_is_told(books: Billing, shell: Shell, words: tuple[str, ...], told: str) -> None:
-    assert_failed(await shell("invoice", *words), told)
+async def test_invalid_invoice_command_is_rejected(
+    books: Billing, shell: Shell, words: tuple[str, ...], shown: str
+) -> None:
+    assert_failed(await shell("invoice", *words), shown)

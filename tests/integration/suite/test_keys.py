@@ -63,7 +63,7 @@ async def on_record(bus: JetStreamBus, secret: str) -> KeyRecord:
     return decode(entry.value, KeyRecord)
 
 
-async def test_a_key_has_the_limits_that_it_was_given(bus: JetStreamBus, call: Call) -> None:
+async def test_key_has_the_limits_of_its_options(bus: JetStreamBus, call: Call) -> None:
     words = ("--name", "ci", *ALL, "--models", "a, org/b", "--expires", "2027-01-31", "--json")
     made = json.loads(await done(call, "create", *words))
     record = await on_record(bus, made["key"])

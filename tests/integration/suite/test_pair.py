@@ -80,8 +80,8 @@ async def test_two_models_take_turns_on_one_pair_and_wake_warm(tmp_path: Path) -
             assert engine(suite, "a") == first
             await ask("b")
         assert at_gpus(tmp_path) == [["takes", "gives"]] * 3 + [["takes"]]
-        told = await suite.journal()
-        reasons = [entry["reason"] for entry in told if entry.get("to") == "draining"]
+        reply = await suite.journal()
+        reasons = [entry["reason"] for entry in reply if entry.get("to") == "draining"]
         assert reasons == ["its pair is wanted for b", "its pair is wanted for a", "its pair is wanted for b"]
         engines = [first, engine(suite, "b")]
         assert await suite.stop() == 0

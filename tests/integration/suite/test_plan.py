@@ -60,7 +60,7 @@ def call(tmp_path: Path) -> Call:
     return run
 
 
-def found(result: Result) -> dict[str, Any]:
+def matches(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     watcher = json.loads(result.stdout)
     assert isinstance(watcher, dict)
@@ -74,7 +74,7 @@ def policies(watcher: dict[str, Any]) -> dict[tuple[str, float | None], dict[str
 
 def test_a_trace_is_replayed_where_no_suite_runs(call: Call, tmp_path: Path) -> None:
     trace = str(tmp_path / "trace.csv")
-    watcher = found(call("--json", "--trace", trace))
+    watcher = matches(call("--json", "--trace", trace))
     assert (watcher["source"], watcher["unknown_models"]) == (trace, {"zz": 1})
     assert (watcher["from"], watcher["to"]) == ("2026-11-23T00:00:00.000Z", "2026-11-25T00:00:00.000Z")
     (tier,) = watcher["tiers"]
@@ -83,20 +83,20 @@ def test_a_trace_is_replayed_where_no_suite_runs(call: Call, tmp_path: Path) -> 
     # Twice 180 s of waking, 500 tokens at 50 a second, and 600 s; at a tenth of a cent each.
     fixed = policies(watcher)["fixed", 600.0]
     assert (fixed["configured"], fixed["cost"], fixed["wakes"], fixed["wait_p50"]) == (True, "1.5800", 2, 180.0)
-    assert found(call("--json", "--trace", trace)) == watcher
+    assert matches(call("--json", "--trace", trace)) == watcher
 
 
-def test_options_say_which_days_how_fast_and_how_long(call: Call, tmp_path: Path) -> None:
+def test_options_set_days_speed_and_wake_time(call: Call, tmp_path: Path) -> None:
     trace = str(tmp_path / "trace.csv")
     words = ("--from", "2026-11-23", "--to", "2026-11-23", "--wake-seconds", "20", "--tokens-per-second", "5")
-    watcher = found(call("--json", "--trace", trace, *words))
+    watcher = matches(call("--json", "--trace", trace, *words))
     assert (watcher["from"], watcher["to"]) == ("2026-11-23T00:00:00.000Z", "2026-11-24T00:00:00.000Z")
     assert watcher["tiers"][0]["requests"] == 1
     assert watcher["tiers"][0]["wake_seconds_from"] == "given"
     assert policies(watcher)["fixed", 600.0]["cost"] == "0.7200"
 
 
-def test_the_table_says_what_was_assumed(call: Call, tmp_path: Path) -> None:
+def test_table_shows_what_was_assumed(call: Call, tmp_path: Path) -> None:
     watcher = call("--trace", str(tmp_path / "trace.csv")).stdout
     (line,) = (line for line in watcher.splitlines() if line.startswith("fixed 10 min *"))
     assert line.split()[4:] == ["1.58", "0.4", "2", "2", "180", "180", "180"]
@@ -105,7 +105,7 @@ def test_the_table_says_what_was_assumed(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "message"),
     [
         (("--trace", "{trace}", "--tier", "moon"), 2, "the configured tiers are lab, spare"),
         (("--trace", "{trace}", "--from", "yesterday"), 2, "expected YYYY-MM-DD"),
@@ -118,13 +118,13 @@ def test_the_table_says_what_was_assumed(call: Call, tmp_path: Path) -> None:
         ((), 1, "no bus"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_its_status(
-    call: Call, tmp_path: Path, words: tuple[str, ...], status: int, said: str
+def test_invalid_plan_fails_with_its_message_and_status(
+    call: Call, tmp_path: Path, words: tuple[str, ...], status: int, message: str
 ) -> None:
     places = {"trace": tmp_path / "trace.csv", "config": tmp_path / "spotinference.toml"}
     result = call(*(word.format(**places) for word in words))
     assert result.exit_code == status, result.output
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert not result.stdout
 
 
@@ -148,7 +148,7 @@ async def test_the_ledger_is_replayed_with_the_wakes_that_were_measured(
             await send(bus, use)
         await watcher.reach("gw-1", 3)
         days = ("--from", "2020-01-01", "--to", "2020-01-01")
-        replayed = found(await asyncio.to_thread(call, "--json", *days))
+        replayed = matches(await asyncio.to_thread(call, "--json", *days))
     await watch.stop()
     assert (replayed["source"], replayed["unknown_models"]) == ("ledger", {"org/b": 1})
     assert (replayed["from"], replayed["to"]) == ("2020-01-01T00:00:00.000Z", "2020-01-02T00:00:00.000Z")

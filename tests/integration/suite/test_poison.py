@@ -61,8 +61,8 @@ class Pages:
     async def metric(self, service: str, line: str) -> float:
         """The sample with exactly this name and these labels; -1 where there is none."""
         async with self._session.get(f"{self._suite.services[service]['metrics_url']}/metrics") as page:
-            found = [row.rpartition(" ")[2] for row in (await page.text()).splitlines() if row.startswith(f"{line} ")]
-        return float(found[0]) if found else -1.0
+            result = [row.rpartition(" ")[2] for row in (await page.text()).splitlines() if row.startswith(f"{line} ")]
+        return float(result[0]) if result else -1.0
 
     async def faults(self, service: str) -> dict[str, str]:
         async with self._session.get(f"{self._suite.services[service]['metrics_url']}/readyz") as page:
@@ -79,12 +79,12 @@ async def test_what_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
         aiohttp.ClientSession() as session,
     ):
         pages = Pages(suite, session)
-        pids = {name: told["pid"] for name, told in suite.services.items()}
+        pids = {name: reply["pid"] for name, reply in suite.services.items()}
         await _bad_keys(suite, bus, pages)
         await _bad_usage(bus, pages)
         await _bad_journal(bus, pages)
         await _bad_revision(suite)
-        faults = await until(lambda: pages.faults("billing"), lambda found: "fetching" in found.get("work", ""))
+        faults = await until(lambda: pages.faults("billing"), lambda result: "fetching" in result.get("work", ""))
         assert set(faults) == {"work"}
         assert "fetching invoices of broken: " in faults["work"]
         for service in ("meter", "waker", "billing", "bus"):

@@ -89,7 +89,7 @@ class Trial:
         """The ledger has the tokens that the engine counted without the waker's probes, and `more`."""
         engine = await asyncio.to_thread(self._engine.counters)
         tokens = engine.prompt_tokens + engine.completion_tokens - await self._probe_tokens() + more
-        await until(self.usage, lambda told: told["prompt_tokens"] + told["completion_tokens"] == tokens)
+        await until(self.usage, lambda reply: reply["prompt_tokens"] + reply["completion_tokens"] == tokens)
 
     async def expect_recovered(self) -> None:
         """Every count is there, every link of it holds, everybody leads, and nothing was started twice."""
@@ -181,7 +181,7 @@ async def test_a_ledger_restored_alone_has_every_count_again(tmp_path: Path, eng
 
         async with it.bus() as bus:
             early = await send_from_the_future(bus, (await it.suite.json("keys", "list"))["keys"][0]["id"])
-        await until(lambda: it.suite.json("gaps", "list"), lambda told: bool(told["open"]))
+        await until(lambda: it.suite.json("gaps", "list"), lambda reply: bool(reply["open"]))
         assert await it.suite.json("gaps", "recount", "--reason", "old") == {"counted": 0, "repeated": 0, "left": 0}
         assert await it.suite.json("gaps", "recount") == {"counted": 1, "repeated": 0, "left": 0}
         await it.expect_counts(early)
@@ -253,7 +253,7 @@ async def test_a_bus_restored_alone_goes_on_from_its_copy(tmp_path: Path, engine
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_books_restored_alone_say_which_reports_they_lack(tmp_path: Path, engine: Engine) -> None:
+async def test_books_restored_alone_name_the_missing_reports(tmp_path: Path, engine: Engine) -> None:
     books, copy = tmp_path / "data" / "books.sqlite", tmp_path / "copy.sqlite"
     kept, lost = ((datetime.now(UTC) - timedelta(days=n)).date().isoformat() for n in (3, 2))
     async with trial(tmp_path, engine) as it:
@@ -263,7 +263,7 @@ async def test_books_restored_alone_say_which_reports_they_lack(tmp_path: Path, 
         await import_invoice(it, lost, "2.00")
         await it.wake()
         await it.traffic.pause()
-        told = [await published(it, day) for day in (kept, lost)]
+        reply = [await published(it, day) for day in (kept, lost)]
         reports = [await it.suite.json("report", "--day", day) for day in (kept, lost)]
         await it.restart(lambda: restore_database(copy, books))
         await it.traffic.pause()
@@ -273,9 +273,9 @@ async def test_books_restored_alone_say_which_reports_they_lack(tmp_path: Path, 
         assert [lost in line for line in lines.splitlines() if alarm in line] == [True]
         await import_invoice(it, lost, "2.00")
         assert (await it.suite.json("report", "--day", lost))["spend"] == reports[1]["spend"]
-        again = await until(lambda: published(it, lost), lambda now: now.revision > told[1].revision, seconds=200.0)
-        assert again.usd_per_mtok == told[1].usd_per_mtok
-        assert await published(it, kept) == told[0]
+        again = await until(lambda: published(it, lost), lambda now: now.revision > reply[1].revision, seconds=200.0)
+        assert again.usd_per_mtok == reply[1].usd_per_mtok
+        assert await published(it, kept) == reply[0]
         await it.expect_recovered()
 
 
@@ -293,11 +293,11 @@ async def import_invoice(it: Trial, day: str, billed: str) -> None:
 async def published(it: Trial, day: str) -> Published:
     """What gateways' customers can read of the day; billing looks once a minute."""
 
-    async def look() -> Published | None:
+    async def poll() -> Published | None:
         async with it.bus() as bus:
             entry = await bus.get(topology.REPORTS, subjects.published_key(day))
         return None if entry is None else decode(entry.value, Published)
 
-    found = await until(look, bool, seconds=200.0)
-    assert found is not None
-    return found
+    result = await until(poll, bool, seconds=200.0)
+    assert result is not None
+    return result

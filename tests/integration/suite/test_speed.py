@@ -14,9 +14,7 @@ async def figures(suite: UpProcess) -> list[dict[str, Any]]:
     return rows
 
 
-async def test_bench_wakes_the_engine_and_figures_tell_of_the_half_that_the_gateway_saw(
-    slow_model: Path, tmp_path: Path
-) -> None:
+async def test_bench_wakes_the_engine_and_figures_cover_the_gateway_s_half(slow_model: Path, tmp_path: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model))) as suite:
         key = await suite.key()
         load = ("--requests", "6", "--concurrency", "2", "--prompt-tokens", "20", "--tokens", "40", "--key", key)

@@ -25,10 +25,10 @@ async def key_of(suite: UpProcess, *options: str) -> str:
 
 
 def nothing_left(folder: Path) -> Callable[[], Any]:
-    async def look() -> list[int]:
+    async def read() -> list[int]:
         return processes_of(folder)
 
-    return look
+    return read
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -101,7 +101,7 @@ async def test_a_taken_port_is_named_and_nothing_stays(tmp_path: Path, tiny_mode
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reply"),
     [
         ("[gateway\n", "not TOML"),
         ("[gatway]\n", "gatway"),
@@ -110,11 +110,11 @@ async def test_a_taken_port_is_named_and_nothing_stays(tmp_path: Path, tiny_mode
         ('[[model]]\nname = "m"\nlineup = ["t"]\n', 'model "m": lineup: no [[tier]] is named "t"'),
     ],
 )
-async def test_a_wrong_configuration_is_refused_by_every_command(tmp_path: Path, text: str, told: str) -> None:
+async def test_a_wrong_configuration_is_refused_by_every_command(tmp_path: Path, text: str, reply: str) -> None:
     suite = UpProcess(tmp_path, text)
     for output in await asyncio.gather(*(suite.command(word) for word in ("up", "check", "fleet"))):
         assert output.status == 1
-        assert told in output.err
+        assert reply in output.err
         assert "spotinference.toml" in output.err
     assert not (tmp_path / "data" / "bus").exists()
 

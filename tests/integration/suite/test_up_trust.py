@@ -68,9 +68,11 @@ async def running(folder: Path) -> Suite | None:
 
 
 async def restarted(folder: Path, service: str, before: int) -> Suite:
-    found = await until(lambda: running(folder), lambda seen: seen is not None and seen.services[service].pid != before)
-    assert found is not None
-    return found
+    result = await until(
+        lambda: running(folder), lambda seen: seen is not None and seen.services[service].pid != before
+    )
+    assert result is not None
+    return result
 
 
 async def listens(url: str, host: str) -> bool:
@@ -91,22 +93,24 @@ def secrets_of(process: int) -> set[str]:
 async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o755)
     async with unread(tmp_path) as process:
-        found = await until(lambda: running(tmp_path), lambda seen: seen is not None and set(seen.services) == SERVICES)
-        assert found is not None
+        result = await until(
+            lambda: running(tmp_path), lambda seen: seen is not None and set(seen.services) == SERVICES
+        )
+        assert result is not None
         # Nobody reads, and it supervises on.
         for service in ("meter", "bus"):
-            before = found.services[service].pid
+            before = result.services[service].pid
             os.kill(before, signal.SIGKILL)
-            found = await restarted(tmp_path, service, before)
+            result = await restarted(tmp_path, service, before)
 
         # Metrics are where `metrics_host` says, and nowhere else.
-        gateway = found.services["gateway"]
+        gateway = result.services["gateway"]
         assert gateway.url.startswith("http://127.0.0.1:")
         assert await listens(str(gateway.metrics_url), "127.0.0.2")
         assert not await listens(str(gateway.metrics_url), "127.0.0.1")
 
         # Each child has the secrets that it uses.
-        assert {name: secrets_of(service.pid) for name, service in found.services.items()} == {
+        assert {name: secrets_of(service.pid) for name, service in result.services.items()} == {
             "bus": set(),
             "gateway": set(),
             "meter": {"PGPASSWORD"},
@@ -115,21 +119,21 @@ async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
         }
 
         # The bus asks for its password, which stands in two files of its owner's.
-        await no_password_leads_in(found.services["bus"].url)
-        password = found.services["bus"].url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        await no_password_leads_in(result.services["bus"].url)
+        password = result.services["bus"].url.partition("://")[2].rpartition("@")[0].partition(":")[2]
         assert len(password) > 30
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
         holders = {path for path in (tmp_path / "data").rglob("*") if path.is_file() and holds(path, password)}
         assert holders == {tmp_path / "data" / "suite.json", tmp_path / "data" / "bus" / "nats.conf"}
         assert {path.stat().st_mode & 0o777 for path in holders} == {0o600}
-        for child in (process.pid, *(service.pid for service in found.services.values())):
+        for child in (process.pid, *(service.pid for service in result.services.values())):
             for file in ("cmdline", "environ"):
                 assert not holds(Path(f"/proc/{child}/{file}"), password)
 
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await process.wait() == 0
-        assert not any(alive(service.pid) for service in found.services.values())
+        assert not any(alive(service.pid) for service in result.services.values())
 
 
 async def no_password_leads_in(url: str) -> None:

@@ -38,7 +38,9 @@ run("gateway", lambda config: config.gateway, opened)
 @pytest.mark.parametrize(
     ("fails_at", "waits"), [("isinstance(event, Synced)", True), ("getattr(event, 'value', None) == b'poison'", False)]
 )
-async def test_it_ends_with_status_1_and_says_why(nats_url: str, tmp_path: Path, fails_at: str, waits: bool) -> None:
+async def test_service_ends_with_status_1_and_logs_the_reason(
+    nats_url: str, tmp_path: Path, fails_at: str, waits: bool
+) -> None:
     config = tmp_path / "spotinference.toml"
     config.write_text("[gateway]\nport = 0\n")
     options = ("--config", str(config), "--data-dir", str(tmp_path))

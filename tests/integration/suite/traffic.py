@@ -54,8 +54,8 @@ class Traffic:
 
     async def more(self, count: int) -> None:
         """So many more are answered."""
-        wanted = self.answered + count
-        await until(self._answers, lambda answered: answered >= wanted)
+        expected = self.answered + count
+        await until(self._answers, lambda answered: answered >= expected)
 
     async def stop(self) -> None:
         await self.pause()

@@ -19,8 +19,8 @@ TEXT = 'data: {"a":1}\r\n\r\n: waking tier=x\n\ndata:{"b":"ä"}\n\ndata: [DONE]\
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=8))
 def test_events_are_the_same_in_whatever_pieces_they_come(cuts: list[int]) -> None:
     events, ends = EventStream(), [0, *sorted(cuts), len(TEXT)]
-    found = [data for i in range(len(ends) - 1) for data in events.feed(TEXT[ends[i] : ends[i + 1]])]
-    assert found == [b'{"a":1}', '{"b":"ä"}'.encode(), b"[DONE]"]
+    result = [data for i in range(len(ends) - 1) for data in events.feed(TEXT[ends[i] : ends[i + 1]])]
+    assert result == [b'{"a":1}', '{"b":"ä"}'.encode(), b"[DONE]"]
 
 
 def test_a_line_without_an_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,22 +35,22 @@ def shot(sent: float, first: float, ended: float, tokens: int = 11) -> TimedRequ
 
 def test_a_side_is_ratios_of_sums_over_its_rounds() -> None:
     failed = TimedRequest(sent=100.0, ended=104.0, fault="it is full")
-    found = summarize_side([[shot(0, 1, 2), shot(1, 2, 4)], [shot(100, 103, 103.5), failed]], cpu_seconds=2.0)
-    assert (found.requests, found.failed, found.seconds) == (4, 1, 8.0)
-    assert (found.completion_tokens, found.prompt_tokens, found.rate) == (33, 15, 33 / 8)
-    assert found.client_cpu == 0.25
-    assert found.ttft is not None
-    assert found.tpot is not None
-    assert found.stream_rate is not None
-    assert (found.ttft.p50, found.ttft.p99, found.ttft.count) == (1.0, 1.0, 3)
-    assert found.tpot.p50 == pytest.approx(0.1)
-    assert found.stream_rate.p50 == pytest.approx(10)
-    assert found.stream_rate.mean == pytest.approx(35 / 3)
+    result = summarize_side([[shot(0, 1, 2), shot(1, 2, 4)], [shot(100, 103, 103.5), failed]], cpu_seconds=2.0)
+    assert (result.requests, result.failed, result.seconds) == (4, 1, 8.0)
+    assert (result.completion_tokens, result.prompt_tokens, result.rate) == (33, 15, 33 / 8)
+    assert result.client_cpu == 0.25
+    assert result.ttft is not None
+    assert result.tpot is not None
+    assert result.stream_rate is not None
+    assert (result.ttft.p50, result.ttft.p99, result.ttft.count) == (1.0, 1.0, 3)
+    assert result.tpot.p50 == pytest.approx(0.1)
+    assert result.stream_rate.p50 == pytest.approx(10)
+    assert result.stream_rate.mean == pytest.approx(35 / 3)
 
 
 def test_a_side_on_which_all_failed_has_no_spreads() -> None:
-    found = summarize_side([[TimedRequest(sent=0.0, ended=1.0, fault="no")]], cpu_seconds=0.0)
-    assert (found.rate, found.ttft, found.tpot, found.stream_rate) == (0.0, None, None, None)
+    result = summarize_side([[TimedRequest(sent=0.0, ended=1.0, fault="no")]], cpu_seconds=0.0)
+    assert (result.rate, result.ttft, result.tpot, result.stream_rate) == (0.0, None, None, None)
 
 
 @pytest.mark.parametrize("tokens", [0, 1])
@@ -61,21 +61,21 @@ def test_one_token_has_no_pace(tokens: int) -> None:
 def test_what_was_added_is_a_difference_of_pairs_and_may_be_negative() -> None:
     failed = TimedRequest(sent=0.0, ended=1.0, fault="no")
     pairs = [(shot(0, 3, 4), shot(10, 11, 12)), (shot(0, 1, 4), shot(10, 12, 13)), (failed, shot(0, 1, 2))]
-    found = added_latency(pairs)
-    assert found is not None
-    assert (found.count, found.p50, found.mean) == (2, -1.0, 0.5)
+    result = added_latency(pairs)
+    assert result is not None
+    assert (result.count, result.p50, result.mean) == (2, -1.0, 0.5)
     assert added_latency([(failed, failed)]) is None
 
 
 @given(values=st.lists(st.floats(0, 1e6), min_size=1))
 def test_quantiles_are_values_that_there_were(values: list[float]) -> None:
-    found = summarize(values)
-    assert found is not None
-    assert {found.p50, found.p95, found.p99} <= set(values)
-    assert found.p50 <= found.p95 <= found.p99
+    result = summarize(values)
+    assert result is not None
+    assert {result.p50, result.p95, result.p99} <= set(values)
+    assert result.p50 <= result.p95 <= result.p99
 
 
-def test_a_prompt_is_about_as_long_as_asked_and_begins_like_no_other() -> None:
+def test_prompt_has_about_the_requested_length_and_a_unique_beginning() -> None:
     prompts = [make_prompt(100) for _ in range(20)]
     assert len({prompt.split()[0] for prompt in prompts}) == 20
     assert {len(prompt.split()) for prompt in prompts} == {93}
@@ -107,7 +107,7 @@ def record(machine: str, tier: str, state: MachineState = "ready", endpoint: str
     )
 
 
-def test_the_first_machine_of_the_lineup_that_serves_is_asked() -> None:
+def test_ready_machines_are_in_the_order_of_the_lineup() -> None:
     model = select_model(parse(CONFIG, "c"), None)
     records = [
         record("1", "a"),

@@ -44,7 +44,7 @@ def test_what_does_not_print_is_escaped_and_all_else_stays(text: str) -> None:
 
 
 @given(st.recursive(texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=5))
-def test_json_is_harmless_and_says_the_same(value: Any) -> None:
+def test_json_is_harmless_and_decodes_to_the_same(value: Any) -> None:
     try:
         text = msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
@@ -66,9 +66,9 @@ def test_a_screen_shows_text_and_never_markup(text: str) -> None:
 def test_markup_stays_as_it_was_written() -> None:
     table = Table("[red]head[/red]")
     table.add_row("[bold]cell[/bold] :smile:")
-    told = shown(table)
-    assert "[red]head[/red]" in told
-    assert "[bold]cell[/bold] :smile:" in told
+    reply = shown(table)
+    assert "[red]head[/red]" in reply
+    assert "[bold]cell[/bold] :smile:" in reply
 
 
 def test_columns_are_as_wide_as_what_is_shown() -> None:
@@ -83,14 +83,14 @@ def test_columns_are_as_wide_as_what_is_shown() -> None:
 def test_a_line_is_one_line(err: bool, capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_line(HOSTILE, err=err)
     out, other = capsys.readouterr()
-    told = other if err else out
-    assert told.count("\n") == 1
-    assert told.endswith("\n")
-    assert harmless(told)
+    reply = other if err else out
+    assert reply.count("\n") == 1
+    assert reply.endswith("\n")
+    assert harmless(reply)
 
 
 def test_the_fleet_is_shown_harmlessly() -> None:
     machines = machine_rows([record(HOSTILE, "broken", tier=HOSTILE, reason=HOSTILE, alarm=HOSTILE)], {}, 0.0)
-    told = shown(fleet_table(machines))
-    assert harmless(told)
-    assert "[bold]b[/bold]" in told
+    reply = shown(fleet_table(machines))
+    assert harmless(reply)
+    assert "[bold]b[/bold]" in reply

@@ -60,7 +60,7 @@ def test_the_store_leaves_the_disk_a_part_and_the_control_plane_another(stored: 
         assert free < 2 or limits.total < stored + free
 
 
-def test_the_limit_that_the_server_noted_is_kept_to(tmp_path: Path) -> None:
+def test_store_limit_is_never_below_the_server_s_record(tmp_path: Path) -> None:
     meta = tmp_path / "jetstream" / "$G" / "streams" / "USAGE" / "meta.inf"
     meta.parent.mkdir(parents=True)
     meta.write_bytes(b'{"name":"USAGE","max_bytes":%d}' % 2**60)
@@ -168,10 +168,10 @@ def test_of_a_flood_of_lines_the_newest_are_shown(tmp_path: Path) -> None:
 
 def test_each_child_gets_the_secrets_that_it_uses() -> None:
     outer = {"PATH": "/bin", "LC_ALL": "C.UTF-8", **SECRETS}
-    found = {child: set(child_environment(child, outer, CONFIG)) - {"PATH", "LC_ALL"} for child in ("bus", *SERVICES)}
+    result = {child: set(child_environment(child, outer, CONFIG)) - {"PATH", "LC_ALL"} for child in ("bus", *SERVICES)}
     bus_url = {"SPOTINFERENCE_BUS_URL"}
     cloud = {name for name in SECRETS if name.startswith(("AWS_", "HYPERSTACK_", "HTTPS_"))}
-    assert found == {
+    assert result == {
         "bus": set(),
         "gateway": bus_url,
         "meter": bus_url | {"PGPASSWORD"},
@@ -211,7 +211,7 @@ def test_a_data_directory_that_cannot_be_is_refused_in_one_line(tmp_path: Path) 
         assert "\n" not in str(caught.value)
 
 
-def test_where_the_suite_s_file_should_be_and_is_none_is_told_and_stops_nothing(tmp_path: Path) -> None:
+def test_unwritable_suite_file_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / suite_file.FILE).mkdir()
     with pytest.raises(Misconfigured, match=r"suite\.json: Is a directory: remove it"):
         suite_file.read(tmp_path)

@@ -1,4 +1,4 @@
-"""The ledger's requests are asked for page by page, over a bus in memory."""
+"""Reads the requests in the ledger page by page, over a bus in memory."""
 
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import METER_HISTORY
@@ -16,24 +16,24 @@ class Meter:
 
     def __init__(self, *pages: History) -> None:
         self._pages = list(pages)
-        self.asked: list[HistoryQuery] = []
+        self.queries: list[HistoryQuery] = []
 
     async def answer(self, data: bytes) -> bytes:
-        self.asked.append(decode(data, HistoryQuery))
+        self.queries.append(decode(data, HistoryQuery))
         return encode(self._pages.pop(0))
 
 
-async def test_every_page_is_asked_for_and_models_are_those_of_their_page() -> None:
+async def test_ledger_reads_every_page_with_its_own_models() -> None:
     bus = MemoryBus()
     meter = Meter(
         History(models=("a", "b"), uses=(use(1001.0), use(1002.0, model=1)), next=(1002.0, "x")),
         History(models=("b",), uses=(use(1003.0),), next=None),
     )
     await bus.respond("meter", METER_HISTORY, meter.answer)
-    found = await read_ledger(bus, (1000.0, 2000.0))
-    assert found == {"a": [Request(1000.0, 1.0, 10)], "b": [Request(1001.0, 1.0, 10), Request(1002.0, 1.0, 10)]}
+    result = await read_ledger(bus, (1000.0, 2000.0))
+    assert result == {"a": [Request(1000.0, 1.0, 10)], "b": [Request(1001.0, 1.0, 10), Request(1002.0, 1.0, 10)]}
     first = HistoryQuery(start=1000.0, end=2000.0 + DAY_S)
-    assert meter.asked == [first, HistoryQuery(start=1000.0, end=2000.0 + DAY_S, after=(1002.0, "x"))]
+    assert meter.queries == [first, HistoryQuery(start=1000.0, end=2000.0 + DAY_S, after=(1002.0, "x"))]
 
 
 async def test_a_request_is_of_the_time_at_which_it_came() -> None:
@@ -46,5 +46,5 @@ async def test_a_request_is_of_the_time_at_which_it_came() -> None:
     )
     meter = Meter(History(models=("a",), uses=uses, next=None))
     await bus.respond("meter", METER_HISTORY, meter.answer)
-    found = await read_ledger(bus, (1000.0, 2000.0))
-    assert found == {"a": [Request(1030.0, 20.0, 10), Request(1999.5, 0.5, 10)]}
+    result = await read_ledger(bus, (1000.0, 2000.0))
+    assert result == {"a": [Request(1030.0, 20.0, 10), Request(1999.5, 0.5, 10)]}

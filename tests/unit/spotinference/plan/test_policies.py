@@ -27,8 +27,8 @@ def planned(more: str = PRICED, traffic: Traffic = TRAFFIC) -> TierPlan:
 
 
 def row(plan: TierPlan, policy: str, timeout: float | None = None) -> PolicyResult:
-    (found,) = (r for r in plan.rows if r.policy == policy and timeout in (None, r.timeout))
-    return found
+    (result,) = (r for r in plan.rows if r.policy == policy and timeout in (None, r.timeout))
+    return result
 
 
 def test_each_policy_once_and_the_configured_one_marked() -> None:
@@ -92,9 +92,9 @@ def test_without_a_price_nothing_has_a_cost() -> None:
 
 def test_the_fields_of_a_plan() -> None:
     plan = planned()
-    told = plan_json([plan], "ledger", (0.0, 10 * HOUR), {"zz": 3})
-    (tier,) = told.pop("tiers")
-    assert told == {
+    reply = plan_json([plan], "ledger", (0.0, 10 * HOUR), {"zz": 3})
+    (tier,) = reply.pop("tiers")
+    assert reply == {
         "source": "ledger",
         "from": "1970-01-01T00:00:00.000Z",
         "to": "1970-01-01T10:00:00.000Z",

@@ -30,28 +30,28 @@ def fixed(seconds: float) -> IdleSettings:
     return IdleSettings(policy="fixed", timeout=seconds)
 
 
-def told(outcome: Outcome) -> tuple[float, int, tuple[float, ...], float]:
+def reply(outcome: Outcome) -> tuple[float, int, tuple[float, ...], float]:
     return outcome.awake, outcome.wakes, outcome.waits, outcome.waiting
 
 
 def test_always_on_by_hand() -> None:
-    assert told(replay_always_on(HAND, WAKE)) == (10_000.0, 1, (), 0.0)
+    assert reply(replay_always_on(HAND, WAKE)) == (10_000.0, 1, (), 0.0)
 
 
 def test_always_on_keeps_those_waiting_who_come_during_its_first_wake() -> None:
     early = Traffic(span=(0.0, 1000.0), arrivals=(30.0, 40.0, 500.0), seconds=(1.0, 1.0, 1.0))
-    assert told(replay_always_on(early, WAKE)) == (1000.0, 1, (60.0, 70.0), 70.0)
+    assert reply(replay_always_on(early, WAKE)) == (1000.0, 1, (60.0, 70.0), 70.0)
 
 
 def test_fixed_by_hand() -> None:
     # Woken at 1000 and ready at 1100, both served by 1110; idle until 1500, served by 1520; asleep at 2020.
     # Woken at 5000, ready at 5100, served by 5130, asleep at 5630.
-    assert told(replay(HAND, fixed(500.0), WAKE)) == (1020.0 + 630.0, 2, (50.0, 100.0, 100.0), 200.0)
+    assert reply(replay(HAND, fixed(500.0), WAKE)) == (1020.0 + 630.0, 2, (50.0, 100.0, 100.0), 200.0)
 
 
 def test_a_shorter_timeout_by_hand() -> None:
     # 1000 to 1110 and 60 more; 1500 to 1620 and 60 more; 5000 to 5130 and 60 more.
-    assert told(replay(HAND, fixed(60.0), WAKE)) == (170.0 + 180.0 + 190.0, 3, (50.0, 100.0, 100.0, 100.0), 300.0)
+    assert reply(replay(HAND, fixed(60.0), WAKE)) == (170.0 + 180.0 + 190.0, 3, (50.0, 100.0, 100.0, 100.0), 300.0)
 
 
 def test_a_gap_as_long_as_the_timeout_is_sat_out() -> None:
@@ -70,7 +70,7 @@ def test_break_even_by_hand() -> None:
 
 def test_clairvoyant_by_hand() -> None:
     # 900 to 1060 with the gap of 40 s sat out; 1400 to 1520; 4900 to 5030.
-    assert told(replay_clairvoyant(HAND, WAKE)) == (160.0 + 120.0 + 130.0, 3, (), 0.0)
+    assert reply(replay_clairvoyant(HAND, WAKE)) == (160.0 + 120.0 + 130.0, 3, (), 0.0)
 
 
 def test_the_one_who_knows_sits_out_a_gap_as_long_as_a_wake() -> None:
@@ -80,21 +80,21 @@ def test_the_one_who_knows_sits_out_a_gap_as_long_as_a_wake() -> None:
 
 def test_what_is_served_after_the_end_is_not_counted() -> None:
     late = Traffic(span=(0.0, 1000.0), arrivals=(950.0,), seconds=(200.0,))
-    assert told(replay_clairvoyant(late, WAKE)) == (150.0, 1, (), 0.0)
-    assert told(replay(late, fixed(60.0), WAKE)) == (50.0, 1, (100.0,), 100.0)
+    assert reply(replay_clairvoyant(late, WAKE)) == (150.0, 1, (), 0.0)
+    assert reply(replay(late, fixed(60.0), WAKE)) == (50.0, 1, (100.0,), 100.0)
 
 
 def test_the_least_time_awake_by_hand() -> None:
     # Ready at 1100, so not asleep before 1900; ready at 5100, asleep at 5900.
     plan = replace(fixed(60.0), min_awake=800.0)
-    assert told(replay(HAND, plan, WAKE))[:2] == (900.0 + 900.0, 2)
+    assert reply(replay(HAND, plan, WAKE))[:2] == (900.0 + 900.0, 2)
 
 
 def test_cycles_by_hand() -> None:
     # Woken at 1000 and 1500: it stays until 4600. Woken at 5000: 1500 is 3500 s ago, and it stays until 5100.
     plan = replace(fixed(60.0), max_cycles_per_hour=2)
-    assert told(replay(HAND, plan, WAKE))[:2] == (170.0 + 3100.0 + 190.0, 3)
-    assert told(replay(HAND, replace(plan, max_cycles_per_hour=1), WAKE))[:2] == (3600.0 + 3600.0, 2)
+    assert reply(replay(HAND, plan, WAKE))[:2] == (170.0 + 3100.0 + 190.0, 3)
+    assert reply(replay(HAND, replace(plan, max_cycles_per_hour=1), WAKE))[:2] == (3600.0 + 3600.0, 2)
 
 
 def test_a_schedule_by_hand() -> None:
@@ -102,12 +102,12 @@ def test_a_schedule_by_hand() -> None:
     spans = [(900.0, 1200.0), (3000.0, 3300.0)]
     outcome = replay(HAND, fixed(60.0), WAKE, spans)
     # 900 to 1200; 1500 to 1680; 3000 to 3300; 5000 to 5190.
-    assert told(outcome) == (300.0 + 180.0 + 300.0 + 190.0, 4, (100.0, 100.0), 200.0)
+    assert reply(outcome) == (300.0 + 180.0 + 300.0 + 190.0, 4, (100.0, 100.0), 200.0)
 
 
 def test_a_schedule_that_begins_before_the_span_or_ends_after_it() -> None:
     nobody = Traffic(span=(100.0, 1000.0), arrivals=(), seconds=())
-    assert told(replay(nobody, fixed(0.0), WAKE, [(0.0, 400.0), (900.0, 5000.0)])) == (400.0, 2, (), 0.0)
+    assert reply(replay(nobody, fixed(0.0), WAKE, [(0.0, 400.0), (900.0, 5000.0)])) == (400.0, 2, (), 0.0)
 
 
 def test_the_histogram_wakes_ahead_once_it_knows_the_gaps() -> None:
@@ -208,7 +208,7 @@ def served_seconds(traffic: Traffic) -> float:
 
 
 @given(traffic=traffics(), plan=plans(0.0), wake=st.floats(0.0, 1000.0))
-def test_a_fixed_timeout_is_what_its_definition_alone_says(traffic: Traffic, plan: IdleSettings, wake: float) -> None:
+def test_fixed_timeout_matches_its_definition(traffic: Traffic, plan: IdleSettings, wake: float) -> None:
     """An oracle that merges what is served while the timeout lasts."""
     simple = IdleSettings(policy="fixed", timeout=plan.timeout)
     busy: list[tuple[float, float]] = []

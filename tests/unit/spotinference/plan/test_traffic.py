@@ -41,7 +41,7 @@ def test_columns_may_stand_anywhere_among_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "line 1: column time: the header"),
         ("time,tokens\n", "line 1: column model: the header"),
@@ -61,11 +61,11 @@ def test_columns_may_stand_anywhere_among_others(tmp_path: Path) -> None:
         (b"time,model,tokens\n1,\xff,5\n", "not UTF-8"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_line_and_column(tmp_path: Path, text: str | bytes, said: str) -> None:
+def test_what_cannot_be_read_is_refused_by_line_and_column(tmp_path: Path, text: str | bytes, message: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(Misconfigured) as refusal:
         read_trace(path, 50.0)
-    assert f"{path}: {said}" in str(refusal.value)
+    assert f"{path}: {message}" in str(refusal.value)
 
 
 def test_a_trace_of_nothing_is_no_request(tmp_path: Path) -> None:
@@ -118,5 +118,5 @@ def test_days_are_whole() -> None:
 
 
 def test_traffic_is_in_its_order() -> None:
-    found = traffic([Request(5.0, 1.0, 10), Request(2.0, 3.0, 20)], (0.0, 9.0))
-    assert (found.arrivals, found.seconds, found.tokens) == ((2.0, 5.0), (3.0, 1.0), 30)
+    result = traffic([Request(5.0, 1.0, 10), Request(2.0, 3.0, 20)], (0.0, 9.0))
+    assert (result.arrivals, result.seconds, result.tokens) == ((2.0, 5.0), (3.0, 1.0), 30)
