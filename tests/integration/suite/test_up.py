@@ -105,7 +105,7 @@ async def test_a_taken_port_is_named_and_nothing_stays(tmp_path: Path, tiny_mode
     [
         ("[gateway\n", "not TOML"),
         ("[gatway]\n", "gatway"),
-        ('[gateway]\nport = "x"\n', "gateway.port: expected `int`, got `str`"),
+        ('[gateway]\nport = "x"\n', "gateway.port: expected int, got str"),
         ('[waker]\nidle_timeout = "soon"\n', "waker.idle_timeout must be a duration, e.g."),
         ('[[model]]\nname = "m"\nlineup = ["t"]\n', 'model "m": lineup: no [[tier]] is named "t"'),
     ],
