@@ -1,1 +1,1 @@
-"""Accounts at clouds, for every service that asks one."""
+"""Cloud accounts, for every service that calls one."""

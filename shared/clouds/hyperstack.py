@@ -11,32 +11,32 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from shared.clouds.throttle import Crowded, Throttle
+from shared.clouds.throttle import Throttle, TooManyCalls
 from shared.config.load import environment
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode
 
 KEY_VARIABLE = "HYPERSTACK_API_KEY"
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 8 * 1024 * 1024
-WORDS_LENGTH = 300
+DETAIL_LENGTH = 300
 
 T = TypeVar("T")
 
 
 class HyperstackError(Exception):
-    """A call that came to nothing, in words. `status` is HTTP's, 0: no answer. `made`: it may have reached them."""
+    """A call failed. `status` is HTTP's; 0: no response. `may_have_arrived`: Hyperstack may have acted on it."""
 
-    def __init__(self, code: str, words: str, *, status: int = 0, made: bool = True) -> None:
-        super().__init__(f"{code}: {words}")
+    def __init__(self, code: str, detail: str, *, status: int = 0, may_have_arrived: bool = True) -> None:
+        super().__init__(f"{code}: {detail}")
         self.code = code
-        self.words = words
+        self.detail = detail
         self.status = status
-        self.made = made
+        self.may_have_arrived = may_have_arrived
 
 
-class _Refused(msgspec.Struct):
+class _ErrorBody(msgspec.Struct):
     message: str | None = None
     error_reason: str | None = None
 
@@ -50,7 +50,7 @@ class HyperstackAccount:
         key: str,
         throttle: Throttle,
         *,
-        read_seconds: float = READ_SECONDS,
+        read_timeout_s: float = READ_TIMEOUT_S,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._base_url = base_url.rstrip("/")
@@ -58,11 +58,11 @@ class HyperstackAccount:
         self._throttle = throttle
         self._now = now
         self.skew: float | None = None
-        """Seconds that our clock is ahead of theirs, by the last answer; None: none told the time."""
+        """Seconds by which our clock is ahead of Hyperstack's, by the last response; None: no response had a date."""
         self._session = aiohttp.ClientSession(
             headers={"api_key": key, "accept": "application/json"},
             timeout=aiohttp.ClientTimeout(
-                total=CONNECT_SECONDS + read_seconds, connect=CONNECT_SECONDS, sock_read=read_seconds
+                total=CONNECT_TIMEOUT_S + read_timeout_s, connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s
             ),
             connector=aiohttp.TCPConnector(limit=8),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -74,10 +74,14 @@ class HyperstackAccount:
         await self._session.close()
 
     async def get(self, shape: type[T], path: str, **query: str) -> T:
-        """One call, its answer in this shape; `HyperstackError`."""
-        status, body = await self._ask(path, query)
+        """Make one call and decode its response.
+
+        Raises:
+            HyperstackError: the call failed.
+        """
+        status, body = await self._request(path, query)
         if status != 200:
-            raise HyperstackError(str(status), self._words(body) or f"HTTP status {status}", status=status)
+            raise HyperstackError(str(status), self._error_text(body) or f"HTTP status {status}", status=status)
         try:
             return decode(body, shape)
         except Unreadable as error:
@@ -85,42 +89,42 @@ class HyperstackAccount:
                 "answer", f"{path} was not answered as documented: {self.clean(str(error))}"
             ) from None
 
-    async def _ask(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
+    async def _request(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
         try:
-            turn = await self._throttle.turn()
-        except Crowded as crowded:
-            raise HyperstackError("throttled", str(crowded), made=False) from None
-        asked_at = self._now()
+            slot = await self._throttle.acquire()
+        except TooManyCalls as error:
+            raise HyperstackError("throttled", str(error), may_have_arrived=False) from None
+        sent_at = self._now()
         try:
-            async with self._session.get(self._base_url + path, params=query, allow_redirects=False) as answer:
-                self._throttle.answered(turn, throttled=answer.status == 429)
-                self._compare(asked_at, answer.headers.get("date"))
-                return answer.status, await _body(answer)
+            async with self._session.get(self._base_url + path, params=query, allow_redirects=False) as response:
+                self._throttle.record_response(slot, throttled=response.status == 429)
+                self._measure_skew(sent_at, response.headers.get("date"))
+                return response.status, await _body(response)
         except TimeoutError:
             raise HyperstackError("timeout", "no answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise HyperstackError("network", self.clean(str(error) or type(error).__name__)) from None
 
-    def _compare(self, asked_at: float, date: str | None) -> None:
+    def _measure_skew(self, sent_at: float, date: str | None) -> None:
         try:
-            told = parsedate_to_datetime(date or "").timestamp()
+            server_time = parsedate_to_datetime(date or "").timestamp()
         except ValueError:
             return
         now = self._now()
-        # Their clock was read between the question and the answer, and cut to a whole second.
-        self.skew = max(0.0, asked_at - told - 1) or min(0.0, now - told)
+        # Their clock was read between request and response, and truncated to a whole second.
+        self.skew = max(0.0, sent_at - server_time - 1) or min(0.0, now - server_time)
 
-    def _words(self, body: bytes) -> str:
+    def _error_text(self, body: bytes) -> str:
         try:
-            told = decode(body, _Refused)
+            error = decode(body, _ErrorBody)
         except Unreadable:
             return self.clean(body.decode("utf-8", "replace"))
-        reason = f" ({told.error_reason})" if told.error_reason else ""
-        return self.clean(f"{told.message or ''}{reason}")
+        reason = f" ({error.error_reason})" if error.error_reason else ""
+        return self.clean(f"{error.message or ''}{reason}")
 
     def clean(self, text: str) -> str:
-        """In one line, cut, and without our key, should they say it back."""
-        return " ".join(text.replace(self._key, "…").split())[:WORDS_LENGTH]
+        """The text on one line, truncated, and without our key in case the response quotes it."""
+        return " ".join(text.replace(self._key, "…").split())[:DETAIL_LENGTH]
 
 
 class _Lost(aiohttp.ClientError):
@@ -128,17 +132,17 @@ class _Lost(aiohttp.ClientError):
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """aiohttp sends a GET again when its connection broke, by these two errors: a second hibernate, perhaps."""
+    """Keep aiohttp from repeating a GET whose connection broke: that might be a second hibernate."""
     try:
         return await handler(request)
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         raise _Lost(str(error) or type(error).__name__) from error
 
 
-async def _body(answer: aiohttp.ClientResponse) -> bytes:
+async def _body(response: aiohttp.ClientResponse) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for part in answer.content.iter_chunked(65_536):
+    async for part in response.content.iter_chunked(65_536):
         parts.append(part)
         size += len(part)
         if size > MAX_BODY_BYTES:
@@ -147,7 +151,11 @@ async def _body(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def api_key() -> str:
-    """From the environment; `Misconfigured`."""
+    """The API key, from the environment.
+
+    Raises:
+        Misconfigured: it is missing or malformed.
+    """
     key = environment(KEY_VARIABLE)
     if not key:
         raise Misconfigured(

@@ -172,12 +172,12 @@ class CloudContract(ProviderContract):
             assert result.code
             assert result.reason
 
-    async def test_a_stray_is_seen_and_can_be_put_to_sleep(self, rig: CloudRig) -> None:
+    async def test_orphan_is_observed_and_can_be_put_to_sleep(self, rig: CloudRig) -> None:
         async def orphan() -> Observation:
-            (found,) = (await rig.provider.observe()).orphans
-            assert found.id == rig.orphan
-            assert found.id.startswith(f"{found.provider}:")
-            return found.observation
+            (orphans,) = (await rig.provider.observe()).orphans
+            assert orphans.id == rig.orphan
+            assert orphans.id.startswith(f"{orphans.provider}:")
+            return orphans.observation
 
         assert (await orphan()).power == "running"
         assert rig.orphan not in (await rig.provider.observe()).observations
@@ -210,7 +210,7 @@ class CloudContract(ProviderContract):
         await up(rig)
         assert await rig.provider.test() == ()
 
-    async def test_without_permission_it_is_refused_and_the_self_test_says_so(self, rig: CloudRig) -> None:
+    async def test_missing_permission_is_refused_and_fails_the_self_test(self, rig: CloudRig) -> None:
         await rig.meet("denied")
         with pytest.raises(ProviderUnavailable):
             await rig.provider.observe()

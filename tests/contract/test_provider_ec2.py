@@ -117,7 +117,7 @@ async def reached(provider: Ec2, power: PowerState) -> Observation:
     return await until(lambda: seen(provider), lambda observation: observation.power == power)
 
 
-class TestLook:
+class TestObserve:
     async def test_one_call_sees_all_that_carry_the_mark(self, account: Account) -> None:
         marked = [account.cloud.add_machine(fleet=FLEET) for _ in range(3)]
         await account.provider(*marked, fleet=FLEET).observe()
@@ -163,7 +163,7 @@ class TestLook:
         account.cloud.add_machine(fleet="another", running=True)
         assert (await account.provider(fleet=FLEET).observe()).orphans == ()
 
-    async def test_without_a_mark_only_the_configured_ones_are_looked_at(self, account: Account) -> None:
+    async def test_only_configured_machines_are_observed_without_a_mark(self, account: Account) -> None:
         account.cloud.add_machine(fleet=FLEET, running=True)
         snapshot = await account.provider(account.cloud.add_machine()).observe()
         assert (list(snapshot.observations), snapshot.orphans) == (["m1"], ())
@@ -174,7 +174,7 @@ class TestLook:
         assert (await seen(provider)).power == "stopped"
         assert account.cloud.calls() == {"DescribeInstances": 3}
 
-    async def test_an_account_that_says_nothing_is_unseen_in_time(
+    async def test_silent_account_is_unavailable_in_time(
         self, account: Account, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = account.provider(account.cloud.add_machine())
@@ -219,7 +219,7 @@ class TestStart:
             ("OptInRequired", 401, "refused", "account"),
         ],
     )
-    async def test_a_refusal_is_told_and_not_tried_again(
+    async def test_refusal_is_returned_and_not_retried(
         self, account: Account, code: str, status: int, outcome: str, scope: str | None
     ) -> None:
         instance = account.cloud.add_machine()
@@ -229,7 +229,7 @@ class TestStart:
         assert account.cloud.calls() == {"StartInstances": 1}
         assert account.cloud.wakes(instance) == 0
 
-    async def test_a_lost_reply_is_not_asked_for_again(self, account: Account) -> None:
+    async def test_call_with_a_lost_reply_is_not_repeated(self, account: Account) -> None:
         account.cloud.fail("StartInstances", lost_reply=True)
         assert (await account.provider(account.cloud.add_machine()).start("m1", 1)).outcome == "unknown"
         assert account.cloud.calls() == {"StartInstances": 1}
@@ -262,7 +262,7 @@ class TestStart:
         await provider.observe()
         assert time.monotonic() - before >= 1.0
 
-    async def test_what_cannot_be_reached_was_not_asked(self, account: Account) -> None:
+    async def test_unreachable_endpoint_means_the_call_was_not_made(self, account: Account) -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             provider = account.provider("i-1", url=f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -287,7 +287,7 @@ class TestStop:
         assert (await reached(provider, "stopped")).reason.startswith("Client.UserInitiatedShutdown")
         assert account.cloud.calls()["StopInstances"] == 1
 
-    async def test_what_has_only_just_started_is_asked_again_later(self, account: Account) -> None:
+    async def test_hibernation_just_after_a_start_is_refused_transiently(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(hibernates=True))
         await provider.observe()
         account.cloud.no_hibernation_before(1000)
@@ -305,7 +305,7 @@ class TestStop:
         assert (await provider.stop("m1", force=False)).outcome == "accepted"
         assert (await reached(provider, "stopped")).reason.startswith("Client.UserInitiatedShutdown")
 
-    async def test_another_failure_to_hibernate_is_told(self, account: Account) -> None:
+    async def test_other_hibernation_failures_are_returned(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(hibernates=True, running=True), late=-200)
         await provider.observe()
         account.cloud.fail("StopInstances", code="Unavailable", status=503)
@@ -368,7 +368,7 @@ class TestSelfTest:
             account.cloud.fail(action, code="InvalidInstanceID.NotFound", times=None, instance=unknown)
         assert await account.provider(account.cloud.add_machine(), unknown).test() == ()
 
-    async def test_what_all_lack_is_said_once(self, account: Account) -> None:
+    async def test_permission_that_all_machines_lack_is_reported_once(self, account: Account) -> None:
         account.cloud.fail("StartInstances", code="UnauthorizedOperation", status=403, times=None)
         (fault,) = await account.provider(account.cloud.add_machine(), account.cloud.add_machine()).test()
         assert fault.startswith("m1, m2: ")
@@ -382,7 +382,7 @@ class TestSelfTest:
     async def test_a_clock_that_is_a_little_off_is_none(self, account: Account) -> None:
         assert await account.provider(account.cloud.add_machine(), late=30).test() == ()
 
-    async def test_without_credentials_it_says_where_they_are_looked_for_and_takes_them_when_they_come(
+    async def test_missing_credentials_are_explained_and_used_once_they_exist(
         self, account: Account, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = account.provider(account.cloud.add_machine())

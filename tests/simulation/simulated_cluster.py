@@ -1,7 +1,7 @@
-"""A whole fleet in simulated time: the real core of the waker, gateways with the real books, a bus that dawdles.
+"""A whole cluster in simulated time: the waker's real core, gateways with the real scheduler, and a slow bus.
 
-Nothing waits: one queue of what happens when. A message to the waker may be late by seconds, come twice or never; the
-records come to each gateway late and in order, as a watch tells them.
+Nothing really waits: there is one queue of due events. A message to the waker may be late by seconds, arrive twice or
+never; records reach each gateway late and in order, as with a watch.
 """
 
 import itertools
@@ -86,99 +86,101 @@ class Engine:
     generation: int = 0
     running: bool = False
     ends: bool = False
-    """It was told to."""
+    """It was told to stop."""
 
 
 @dataclass(eq=False)
 class Gateway:
-    """One front door: the real books, told of as `ActivityReporter` and `DemandReported` tell."""
+    """A gateway with the real scheduler, which reports as `ActivityReporter` and `Demand` do."""
 
     name: str
-    town: "Town"
+    cluster: "SimulatedCluster"
     view: dict[str, MachineRecord] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
-    heard_until: float = 0.0
+    received_until: float = 0.0
     reporting: bool = False
-    wanted: set[str] = field(default_factory=set)
-    """Models with demand that was told and not withdrawn."""
+    demanded: set[str] = field(default_factory=set)
+    """Models whose demand was reported and not withdrawn."""
 
     def __post_init__(self) -> None:
-        self.scheduler = RequestScheduler(self.town.config, self.view)
+        self.scheduler = RequestScheduler(self.cluster.config, self.view)
 
-    def hears(self, record: MachineRecord, revision: int) -> None:
+    def receive(self, record: MachineRecord, revision: int) -> None:
         self.view[record.machine], self.revisions[record.machine] = record, revision
-        self.scheduler.dispatch(self.town.now, 1000)
+        self.scheduler.dispatch(self.cluster.now, 1000)
         self.changed()
 
     def changed(self) -> None:
-        """Told soon; what changes until then is told with it."""
+        """Report soon; what changes until then is part of the report."""
         if not self.reporting:
             self.reporting = True
-            self.town.later(QUIET_SECONDS, self.report)
+            self.cluster.later(QUIET_SECONDS, self.report)
 
     def report(self) -> None:
         self.reporting = False
-        machines = self.scheduler.activity(self.revisions.__getitem__, self.town.now)
-        self.town.to_waker(ActivityReported(Activity(gateway=self.name, sent_at=self.town.now, machines=machines)))
+        machines = self.scheduler.activity(self.revisions.__getitem__, self.cluster.now)
+        self.cluster.to_waker(
+            ActivityReported(Activity(gateway=self.name, sent_at=self.cluster.now, machines=machines))
+        )
 
     def period(self) -> None:
         self.report()
-        self.town.later(PERIOD_SECONDS, self.period)
+        self.cluster.later(PERIOD_SECONDS, self.period)
 
-    def asked(self, model: str, seconds: float, answered: Callable[[], None]) -> None:
+    def request(self, model: str, seconds: float, answered: Callable[[], None]) -> None:
         """One request that keeps an engine busy for so long."""
-        if record := self.scheduler.try_acquire(model, "key", self.town.now):
+        if record := self.scheduler.try_acquire(model, "key", self.cluster.now):
             self.serve(model, seconds, answered, record)
             return
-        now = self.town.now
+        now = self.cluster.now
         grant = partial(self._granted, model, seconds, answered)
         self.scheduler.enqueue(
-            Ticket(model, "key", f"r{next(self.town.numbers)}", now + CAP, grant, lambda _error: None)
+            Ticket(model, "key", f"r{next(self.cluster.numbers)}", now + CAP, grant, lambda _error: None)
         )
         self.demand(model)
 
     def _granted(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:
         self.serve(model, seconds, answered, record)
-        self.town.later(0.0, partial(self.demand, model))
+        self.cluster.later(0.0, partial(self.demand, model))
 
     def demand(self, model: str) -> None:
-        """Told at each beginning and end, and every few seconds in between."""
-        if self.scheduler.has_waiting(model) != (model in self.wanted):
-            self._tell_demand(model)
+        """Report demand when it begins and ends, and every few seconds in between."""
+        if self.scheduler.has_waiting(model) != (model in self.demanded):
+            self._send_demand(model)
 
     def _repeat(self, model: str) -> None:
-        if model in self.wanted and self.scheduler.has_waiting(model):
-            self._tell_demand(model)
+        if model in self.demanded and self.scheduler.has_waiting(model):
+            self._send_demand(model)
 
-    def _tell_demand(self, model: str) -> None:
-        waiting, now = len(list(self.scheduler.waiting(model))), self.town.now
+    def _send_demand(self, model: str) -> None:
+        waiting, now = len(list(self.scheduler.waiting(model))), self.cluster.now
         if waiting:
-            self.wanted.add(model)
-            self.town.later(WAKE_REPEAT, partial(self._repeat, model))
+            self.demanded.add(model)
+            self.cluster.later(WAKE_REPEAT, partial(self._repeat, model))
         else:
-            self.wanted.discard(model)
+            self.demanded.discard(model)
         request = WakeRequest(model=model, gateway=self.name, waiting=waiting, deadline=now + CAP, sent_at=now)
-        self.town.to_waker(DemandReported(request, now))
+        self.cluster.to_waker(DemandReported(request, now))
 
     def serve(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:
-        engine = self.town.engines[record.machine]
+        engine = self.cluster.engines[record.machine]
         assert engine.running, f"a request for {record.machine} met no engine"
         assert not engine.ends, f"a request for {record.machine} met an engine that was told to end"
-        self.town.later(seconds, partial(self._served, model, record.machine, engine, answered))
+        self.cluster.later(seconds, partial(self._served, model, record.machine, engine, answered))
 
     def _served(self, model: str, machine: str, engine: Engine, answered: Callable[[], None]) -> None:
-        assert engine is self.town.engines[machine], "the engine was another at the end"
+        assert engine is self.cluster.engines[machine], "the engine was another at the end"
         assert engine.running, "the engine had gone"
         assert not engine.ends, "the engine was told to end"
-        last = self.scheduler.release(machine, self.town.now)
-        self.scheduler.dispatch(self.town.now, 1000)
+        last = self.scheduler.release(machine, self.cluster.now)
+        self.scheduler.dispatch(self.cluster.now, 1000)
         if last:
             self.changed()
         answered()
 
 
-class Town:
-    """`run` it. `stops` counts what fell asleep out of a drain."""
+class SimulatedCluster:
+    """Call `run`. `stops` counts the machines that fell asleep after a drain."""
 
     def __init__(self, seed: int, *, machines: int = 1, gateways: int = 3) -> None:
         self.chance = random.Random(seed)
@@ -214,16 +216,16 @@ class Town:
             due.do()
 
     def lag(self) -> float:
-        """Mostly none to speak of, now and then seconds."""
+        """Seconds of delay: usually negligible, now and then seconds."""
         kind = self.chance.random()
         return self.chance.uniform(0.001, 0.03 if kind < 0.85 else 1.0 if kind < 0.97 else 3.0)
 
     def to_waker(self, event: Event) -> None:
         kind = self.chance.random()
         for _ in range(0 if kind < 0.01 else 2 if kind < 0.03 else 1):
-            self.later(self.lag(), partial(self.tell, event))
+            self.later(self.lag(), partial(self.handle, event))
 
-    def tell(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if self.leading:
             if isinstance(event, DemandReported):
                 event = DemandReported(event.request, self.now)
@@ -231,7 +233,7 @@ class Town:
             self._done(effects)
 
     def leads(self) -> None:
-        """A leader begins, from what is in the buckets and what it sees."""
+        """Begin a leader's term with the buckets and an observation."""
         self.term += 1
         self.leading = True
         memories = self.memories.values()
@@ -245,17 +247,19 @@ class Town:
         self._tick(self.term)
 
     def dies(self, seconds: float) -> None:
-        """The leader; the next one begins so much later."""
+        """Kill the leader; the next one begins after `seconds`."""
         self.term += 1
         self.leading = False
         self.later(seconds, self.leads)
 
-    def observe(self, asked_at: float) -> Observed:
+    def observe(self, requested_at: float) -> Observed:
         return Observed(
-            provider="process", requested_at=asked_at, observations={name: self._sight(name) for name in self.engines}
+            provider="process",
+            requested_at=requested_at,
+            observations={name: self._observation(name) for name in self.engines},
         )
 
-    def _sight(self, name: str) -> Observation:
+    def _observation(self, name: str) -> Observation:
         engine = self.engines[name]
         if not engine.running:
             return Observation(
@@ -270,19 +274,19 @@ class Town:
 
     def _tick(self, term: int) -> None:
         if term == self.term:
-            self.tell(Tick())
+            self.handle(Tick())
             self.later(TICK_SECONDS, partial(self._tick, term))
 
     def _answer(self, seconds: float, event: Callable[[], Event]) -> None:
-        """What a call comes to is worked out then, and told to the leader that made it, if it still leads."""
+        """Compute a call's result when it is due, for the leader that made it, if it still leads."""
         term = self.term
 
-        def tell() -> None:
-            told = event()
+        def handle() -> None:
+            result = event()
             if term == self.term:
-                self.tell(told)
+                self.handle(result)
 
-        self.later(seconds, tell)
+        self.later(seconds, handle)
 
     def _done(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -304,14 +308,14 @@ class Town:
         self.revision += 1
         self.bucket[record.machine] = (record, self.revision)
         for gateway in self.gateways:
-            gateway.heard_until = max(gateway.heard_until, self.now + self.lag())
-            hears = partial(gateway.hears, record, self.revision)
-            self.later(gateway.heard_until - self.now, hears)
+            gateway.received_until = max(gateway.received_until, self.now + self.lag())
+            receive = partial(gateway.receive, record, self.revision)
+            self.later(gateway.received_until - self.now, receive)
         self.later(0.0, partial(self._written, self.term, RecordWritten(record, self.revision)))
 
     def _written(self, term: int, event: RecordWritten) -> None:
         if term == self.term:
-            self.tell(event)
+            self.handle(event)
 
     def _call(self, effect: Effect) -> None:
         chance = self.chance
@@ -324,8 +328,8 @@ class Town:
                 stopped = Called(machine=machine, call="stop", serial=serial, outcome="accepted", seconds=0.0)
                 self._answer(0.01, lambda: stopped)
             case Observe():
-                asked_at = self.now
-                self._answer(chance.uniform(0.001, 0.05), lambda: self.observe(asked_at))
+                requested_at = self.now
+                self._answer(chance.uniform(0.001, 0.05), lambda: self.observe(requested_at))
             case Probe():
                 self._answer(chance.uniform(0.001, 0.05), lambda: self._probed(effect))
             case TestProvider(provider):
@@ -342,7 +346,7 @@ class Town:
         return Called(machine=machine, call="start", serial=serial, outcome="accepted", seconds=0.1, endpoint=endpoint)
 
     def _stopping(self, machine: str) -> None:
-        """What must never be: a request on it, at any gateway, when its stop is asked for."""
+        """Check that no gateway has a request on the machine that is being stopped."""
         busy = [gateway.name for gateway in self.gateways if gateway.scheduler.in_flight(machine)]
         assert not busy, f"the stop of {machine} met requests of {busy}"
         engine = self.engines[machine]

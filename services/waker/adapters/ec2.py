@@ -1,4 +1,4 @@
-"""Machines of AWS EC2: asleep is stopped. One account and region; what its calls mean is in `ec2_failures`."""
+"""Machines at AWS EC2, where asleep means stopped: one account and region. `ec2_failures` explains its errors."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from services.waker.adapters import ec2_observations
 from services.waker.adapters.ec2_account import Ec2Account
 from services.waker.adapters.ec2_failures import NO_HIBERNATION, SKEW_SECONDS, Failure, clock_fault
-from services.waker.adapters.ec2_observations import Described, Seen
+from services.waker.adapters.ec2_observations import Described, KnownInstance
 from services.waker.core.events import Observation, Orphan
 from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProviderUnavailable
 from shared.clouds.throttle import Throttle
@@ -16,16 +16,16 @@ from shared.config.providers import ProviderName
 
 NAME: ProviderName = "ec2"
 FLEET_TAG = "spotinference:fleet"
-PAGE = 1000
-"""Instances in one answer; EC2's bound."""
+PAGE_SIZE = 1000
+"""Instances in one response: EC2's limit."""
 FILTER_VALUES = 200
-"""Values in one filter; EC2's bound."""
-MOST_PAGES = 50
-OBSERVE_SECONDS = 25.0
-"""For all calls of a look."""
-YOUNG_SECONDS = 180.0
-"""So long after its start a machine may not be ready to hibernate."""
-DRY_RUN_DONE = "DryRunOperation"
+"""Values in one filter: EC2's limit."""
+MAX_PAGES = 50
+OBSERVE_TIMEOUT_S = 25.0
+"""For all calls of one observation."""
+HIBERNATION_DELAY_S = 180.0
+"""For this long after its start, a machine may not be ready to hibernate."""
+DRY_RUN_PASSED = "DryRunOperation"
 UNKNOWN = "EC2 does not know its instance"
 
 
@@ -46,19 +46,19 @@ class Ec2:
         self._fleet = fleet
         self._clock = clock
         self._account = Ec2Account(region, endpoint_url, Throttle(calls_per_minute), clock=clock)
-        self._seen: dict[str, Seen] = {}
-        """By instance id, of the last look."""
+        self._known: dict[str, KnownInstance] = {}
+        """By instance id, from the last observation."""
         self._started: dict[str, float] = {}
-        """By instance id: when we started it, which a look may not show yet."""
+        """By instance id: when we started it, which an observation may not show yet."""
 
     async def observe(self) -> AccountSnapshot:
         try:
-            async with asyncio.timeout(OBSERVE_SECONDS):
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                 observations = await self._observe()
         except Failure as fault:
             raise ProviderUnavailable(f"EC2: {fault}") from fault
         except TimeoutError:
-            raise ProviderUnavailable(f"EC2 said not all within {OBSERVE_SECONDS:g} s") from None
+            raise ProviderUnavailable(f"EC2 did not list everything within {OBSERVE_TIMEOUT_S:g} s") from None
         machines = {machine: observations[i] for machine, i in self._instances.items() if i in observations}
         ours = set(self._instances.values())
         orphans = [
@@ -73,7 +73,7 @@ class Ec2:
         try:
             await self._account.change("StartInstances", InstanceIds=[instance])
         except Failure as fault:
-            locked = self._seen[instance].locked if instance in self._seen else ""
+            locked = self._known[instance].locked if instance in self._known else ""
             if fault.result.code == "IncorrectSpotRequestState" and locked:
                 return CallResult(outcome="refused", code=fault.result.code, scope="machine", reason=locked)
             return fault.result
@@ -82,12 +82,12 @@ class Ec2:
 
     async def stop(self, machine: str, *, force: bool) -> CallResult:
         instance = self._instance(machine)
-        seen = self._seen.get(instance)
+        known = self._known.get(instance)
         try:
-            if force and seen is not None and seen.power == "stopping":
+            if force and known is not None and known.power == "stopping":
                 await self._stop(instance, Force=True)
-            elif seen is not None and seen.hibernates:
-                return await self._hibernate(instance, seen)
+            elif known is not None and known.hibernates:
+                return await self._hibernate(instance, known)
             else:
                 await self._stop(instance)
         except Failure as fault:
@@ -117,46 +117,50 @@ class Ec2:
     async def _stop(self, instance: str, **how: bool) -> None:
         await self._account.change("StopInstances", InstanceIds=[instance], **how)
 
-    async def _hibernate(self, instance: str, seen: Seen) -> CallResult:
+    async def _hibernate(self, instance: str, known: KnownInstance) -> CallResult:
         try:
             await self._stop(instance, Hibernate=True)
         except Failure as fault:
             if fault.result.code not in NO_HIBERNATION:
                 raise
-            awake = self._clock() - max(seen.launched, self._started.get(instance, 0.0))
-            if awake < YOUNG_SECONDS:
-                reason = f"it started {awake:.0f} s ago and cannot hibernate yet: to be asked again"
+            awake = self._clock() - max(known.launched, self._started.get(instance, 0.0))
+            if awake < HIBERNATION_DELAY_S:
+                reason = f"it started {awake:.0f} s ago and cannot hibernate yet: to be tried again"
                 return CallResult(outcome="refused", code=fault.result.code, scope="transient", reason=reason)
-            # Its engine is drained: a plain stop loses nothing but what it had in memory, and saves the money.
+            # Its engine is drained: a plain stop loses only what it had in memory, and saves the money.
             await self._stop(instance)
         return ACCEPTED
 
     async def _observe(self) -> dict[str, Observation]:
-        """What is known of each instance that is ours, by its id. `Failure`."""
-        found: dict[str, Described] = {}
+        """What EC2 knows of each of our instances, by its id.
+
+        Raises:
+            Failure: a call failed.
+        """
+        described: dict[str, Described] = {}
         if self._fleet is not None:
-            found |= await self._described({"Name": f"tag:{FLEET_TAG}", "Values": [self._fleet]})
-        # Asked for by a filter, an unknown or misspelt id is no error: it is just not there.
-        missing = [i for i in self._instances.values() if i not in found]
+            described |= await self._describe({"Name": f"tag:{FLEET_TAG}", "Values": [self._fleet]})
+        # With a filter, an unknown or misspelt id is no error: it is just missing from the response.
+        missing = [i for i in self._instances.values() if i not in described]
         for values in _parts(missing):
-            found |= await self._described({"Name": "instance-id", "Values": values})
-        requests = await self._requests(found.values())
+            described |= await self._describe({"Name": "instance-id", "Values": values})
+        requests = await self._spot_requests(described.values())
         observations = {
             i: Observation(power="not_found", provider_state="unknown", reason=UNKNOWN)
             for i in missing
-            if i not in found
+            if i not in described
         }
-        seen: dict[str, Seen] = {}
-        for i, instance in found.items():
-            observation = ec2_observations.observation(instance, requests.get(i))
+        known: dict[str, KnownInstance] = {}
+        for i, instance in described.items():
+            observation = ec2_observations.observation_of(instance, requests.get(i))
             if observation is not None:
                 observations[i] = observation
-                seen[i] = ec2_observations.seen(instance, observation)
-        self._seen = seen
+                known[i] = ec2_observations.known_instance(instance, observation)
+        self._known = known
         return observations
 
-    async def _described(self, wanted: dict[str, Any]) -> dict[str, Described]:
-        pages = self._pages("DescribeInstances", wanted)
+    async def _describe(self, filters: dict[str, Any]) -> dict[str, Described]:
+        pages = self._pages("DescribeInstances", filters)
         return {
             instance["InstanceId"]: instance
             async for page in pages
@@ -164,44 +168,44 @@ class Ec2:
             for instance in reservation["Instances"]
         }
 
-    async def _requests(self, instances: Iterable[Described]) -> dict[str, Described]:
+    async def _spot_requests(self, instances: Iterable[Described]) -> dict[str, Described]:
         """Spot requests, by instance id."""
         ids = [r for instance in instances if (r := instance.get("SpotInstanceRequestId"))]
-        found: dict[str, Described] = {}
+        requests: dict[str, Described] = {}
         for values in _parts(ids):
-            wanted = {"Name": "spot-instance-request-id", "Values": values}
-            async for page in self._pages("DescribeSpotInstanceRequests", wanted):
-                found |= {r["InstanceId"]: r for r in page["SpotInstanceRequests"] if r.get("InstanceId")}
-        return found
+            filters = {"Name": "spot-instance-request-id", "Values": values}
+            async for page in self._pages("DescribeSpotInstanceRequests", filters):
+                requests |= {r["InstanceId"]: r for r in page["SpotInstanceRequests"] if r.get("InstanceId")}
+        return requests
 
-    async def _pages(self, action: str, wanted: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    async def _pages(self, action: str, filters: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         token: dict[str, str] = {}
-        for _ in range(MOST_PAGES):
-            page = await self._account.describe(action, Filters=[wanted], MaxResults=PAGE, **token)
+        for _ in range(MAX_PAGES):
+            page = await self._account.describe(action, Filters=[filters], MaxResults=PAGE_SIZE, **token)
             yield page
             if not page.get("NextToken"):
                 return
             token = {"NextToken": page["NextToken"]}
 
     async def _forbidden(self, action: str, machines: Mapping[str, str]) -> list[str]:
-        """What stands against it: asked for all of these at once, and if need be of each, to name them."""
+        """Why the action would be refused: tried for all machines at once, then if need be for each, to name them."""
         result = await self._dry_run(action, machines.values()) if machines else None
         if result is None:
             return []
         each = dict.fromkeys(machines, result)
         if len(machines) > 1 and result.outcome == "refused":
-            each = {m: found for m, i in machines.items() if (found := await self._dry_run(action, [i]))}
+            each = {m: refusal for m, i in machines.items() if (refusal := await self._dry_run(action, [i]))}
         names: dict[str, list[str]] = {}
-        for machine, found in each.items():
-            names.setdefault(f"{found.reason} ({found.code})", []).append(machine)
+        for machine, refusal in each.items():
+            names.setdefault(f"{refusal.reason} ({refusal.code})", []).append(machine)
         return [f"{', '.join(named)}: {words}" for words, named in names.items()]
 
     async def _dry_run(self, action: str, instances: Iterable[str]) -> CallResult | None:
-        """None: it would have been done."""
+        """The refusal; None if the action would be accepted."""
         try:
             await self._account.change(action, InstanceIds=list(instances), DryRun=True)
         except Failure as fault:
-            return None if fault.result.code == DRY_RUN_DONE else fault.result
+            return None if fault.result.code == DRY_RUN_PASSED else fault.result
         return CallResult(outcome="unknown", code="dry-run", reason=f"EC2 took a dry run of {action} for a call")
 
 

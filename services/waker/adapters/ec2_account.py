@@ -1,4 +1,4 @@
-"""Calls to EC2 for one account and region: each on a thread, bounded in time and number, never repeated in secret."""
+"""Calls to EC2 for one account and region: on threads, bounded in time and rate, and never silently repeated."""
 
 import asyncio
 import contextlib
@@ -19,9 +19,9 @@ from shared.clouds.throttle import Throttle
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
 CALL_SECONDS = 15.0
-"""For one call: the connection and the answer, and a little."""
+"""For one call: the connection, the response, and some slack."""
 DESCRIBE_SECONDS = 25.0
-"""For one that is tried up to three times: that changes nothing."""
+"""For a read, which is tried up to three times."""
 DESCRIBE_ATTEMPTS = 3
 THREADS = 8
 
@@ -52,18 +52,26 @@ class Ec2Account:
         self._making = Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
         self.skew = 0.0
-        """Seconds that our clock was behind EC2's at its last answer."""
+        """Seconds by which our clock was behind EC2's at its last response."""
 
     async def change(self, action: str, **parameters: Any) -> Mapping[str, Any]:
-        """A call that does something: made once. `Failure`."""
+        """Make a call that changes something, once.
+
+        Raises:
+            Failure: it was refused, or its result is unknown.
+        """
         return await self._call(action, _CHANGES[action], 1, CALL_SECONDS, parameters)
 
     async def describe(self, action: str, **parameters: Any) -> Mapping[str, Any]:
-        """A call that does nothing. `Failure`."""
+        """Make a call that only reads.
+
+        Raises:
+            Failure: it failed at every attempt.
+        """
         return await self._call(action, _DESCRIBES[action], DESCRIBE_ATTEMPTS, DESCRIBE_SECONDS, parameters)
 
     async def close(self) -> None:
-        """Calls under way end by themselves, unheard."""
+        """Abandon the calls under way; they end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for client in self._clients.values():
             client.close()
@@ -71,36 +79,35 @@ class Ec2Account:
     async def _call(
         self, action: str, method: str, attempts: int, seconds: float, parameters: dict[str, Any]
     ) -> Mapping[str, Any]:
-        turn = 0.0
+        sent_at = 0.0
         try:
-            turn = await self._throttle.turn()
+            sent_at = await self._throttle.acquire()
             async with asyncio.timeout(seconds):
-                made = asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._made, method, attempts, time.monotonic() + seconds, parameters
+                response = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._send, method, attempts, time.monotonic() + seconds, parameters
                 )
-                answer = await made
         except Exception as error:
             if isinstance(error, ClientError):
-                self._heard(turn, error.response, throttled=code_of(error) in THROTTLED)
+                self._record_response(sent_at, error.response, throttled=code_of(error) in THROTTLED)
             fault = failure(error, action, self.skew)
             if fault.result.scope == "account":
-                # Whoever renews credentials writes them where a new session finds them, and only a new one.
+                # Only a new session reads renewed credentials.
                 self._session, self._clients = None, {}
             raise fault from error
-        self._heard(turn, answer, throttled=False)
-        return answer
+        self._record_response(sent_at, response, throttled=False)
+        return response
 
-    def _made(self, method: str, attempts: int, until: float, parameters: dict[str, Any]) -> Mapping[str, Any]:
-        """On a thread. Clients are made here too: that reads files, and may ask the host for its credentials."""
+    def _send(self, method: str, attempts: int, until: float, parameters: dict[str, Any]) -> Mapping[str, Any]:
+        """Make the call, on a thread. Creating a client reads files and may ask the host for credentials."""
         with self._making:
             client = self._clients.get(attempts) or self._clients.setdefault(attempts, self._client(attempts))
         if time.monotonic() > until:
-            raise TimeoutError  # nobody waits for it any more, and it would come as a surprise
-        answer: Mapping[str, Any] = getattr(client, method)(**parameters)
-        return answer
+            raise TimeoutError  # nobody waits for it any more, so it must not happen
+        response: Mapping[str, Any] = getattr(client, method)(**parameters)
+        return response
 
     def _client(self, attempts: int) -> Any:
-        """One that tries a call so often."""
+        """A client that makes up to `attempts` attempts."""
         self._session = self._session or boto3.session.Session()
         config = Config(
             retries={"mode": "standard", "total_max_attempts": attempts},
@@ -111,9 +118,9 @@ class Ec2Account:
         )
         return self._session.client("ec2", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
 
-    def _heard(self, turn: float, answer: Mapping[str, Any], *, throttled: bool) -> None:
-        metadata = answer.get("ResponseMetadata", {})
-        self._throttle.answered(turn, throttled=throttled, repeats=metadata.get("RetryAttempts", 0))
+    def _record_response(self, sent_at: float, response: Mapping[str, Any], *, throttled: bool) -> None:
+        metadata = response.get("ResponseMetadata", {})
+        self._throttle.record_response(sent_at, throttled=throttled, repeats=metadata.get("RetryAttempts", 0))
         with contextlib.suppress(ValueError):
             date = metadata.get("HTTPHeaders", {}).get("date", "")
             self.skew = parsedate_to_datetime(date).timestamp() - self._clock()

@@ -1,14 +1,14 @@
-"""What EC2's refusals mean to the waker, as a table, and what it means when no answer comes at all."""
+"""What EC2's refusals mean to the waker, as a table, and what a missing response means."""
 
 from botocore import exceptions as boto
 
 from services.waker.core.events import RefusalScope
 from services.waker.ports import CallResult
-from shared.clouds.throttle import Crowded
+from shared.clouds.throttle import TooManyCalls
 
 MESSAGE_CHARACTERS = 300
 SKEW_SECONDS = 60.0
-"""EC2 refuses signatures that are five minutes off; before that, times of the journal and of the bill disagree."""
+"""EC2 rejects signatures that are five minutes off; before that, the journal's and the bill's times disagree."""
 
 PERMISSION = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"})
 THROTTLED = frozenset({
@@ -20,7 +20,7 @@ THROTTLED = frozenset({
     "TooManyRequestsException",
 })  # fmt: skip
 SIGNATURE = frozenset({"RequestExpired", "AuthFailure", "SignatureDoesNotMatch"})
-"""What a wrong clock looks like, too."""
+"""A wrong clock causes these, too."""
 NO_HIBERNATION = frozenset({"UnsupportedHibernationConfiguration", "UnsupportedOperation"})
 
 _ROOM = "EC2 has no room for this type in this zone just now"
@@ -28,7 +28,7 @@ _QUOTA = "the account's quota for this instance family is used up: ask AWS for m
 _CREDENTIALS = "EC2 does not take our credentials: renew them, or name others by AWS's usual variables and files"
 _ACCOUNT = "AWS has not enabled the account for this: see its console, or ask AWS's support"
 _SLOW = "EC2 wants fewer calls of this account; we wait"
-_UNKNOWN_ID = "EC2 does not know its instance: mend or remove the machine's `instance`, or the region"
+_UNKNOWN_ID = "EC2 does not know its instance: fix or remove the machine's `instance`, or the region"
 
 MEANING: dict[str, tuple[RefusalScope, str]] = {
     "InsufficientInstanceCapacity": ("capacity_pool", _ROOM),
@@ -45,7 +45,7 @@ MEANING: dict[str, tuple[RefusalScope, str]] = {
     "IncorrectInstanceState": ("transient", "its state is changing; it can be asked again when that is over"),
     "IncorrectSpotRequestState": ("transient", "its spot request is not ready; it can be asked again in two minutes"),
     "InvalidInstanceID.NotFound": ("machine", _UNKNOWN_ID),
-    "InvalidInstanceID.Malformed": ("machine", "this is no instance id: mend the machine's `instance` (`i-…`)"),
+    "InvalidInstanceID.Malformed": ("machine", "this is no instance id: fix the machine's `instance` (`i-…`)"),
     "InvalidInstanceId": ("machine", _UNKNOWN_ID),
     "UnsupportedHibernationConfiguration": ("machine", "it was launched without hibernation"),
     "UnsupportedOperation": ("machine", ""),
@@ -64,8 +64,8 @@ MEANING: dict[str, tuple[RefusalScope, str]] = {
     "OptInRequired": ("account", _ACCOUNT),
     "PendingVerification": ("account", _ACCOUNT),
 }
-"""Whom a refusal concerns, and what it means; without words, EC2's own are taken. A code that is not here leaves
-open what was done."""
+"""What a refusal concerns, and its explanation; an empty one means EC2's own words. After a code that is not listed
+here, it is unknown what was done."""
 
 _UNSENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError)
 _CONFIGURED_WRONG = {
@@ -81,7 +81,7 @@ _CONFIGURED_WRONG = {
 
 
 class Failure(Exception):
-    """Why a call did not bring what it was for."""
+    """A call failed."""
 
     def __init__(self, result: CallResult) -> None:
         super().__init__(f"{result.reason} ({result.code})")
@@ -89,14 +89,14 @@ class Failure(Exception):
 
 
 def failure(error: Exception, action: str, skew: float) -> Failure:
-    """What an exception of the SDK or of the throttle means. `skew`: seconds that our clock is behind EC2's."""
+    """What an exception of the SDK or the throttle means. `skew`: seconds by which our clock is behind EC2's."""
     return Failure(_result(error, action, skew))
 
 
 def _result(error: Exception, action: str, skew: float) -> CallResult:
     if isinstance(error, boto.ClientError):
         return _answered(code_of(error), error.response.get("Error", {}).get("Message", ""), action, skew)
-    if isinstance(error, Crowded):
+    if isinstance(error, TooManyCalls):
         return CallResult(outcome="refused", code="throttled", scope="transient", reason=str(error))
     if isinstance(error, TimeoutError):
         return CallResult(outcome="unknown", code="timeout", reason="EC2 did not answer in time")
@@ -106,7 +106,7 @@ def _result(error: Exception, action: str, skew: float) -> CallResult:
     if isinstance(error, _UNSENT):
         reason = "EC2 cannot be reached: see `provider.ec2.region`, `endpoint_url` and the way to it"
         return CallResult(outcome="failed", code=type(error).__name__, reason=reason)
-    # Lost replies and answers that are none; an error of the SDK says no more than that, and may quote the request.
+    # The response is lost or malformed. The SDK's errors say no more than that, and may quote the request.
     return CallResult(outcome="unknown", code=type(error).__name__, reason="EC2's answer was lost or is none")
 
 
@@ -115,7 +115,7 @@ def code_of(error: boto.ClientError) -> str:
 
 
 def _answered(code: str, message: str, action: str, skew: float) -> CallResult:
-    # What follows is for `aws sts decode-authorization-message`, and long.
+    # The rest is long, and only of use to `aws sts decode-authorization-message`.
     message = message.partition(" Encoded authorization failure message")[0][:MESSAGE_CHARACTERS]
     if code not in MEANING:
         return CallResult(outcome="unknown", code=code, reason=f"EC2 said {code}: {message}")

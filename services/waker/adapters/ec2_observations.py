@@ -9,7 +9,7 @@ from typing import Any
 from services.waker.core.events import Observation, PowerState, RefusalScope
 
 Described = Mapping[str, Any]
-"""An instance or a spot request, as boto3 has it."""
+"""An instance or a spot request, as boto3 returns it."""
 
 _POWER_STATES: dict[int, PowerState] = {
     0: "starting",
@@ -20,7 +20,7 @@ _POWER_STATES: dict[int, PowerState] = {
     80: "stopped",
 }
 _LOW_BYTE = 0xFF
-"""Only that of a state's code means something."""
+"""Only the low byte of a state's code has a meaning."""
 _SCOPES: dict[str, RefusalScope] = {
     "Server.InsufficientInstanceCapacity": "capacity_pool",
     "Client.VolumeLimitExceeded": "machine",
@@ -30,7 +30,7 @@ _SCOPES: dict[str, RefusalScope] = {
     "Client.InvalidSnapshot.NotFound": "machine",
     "Server.InternalError": "machine",
 }
-"""Of starts that were accepted and came to nothing."""
+"""Of starts that were accepted and then failed."""
 _HINTS = {
     "Server.InsufficientInstanceCapacity": "EC2 has no room for this type in this zone just now",
     "Client.VolumeLimitExceeded": "the account's quota of volumes is used up: ask AWS for more",
@@ -54,8 +54,8 @@ _CHANGED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a later call has to know of an instance."""
+class KnownInstance:
+    """What a later call needs to know of an instance."""
 
     power: PowerState
     hibernates: bool
@@ -65,12 +65,12 @@ class Seen:
 
 
 def power(instance: Described) -> PowerState | None:
-    """None: a state that this program does not know, which proves nothing."""
+    """The instance's power state; None if EC2's state is unknown to us, which proves nothing."""
     return _POWER_STATES.get(instance["State"]["Code"] & _LOW_BYTE)
 
 
-def observation(instance: Described, request: Described | None) -> Observation | None:
-    """`request`: its spot request."""
+def observation_of(instance: Described, request: Described | None) -> Observation | None:
+    """What EC2 reports of an instance and its spot request; None if its state is unknown to us."""
     now = power(instance)
     if now is None:
         return None
@@ -89,9 +89,9 @@ def observation(instance: Described, request: Described | None) -> Observation |
     )
 
 
-def seen(instance: Described, observation: Observation) -> Seen:
+def known_instance(instance: Described, observation: Observation) -> KnownInstance:
     launched = instance.get("LaunchTime")
-    return Seen(
+    return KnownInstance(
         power=observation.power,
         hibernates=bool(instance.get("HibernationOptions", {}).get("Configured")),
         launched=launched.timestamp() if launched else 0.0,
@@ -109,7 +109,7 @@ def _market(instance: Described) -> str:
 
 
 def _pool(instance: Described) -> str:
-    """Machines that are bound to a reservation or a dedicated host take their capacity from there."""
+    """The capacity pool. A machine bound to a reservation or a dedicated host takes its capacity from there."""
     placement = instance.get("Placement", {})
     parts = [instance["InstanceType"], placement.get("AvailabilityZone", ""), _market(instance)]
     target = instance.get("CapacityReservationSpecification", {}).get("CapacityReservationTarget", {})

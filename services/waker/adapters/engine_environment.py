@@ -12,10 +12,10 @@ PASSED = (
     *("VLLM_*", "TORCH*", "PYTORCH_*", "TRITON_*", "FLASHINFER_*", "SAFETENSORS_*", "TOKENIZERS_*", "TRANSFORMERS_*"),
     *("HF_*", "HUGGINGFACE_*", "HUGGING_FACE_*", "GGML_*", "LLAMA_*", "DO_NOT_TRACK"),
 )
-"""`HF_TOKEN` and `VLLM_API_KEY` are engines' own; a proxy's URL may hold a password, so that it has to be named."""
+"""`HF_TOKEN` and `VLLM_API_KEY` belong to engines. A proxy's URL may hold a password, so it must be named."""
 
 
 def engine_environment(ours: Mapping[str, str], named: Iterable[str] = ()) -> dict[str, str]:
-    """Return what of our environment an engine gets: what is `PASSED`, and what its machine's configuration names."""
-    wanted = (*PASSED, *named)
-    return {name: value for name, value in ours.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
+    """The part of our environment that an engine gets: `PASSED`, and what its machine's configuration names."""
+    patterns = (*PASSED, *named)
+    return {name: value for name, value in ours.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}

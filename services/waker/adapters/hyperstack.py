@@ -1,6 +1,6 @@
 """Virtual machines at Hyperstack: asleep is hibernated. The disk is kept, the GPUs, memory and ephemeral disk are not.
 
-Every change looks at the machine first: which call it takes, and whether any, follows from its state.
+Every change observes the machine first: its state decides which call is made, if any.
 """
 
 import time
@@ -13,9 +13,9 @@ from services.waker.adapters.hyperstack_api import HyperstackApi, Vm
 from services.waker.adapters.hyperstack_responses import (
     POWER_STATES,
     failure_of,
+    observation_of,
     refused,
     result_of,
-    sight_of,
     stock_of,
 )
 from services.waker.core.events import Observation, Orphan, RefusalScope
@@ -24,9 +24,9 @@ from shared.clouds.hyperstack import HyperstackError
 
 PROVIDER: Final = "hyperstack"
 LABEL = "spotinference-fleet="
-MAX_SKEW = 60.0
-GONE_SECONDS = 60.0
-"""How long a 404 about one machine holds before it is asked for again."""
+MAX_SKEW_S = 60.0
+NOT_FOUND_S = 60.0
+"""How long a 404 about one machine is remembered before it is requested again."""
 
 log = structlog.get_logger()
 
@@ -47,22 +47,24 @@ class Hyperstack:
         self._label = f"{LABEL}{fleet}" if fleet else None
         self._now = now
         self._gone: dict[str, float] = {}
-        """When Hyperstack said of an instance that it has none."""
+        """When Hyperstack last had no such instance."""
         self._failures: dict[int, tuple[str, RefusalScope | None]] = {}
-        """Why machines are in `ERROR`, or sleep though they were woken."""
+        """Why machines are in `ERROR`, or asleep although they were woken."""
         self._woken: set[int] = set()
-        """Told to wake, and not seen awake since."""
+        """Machines that were woken and have not been observed awake since."""
 
     async def close(self) -> None:
         await self._api.close()
 
     async def observe(self) -> AccountSnapshot:
-        vms = {str(vm.id): vm for vm in await self._listed()}
+        vms = {str(vm.id): vm for vm in await self._list()}
         ours = set(self._instances.values())
         orphans = [vm for vm in vms.values() if str(vm.id) not in ours and self._label in (vm.labels or [])]
         configured = await self._configured(vms)
-        await self._ask_why([*configured.values(), *orphans])
-        observations = {machine: observation for machine, vm in configured.items() if (observation := self._sight(vm))}
+        await self._explain_failures([*configured.values(), *orphans])
+        observations = {
+            machine: observation for machine, vm in configured.items() if (observation := self._observation(vm))
+        }
         observations |= {
             machine: _gone(instance) for machine, instance in self._instances.items() if instance in self._gone
         }
@@ -71,16 +73,16 @@ class Hyperstack:
             orphans=tuple(
                 Orphan(id=f"{PROVIDER}:{vm.id}", provider=PROVIDER, observation=observation)
                 for vm in orphans
-                if (observation := self._sight(vm)) and observation.power != "not_found"
+                if (observation := self._observation(vm)) and observation.power != "not_found"
             ),
         )
 
     async def start(self, machine: str, generation: int) -> CallResult:
-        del generation  # one machine, one engine: it starts with the machine
+        del generation  # the engine starts with the machine
         try:
             vm = await self._api.machine(self._instance(machine))
-        except HyperstackError as fault:
-            return result_of(fault)
+        except HyperstackError as error:
+            return result_of(error)
         match POWER_STATES.get(vm.word):
             case "stopped" | "error":
                 return await self._wake(vm, self._api.restore)
@@ -94,54 +96,54 @@ class Hyperstack:
                 return refused("transient", f"it cannot be started while it is {vm.word}", vm.word)
 
     async def stop(self, machine: str, *, force: bool) -> CallResult:
-        del force  # there is no harder way
+        del force  # there is no forced stop
         try:
             vm = await self._api.machine(self._instance(machine))
-        except HyperstackError as fault:
-            return result_of(fault)
+        except HyperstackError as error:
+            return result_of(error)
         return await self._put_to_sleep(vm)
 
     async def test(self) -> tuple[str, ...]:
-        """There is no dry run: what the key may change is not known before. Machines that are gone, a look tells."""
+        """There is no dry run, so what the key may change is unknown. An observation shows missing machines."""
         try:
             vms = {str(vm.id): vm for vm in await self._api.machines()}
-        except HyperstackError as fault:
-            return (f"{PROVIDER}: {result_of(fault).reason}",)
-        found = [] if abs(self._api.skew or 0.0) <= MAX_SKEW else [_skewed(self._api.skew or 0.0)]
+        except HyperstackError as error:
+            return (f"{PROVIDER}: {result_of(error).reason}",)
+        faults = [] if abs(self._api.skew or 0.0) <= MAX_SKEW_S else [_skewed(self._api.skew or 0.0)]
         for machine, instance in self._instances.items():
             vm = vms.get(instance)
             if vm is not None and not vm.hibernates:
-                found.append(f"machine {machine}: its flavor cannot hibernate ({vm.pool}): take another, or no waker")
-        return tuple(found)
+                faults.append(f"machine {machine}: its flavor cannot hibernate ({vm.pool}): take another, or no waker")
+        return tuple(faults)
 
     def _instance(self, machine: str) -> str:
         return self._instances.get(machine) or machine.removeprefix(f"{PROVIDER}:")
 
-    async def _listed(self) -> list[Vm]:
+    async def _list(self) -> list[Vm]:
         try:
             return await self._api.machines()
-        except HyperstackError as fault:
-            raise ProviderUnavailable(f"{PROVIDER}: {result_of(fault).reason} ({fault.code})") from fault
+        except HyperstackError as error:
+            raise ProviderUnavailable(f"{PROVIDER}: {result_of(error).reason} ({error.code})") from error
 
     async def _configured(self, vms: Mapping[str, Vm]) -> dict[str, Vm]:
-        """By our ids; what the list lacks is asked for singly, until one call fails."""
-        found = {machine: vms[instance] for machine, instance in self._instances.items() if instance in vms}
+        """The configured machines by our ids. What the list lacks is requested singly until a call fails."""
+        configured = {machine: vms[instance] for machine, instance in self._instances.items() if instance in vms}
         now = self._now()
-        self._gone = {i: at for i, at in self._gone.items() if i not in vms and at <= now < at + GONE_SECONDS}
+        self._gone = {i: at for i, at in self._gone.items() if i not in vms and at <= now < at + NOT_FOUND_S}
         for machine, instance in self._instances.items():
-            if machine in found or instance in self._gone:
+            if machine in configured or instance in self._gone:
                 continue
             try:
-                found[machine] = await self._api.machine(instance)
-            except HyperstackError as fault:
-                if fault.status == 404:
+                configured[machine] = await self._api.machine(instance)
+            except HyperstackError as error:
+                if error.status == 404:
                     self._gone[instance] = now
-                elif result_of(fault).scope != "machine":
+                elif result_of(error).scope != "machine":
                     break
-        return found
+        return configured
 
-    async def _ask_why(self, vms: list[Vm]) -> None:
-        """Once for each time that something failed."""
+    async def _explain_failures(self, vms: list[Vm]) -> None:
+        """Read the events of failed machines, once for each failure."""
         powers = {vm.id: POWER_STATES.get(vm.word) for vm in vms}
         self._woken -= {id_ for id_, power in powers.items() if power == "running"}
         failed = {
@@ -151,12 +153,12 @@ class Hyperstack:
         for id_ in failed - self._failures.keys():
             try:
                 self._failures[id_] = failure_of(await self._api.events(str(id_)))
-            except HyperstackError as fault:
-                log.warning("hyperstack_events_unread", instance=id_, error=str(fault))
+            except HyperstackError as error:
+                log.warning("hyperstack_events_unread", instance=id_, error=str(error))
                 return
 
-    def _sight(self, vm: Vm) -> Observation | None:
-        observation = sight_of(vm, *self._failures.get(vm.id, ("", None)))
+    def _observation(self, vm: Vm) -> Observation | None:
+        observation = observation_of(vm, *self._failures.get(vm.id, ("", None)))
         if observation is None:
             log.warning("hyperstack_state_unknown", instance=vm.id, state=vm.word)
         return observation
@@ -166,14 +168,14 @@ class Hyperstack:
         if vm.word == "HIBERNATING" or power in ("stopped", "not_found"):
             return ACCEPTED
         if power == "error":
-            return refused("machine", "it is in ERROR and cannot be hibernated: see to it in the console", vm.word)
+            return refused("machine", "it is in ERROR and cannot be hibernated: fix it in the console", vm.word)
         if power not in ("running", "stopped_billed"):
             return refused("transient", f"it cannot be hibernated while it is {vm.word}", vm.word)
         if not vm.hibernates:
             return refused("machine", f"its flavor cannot hibernate, and is billed all the time: {vm.pool}", vm.word)
         if power == "running":
             return await self._changed(vm, self._api.hibernate, ("HIBERNATING", "HIBERNATED"))
-        # Off and billed in full, and only what is active can hibernate: that is for the next call.
+        # It is off and billed in full, and only active machines hibernate: the next call does that.
         return await self._changed(vm, self._api.start, ("STARTING", "ACTIVE"))
 
     async def _wake(self, vm: Vm, call: Callable[[str], Awaitable[None]]) -> CallResult:
@@ -189,20 +191,20 @@ class Hyperstack:
             stock = ""
         return refused("capacity_pool", "; ".join(part for part in (result.reason, stock) if part), result.code)
 
-    async def _changed(self, vm: Vm, call: Callable[[str], Awaitable[None]], wanted: tuple[str, ...]) -> CallResult:
-        """A 400 may be about a state that changed since we looked; `wanted` are those that an earlier call brought."""
+    async def _changed(self, vm: Vm, call: Callable[[str], Awaitable[None]], expected: tuple[str, ...]) -> CallResult:
+        """Make a call. A 400 may mean that the state has changed; `expected` are the states after an earlier call."""
         try:
             await call(str(vm.id))
             return ACCEPTED
-        except HyperstackError as fault:
-            result = result_of(fault)
-            if fault.status not in (400, 409) or result.scope in ("account", "quota", "capacity_pool"):
+        except HyperstackError as error:
+            result = result_of(error)
+            if error.status not in (400, 409) or result.scope in ("account", "quota", "capacity_pool"):
                 return result
         try:
             word = (await self._api.machine(str(vm.id))).word
         except HyperstackError:
             return CallResult(outcome="unknown", code=result.code, reason=result.reason)
-        if word in wanted:
+        if word in expected:
             return CallResult(outcome="unknown", code=result.code, reason=f"it is {word} already: {result.reason}")
         if word != vm.word or POWER_STATES.get(word) in ("stopping", "starting"):
             return refused("transient", f"it is {word}: {result.reason}", result.code)

@@ -1,4 +1,4 @@
-"""Hyperstack's virtual machines, as much of them as a waker needs."""
+"""Hyperstack's API for virtual machines, as far as the waker needs it."""
 
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +23,7 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 class Vm(msgspec.Struct, frozen=True):
-    """A virtual machine. Not told: `locked`, whose meaning nobody documents."""
+    """A virtual machine. `locked` is left out, since its meaning is not documented."""
 
     id: int
     status: str | None = None
@@ -45,14 +45,14 @@ class Vm(msgspec.Struct, frozen=True):
 
     @property
     def quota(self) -> str:
-        """The account's allowance that it counts against: of its GPU, with spot apart. Empty: unknown."""
+        """The account's quota that it counts against: by GPU, with spot apart. Empty: unknown."""
         if self.flavor is None or not self.flavor.gpu:
             return ""
         return f"{self.flavor.gpu}/{'spot' if 'spot' in (self.flavor.name or '').lower() else 'on-demand'}"
 
     @property
     def hibernates(self) -> bool:
-        """False only where its flavor says so."""
+        """Whether it can hibernate; False only if its flavor says so."""
         features = (self.flavor and self.flavor.features) or {}
         return features.get("no_hibernation") is not True
 
@@ -102,22 +102,22 @@ class _Stocks(msgspec.Struct):
 
 
 class HyperstackApi:
-    """An account's machines. Every method is one call, but for `machines`; each raises `HyperstackError`."""
+    """An account's machines. Every method but `machines` is one call; each raises `HyperstackError`."""
 
     def __init__(self, account: HyperstackAccount) -> None:
         self._account = account
 
     @property
     def skew(self) -> float | None:
-        """Seconds that our clock is ahead of theirs, by the last answer; None: none told the time."""
+        """Seconds by which our clock is ahead of Hyperstack's; None if unknown."""
         return self._account.skew
 
     async def close(self) -> None:
         await self._account.close()
 
     async def machines(self) -> list[Vm]:
-        """All that the key may see, in every region, page by page; the first `MAX_PAGES` of them."""
-        found: dict[int, Vm] = {}
+        """All machines that the key may see, in every region; at most `MAX_PAGES` pages."""
+        vms: dict[int, Vm] = {}
         for page in range(1, MAX_PAGES + 1):
             try:
                 listing = await self._account.get(
@@ -127,13 +127,13 @@ class HyperstackApi:
                 if fault.status == 404 and page > 1:
                     break  # past the last page
                 raise
-            told = listing.instances or []
-            found |= {vm.id: vm for vm in told}
-            # Whether `count` is the page's or the whole's is not documented, and a page may be smaller than asked for.
-            short = len(told) < (listing.page_size or PAGE_SIZE) and len(found) >= (listing.count or 0)
-            if short or not told:
+            page_vms = listing.instances or []
+            vms |= {vm.id: vm for vm in page_vms}
+            # Whether `count` is that of the page is not documented, and a page may be smaller than requested.
+            is_last = len(page_vms) < (listing.page_size or PAGE_SIZE) and len(vms) >= (listing.count or 0)
+            if is_last or not page_vms:
                 break
-        return list(found.values())
+        return list(vms.values())
 
     async def machine(self, instance: str) -> Vm:
         return (await self._account.get(_Single, _path(instance))).instance
@@ -145,21 +145,21 @@ class HyperstackApi:
         return (await self._account.get(_Stocks, "/core/stocks")).stocks or []
 
     async def hibernate(self, instance: str) -> None:
-        """From `ACTIVE`. Without `retain_ip` it would come back under another address."""
+        """Hibernate an `ACTIVE` machine. Without `retain_ip` it would return with another address."""
         await self._change(_path(instance) + "/hibernate", retain_ip="true")
 
     async def restore(self, instance: str) -> None:
-        """From `HIBERNATED`."""
+        """Restore a `HIBERNATED` machine."""
         await self._change(_path(instance) + "/hibernate-restore")
 
     async def start(self, instance: str) -> None:
-        """From `SHUTOFF`."""
+        """Start a `SHUTOFF` machine."""
         await self._change(_path(instance) + "/start")
 
     async def _change(self, path: str, **query: str) -> None:
         done = await self._account.get(_Done, path, **query)
         if not done.status:
-            # A refusal under a wrong status: judged by its words, as a 400 is.
+            # A refusal with a wrong status: it is judged by its words, like a 400.
             raise HyperstackError("200", self._account.clean(done.message or "") or "status: false", status=400)
 
 

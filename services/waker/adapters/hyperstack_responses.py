@@ -1,4 +1,4 @@
-"""What Hyperstack's answers mean to the waker: its states in our words, its refusals with whom they concern."""
+"""What Hyperstack's responses mean to the waker: its states in our words, and what its refusals concern."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,12 +22,12 @@ POWER_STATES: Mapping[str, PowerState] = {
     "DELETING": "not_found",
     "DELETED": "not_found",
 }
-"""What is not here is no state that we know: nothing is concluded from it."""
+"""A state that is not listed here proves nothing."""
 
-SHORT_OF_MONEY = ("balance", "credit", "payment", "top up")
-SHORT_OF_QUOTA = ("quota", "contract limit")
-SHORT_OF_GPUS = ("no valid host", "stock", "capacity", "not enough", "insufficient resources")
-"""In the words of a 400. The API's own documentation lists none of them."""
+NO_MONEY = ("balance", "credit", "payment", "top up")
+NO_QUOTA = ("quota", "contract limit")
+NO_GPUS = ("no valid host", "stock", "capacity", "not enough", "insufficient resources")
+"""Words in a 400. The API's documentation lists none of them."""
 
 _CONSOLE = "https://console.hyperstack.cloud"
 _RULES: Mapping[int, tuple[RefusalScope, str]] = {
@@ -44,35 +44,35 @@ _REDIRECT: tuple[RefusalScope, str] = (
 )
 
 
-def sight_of(vm: Vm, reason: str = "", scope: RefusalScope | None = None) -> Observation | None:
-    """None: its state says nothing to us."""
+def observation_of(vm: Vm, reason: str = "", scope: RefusalScope | None = None) -> Observation | None:
+    """What the machine's description means; None if its state is unknown to us."""
     power = POWER_STATES.get(vm.word)
     if power is None:
         return None
     return Observation(power=power, provider_state=vm.word, pool=vm.pool, quota=vm.quota, reason=reason, scope=scope)
 
 
-def result_of(fault: HyperstackError) -> CallResult:
-    """Of a call that was not answered with success. A 400 about its state wants a look besides."""
-    if not fault.made:
-        return CallResult(outcome="refused", code=fault.code, reason=fault.words, scope="transient")
-    if fault.status < 300 or fault.status >= 500 or fault.status == 408:
-        return CallResult(outcome="unknown", code=fault.code, reason=fault.words)
-    scope, why = _rule(fault)
-    return refused(scope, f"{why}; {fault.words}" if why else fault.words, fault.code)
+def result_of(error: HyperstackError) -> CallResult:
+    """The result of a failed call. After a 400 about the machine's state, the machine must be observed as well."""
+    if not error.may_have_arrived:
+        return CallResult(outcome="refused", code=error.code, reason=error.detail, scope="transient")
+    if error.status < 300 or error.status >= 500 or error.status == 408:
+        return CallResult(outcome="unknown", code=error.code, reason=error.detail)
+    scope, why = _rule(error)
+    return refused(scope, f"{why}; {error.detail}" if why else error.detail, error.code)
 
 
-def _rule(fault: HyperstackError) -> tuple[RefusalScope, str]:
-    if fault.status < 400:
+def _rule(error: HyperstackError) -> tuple[RefusalScope, str]:
+    if error.status < 400:
         return _REDIRECT
-    if fault.status in _RULES:
-        return _RULES[fault.status]
-    words = fault.words.lower()
-    if any(sign in words for sign in SHORT_OF_MONEY):
+    if error.status in _RULES:
+        return _RULES[error.status]
+    detail = error.detail.lower()
+    if any(sign in detail for sign in NO_MONEY):
         return _RULES[402]
-    if any(sign in words for sign in SHORT_OF_QUOTA):
+    if any(sign in detail for sign in NO_QUOTA):
         return "quota", f"the account's quota for this GPU is used up: ask Hyperstack for more at {_CONSOLE}"
-    if any(sign in words for sign in SHORT_OF_GPUS):
+    if any(sign in detail for sign in NO_GPUS):
         return "capacity_pool", "no GPUs for it at the moment"
     return "machine", ""
 
@@ -82,18 +82,18 @@ def refused(scope: RefusalScope, reason: str, code: str = "") -> CallResult:
 
 
 def failure_of(events: Sequence[VmEvent]) -> tuple[str, RefusalScope | None]:
-    """Why a machine is not where it was sent, if its record ends with a failure, and whom that concerns."""
+    """Why the machine's last change failed, and what that concerns; no scope if it did not fail."""
     ends = [event for event in events if event.type and event.type.endswith(("Failed", "Success"))]
     last = max(ends, key=lambda event: event.time or "", default=None)
     if last is None or last.type is None or last.type.endswith("Success"):
         return "", None
-    told = ": ".join(part for part in (last.type, last.reason or last.message) if part)
-    # Restoring has to find a host; when it fails and nobody says why, that is the likeliest.
-    return told, "capacity_pool" if "Restore" in last.type else "machine"
+    reason = ": ".join(part for part in (last.type, last.reason or last.message) if part)
+    # Restoring needs a free host: if it fails without a reason, that is the most likely one.
+    return reason, "capacity_pool" if "Restore" in last.type else "machine"
 
 
 def stock_of(regions: Sequence[StockRegion], vm: Vm) -> str:
-    """How many machines like this one its region could give now, in words; empty: not told."""
+    """How many machines like this one its region has in stock, as text; empty if unknown."""
     gpu, size = (vm.flavor.gpu, f"{vm.flavor.gpu_count}x") if vm.flavor else (None, "")
     for region in regions:
         for stocked in (region.models or []) if region.region == vm.region else []:

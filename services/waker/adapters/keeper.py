@@ -24,9 +24,9 @@ from services.waker.adapters.keeper_files import KeeperState
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 10.0
 LIFELINE_GRACE_SECONDS = 5.0
-"""The suite was killed: everything of it is to be gone within 10 s."""
+"""The suite was killed: all of it must be gone within 10 s."""
 LOCK_SECONDS = 1.0
-"""A look holds the lock for a moment; a keeper holds it for good."""
+"""An observation holds the lock for a moment; a keeper holds it for its whole life."""
 
 
 class Keeper:
@@ -41,30 +41,30 @@ class Keeper:
         self._wakeup, write_end = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(write_end, False)
-        self._asked = 0
+        self._stop_requests = 0
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_ask)
+            signal.signal(number, self._on_signal)
 
     def run(self, command: list[str]) -> None:
-        self._note("starting")
+        self._write_state("starting")
         port = _free_port()
         argv = [part.replace("{port}", str(port)) for part in command]
         try:
             engine = self._spawn(argv)
         except OSError as error:
             reason = _not_started(argv[0], error)
-            self._note("refused", reason=reason, ended_at=time.time())
-            self._tell(refused=reason, code=type(error).__name__)
+            self._write_state("refused", reason=reason, ended_at=time.time())
+            self._report_start(refused=reason, code=type(error).__name__)
             return
         started = keeper_files.process_start(engine.pid)
-        self._note("running", port=port, engine=engine.pid, engine_started=started)
-        self._tell(endpoint=f"http://127.0.0.1:{port}")
+        self._write_state("running", port=port, engine=engine.pid, engine_started=started)
+        self._report_start(endpoint=f"http://127.0.0.1:{port}")
         status = self._watch(engine)
         with contextlib.suppress(ProcessLookupError, PermissionError):  # what it left behind in its group
             os.killpg(engine.pid, signal.SIGKILL)
-        self._note("ended", exit_status=status, ended_at=time.time(), reason=self._ending(status))
+        self._write_state("ended", exit_status=status, ended_at=time.time(), reason=self._ending(status))
 
     def _spawn(self, argv: list[str]) -> "subprocess.Popen[bytes]":
         log = self._folder / keeper_files.LOG_FILE
@@ -78,7 +78,7 @@ class Keeper:
         with log.open("ab") as output:
             return subprocess.Popen(
                 argv,
-                executable=_found(argv[0], environment["PATH"]),
+                executable=_find_program(argv[0], environment["PATH"]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -88,53 +88,53 @@ class Keeper:
             )
 
     def _watch(self, engine: "subprocess.Popen[bytes]") -> int:
-        """Until the engine has ended; its exit status."""
+        """Wait until the engine has ended, and return its exit status."""
         deadline: float | None = None
         while engine.poll() is None:
-            if self._asked and deadline is None:
+            if self._stop_requests and deadline is None:
                 deadline = time.monotonic() + self._grace
-                self._note("stopping")
+                self._write_state("stopping")
                 os.killpg(engine.pid, signal.SIGTERM)
-            if deadline is not None and (self._asked > 1 or time.monotonic() >= deadline):
+            if deadline is not None and (self._stop_requests > 1 or time.monotonic() >= deadline):
                 os.killpg(engine.pid, signal.SIGKILL)
                 return engine.wait()
             self._wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         return engine.wait()
 
     def _wait(self, timeout: float | None) -> None:
-        """For a signal or the end of the lifeline."""
+        """Wait for a signal or the end of the lifeline."""
         watched = [self._wakeup] if self._lifeline is None else [self._wakeup, self._lifeline]
         readable, _, _ = select.select(watched, [], [], timeout)
         if self._lifeline in readable:
             self._lifeline = None
-            self._asked = max(self._asked, 1)
+            self._stop_requests = max(self._stop_requests, 1)
             self._grace = min(self._grace, LIFELINE_GRACE_SECONDS)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeup, 512)
 
-    def _on_ask(self, *_: object) -> None:
-        self._asked += 1
+    def _on_signal(self, *_: object) -> None:
+        self._stop_requests += 1
 
     def _ending(self, status: int) -> str:
         how = f"by signal {-status}" if status < 0 else f"with exit status {status}"
-        if self._asked:
+        if self._stop_requests:
             return f"the engine was ended {how}" if status < 0 else f"the engine was asked to end and did so {how}"
-        # Not what the log says: that may be a prompt, and the reason goes into the journal.
+        # Never quote the log: it may hold a prompt, and the reason goes into the journal.
         return f"the engine ended {how}: see {self._folder / keeper_files.LOG_FILE}"
 
-    def _note(self, status: keeper_files.Status, **changes: object) -> None:
+    def _write_state(self, status: keeper_files.Status, **changes: object) -> None:
         self._state = replace(self._state, status=status, **changes)  # type: ignore[arg-type]  # fields of the state
         try:
             keeper_files.write_state(self._folder, self._state)
         except OSError:
-            # A full disk. An engine that nobody could find again does not run; one that is to end, ends by its grace.
+            # The disk is full. An engine that nobody could find again must not run; a stopping one ends by itself.
             if status in ("starting", "running"):
                 raise
 
-    def _tell(self, **told: str) -> None:
-        """The waker's answer; it may have gone."""
+    def _report_start(self, **fields: str) -> None:
+        """Report to the waker, which may have gone."""
         with contextlib.suppress(OSError):
-            os.write(self._report, json.dumps(told).encode())
+            os.write(self._report, json.dumps(fields).encode())
         os.close(self._report)
 
 
@@ -146,8 +146,8 @@ def _die_with(keeper: int) -> None:
             os._exit(1)
 
 
-def _found(program: str, path: str) -> str:
-    """The program's file; the name itself where there is none, so that starting it says so."""
+def _find_program(program: str, path: str) -> str:
+    """The program's file; if there is none, its name, so that starting it fails with that error."""
     if os.sep in program:
         return program
     for folder in path.split(os.pathsep):
@@ -159,8 +159,8 @@ def _found(program: str, path: str) -> str:
 
 def _not_started(program: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"no program {program!r}: install it, or mend the machine's command"
-    return f"the program {program!r} cannot be started: {error.strerror}: mend it, or the machine's command"
+        return f"no program {program!r}: install it, or fix the machine's command"
+    return f"the program {program!r} cannot be started: {error.strerror}: fix it, or the machine's command"
 
 
 def _free_port() -> int:
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     if os.fork():
-        os._exit(0)  # nobody's child from here on: no waker has to reap us
+        os._exit(0)  # from here on an orphan, so that no waker has to reap us
     os.setsid()
     for descriptor in (arguments.report, arguments.lifeline):
         if descriptor is not None:
@@ -189,7 +189,7 @@ def main() -> None:
     while (lock := keeper_files.take_lock(arguments.folder)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     if lock is None:
-        return  # another keeper was quicker; the waker reads nothing, and looks
+        return  # another keeper was quicker; the waker reads no report, and observes
     state = KeeperState(
         status="starting",
         generation=arguments.generation,

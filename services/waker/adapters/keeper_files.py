@@ -1,7 +1,7 @@
-"""The folder of a `process` machine: who runs it, on which port, how the engine before ended; and its log.
+"""The folder of a `process` machine: its keeper, its port, how its last engine ended; and its log.
 
-The keeper alone writes, under a lock that it holds for its whole life: while the lock is held, what the file says is
-about a keeper that lives. So two engines of one machine cannot be, and no recycled process id deceives.
+Only the keeper writes, under a lock that it holds for its whole life: while the lock is held, the file is about a live
+keeper. So one machine never has two engines, and a recycled process id misleads nobody.
 """
 
 import fcntl
@@ -60,14 +60,14 @@ def read_state(folder: Path) -> KeeperState | None:
 
 
 def write_state(folder: Path, state: KeeperState) -> None:
-    """Whole or not at all."""
+    """Write the state atomically."""
     partial = folder / f"{STATE_FILE}.new"
     partial.write_text(json.dumps(asdict(state)), "utf-8")
     partial.replace(folder / STATE_FILE)
 
 
 def take_lock(folder: Path) -> int | None:
-    """The lock's descriptor, to be kept open; None while a keeper holds it."""
+    """Take the lock and return its descriptor, to be kept open; None while a keeper holds it."""
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,21 +78,21 @@ def take_lock(folder: Path) -> int | None:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in the system's own words; None for one that is not there or is a zombie."""
+    """When a process started, as the system prints it; None if it is gone or a zombie."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return None
         # No /proc, as on macOS.
         answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
         return answer.stdout.strip() or None
-    parts = told.rpartition(")")[2].split()
+    parts = stat.rpartition(")")[2].split()
     return None if parts[0] in ("Z", "X") else parts[19]
 
 
 def last_words(folder: Path) -> str:
-    """The end of the engine's log, for the reason why it ended."""
+    """The last lines of the engine's log, which may say why it ended."""
     try:
         with (folder / LOG_FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))

@@ -21,13 +21,13 @@ from services.waker.core.events import Observation, PowerState
 from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProviderUnavailable
 from shared.messages.codec import Unreadable, decode
 
-OBSERVE_SECONDS = 0.05
-"""Between two looks while a keeper that was told to end is waited for."""
+OBSERVE_EVERY_S = 0.05
+"""Between two observations while waiting for a keeper to end."""
 REPORT_BYTES = 4096
 
 
 class LocalMachines:
-    """A `Provider`: the commands of this host."""
+    """A `Provider`: commands on this host."""
 
     def __init__(self, machines: Mapping[str, "LocalMachine"]) -> None:
         self._machines = machines
@@ -39,10 +39,10 @@ class LocalMachines:
         return await self._machines[machine].stop(force=force)
 
     async def observe(self) -> AccountSnapshot:
-        """One that does not say how it is was not seen; that hides no other."""
-        found = await asyncio.gather(*(m.observe() for m in self._machines.values()), return_exceptions=True)
+        """Observe every machine. One whose state is unknown is left out, and hides no other."""
+        results = await asyncio.gather(*(m.observe() for m in self._machines.values()), return_exceptions=True)
         observations: dict[str, Observation] = {}
-        for name, observation in zip(self._machines, found, strict=True):
+        for name, observation in zip(self._machines, results, strict=True):
             if isinstance(observation, Observation):
                 observations[name] = observation
             elif not isinstance(observation, ProviderUnavailable):
@@ -76,7 +76,7 @@ class LocalMachine:
         self._lifeline = lifeline
         self._grace = grace
         self._environment = environment
-        """Of the engine, beside what it gets of ours."""
+        """Variables for the engine beside those that it gets of ours."""
         self._passed = passed
         """Names of variables that the configuration passes on."""
         self._calls = asyncio.Lock()
@@ -91,32 +91,36 @@ class LocalMachine:
             return await self._stop(force=force)
 
     async def observe(self) -> Observation:
-        """`ProviderUnavailable`."""
-        return self._sight()
+        """Observe the machine.
+
+        Raises:
+            ProviderUnavailable: its state is unknown.
+        """
+        return self._observe()
 
     async def close(self) -> None:
         pass
 
     async def _start(self, generation: int) -> CallResult:
         self._folder.mkdir(parents=True, exist_ok=True)
-        observation = self._sight()
+        observation = self._observe()
         while observation.is_stopping:
-            await asyncio.sleep(OBSERVE_SECONDS)
-            observation = self._sight()
+            await asyncio.sleep(OBSERVE_EVERY_S)
+            observation = self._observe()
         if observation.is_active:
             return CallResult(outcome="unknown", code="running", reason="an engine of this machine runs already")
         return await self._spawn(generation)
 
     async def _stop(self, *, force: bool) -> CallResult:
-        del force  # its keeper uses force when it is asked twice
+        del force  # its keeper uses force at the second signal
         state = keeper_files.read_state(self._folder)
-        # The look ends an engine that its keeper left behind.
-        if self._sight().is_active and state is not None:
+        # Observing ends an engine that its keeper left behind.
+        if self._observe().is_active and state is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(state.keeper, signal.SIGTERM)
         return ACCEPTED
 
-    def _sight(self) -> Observation:
+    def _observe(self) -> Observation:
         if not self._folder.exists():
             return Observation(power="stopped", provider_state="stopped")
         lock = keeper_files.take_lock(self._folder)
@@ -139,9 +143,9 @@ class LocalMachine:
         )
 
     def _bury(self, state: KeeperState) -> KeeperState:
-        """The keeper died without a word: whatever is left of its engine is ended. Under the lock."""
+        """End what is left of the engine of a keeper that died without a word. The caller holds the lock."""
         if state.engine is not None and keeper_files.process_start(state.engine) in (state.engine_started, None):
-            # Gone itself, its number stays its group's for as long as a child of it lives.
+            # Even if it is gone itself, its id stays that of its group while a child of it lives.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(state.engine, signal.SIGKILL)
         state = replace(state, status="ended", ended_at=time.time(), reason="the engine's keeper was killed")
@@ -173,7 +177,7 @@ class LocalMachine:
 
 
 class _Reader:
-    """What the keeper writes, to its end."""
+    """Reads the keeper's report."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -184,17 +188,17 @@ class _Reader:
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(self._descriptor, readable.set)
-        told = b""
+        report = b""
         try:
-            while len(told) < REPORT_BYTES:
+            while len(report) < REPORT_BYTES:
                 await readable.wait()
                 readable.clear()
                 with contextlib.suppress(BlockingIOError):
                     part = os.read(self._descriptor, REPORT_BYTES)
                     if not part:
                         break
-                    told += part
-            return told
+                    report += part
+            return report
         finally:
             loop.remove_reader(self._descriptor)
 
@@ -203,9 +207,9 @@ class _Reader:
 
 
 def _running(state: KeeperState | None) -> Observation:
-    """A keeper lives. One that has only just begun may not have written its state yet."""
+    """The machine while its keeper lives. A keeper that has only just begun may not have written its state yet."""
     if state is None or state.status in ("ended", "refused"):
-        # Between its lock and its first word, or between its last word and its end.
+        # The keeper holds the lock and has not written yet, or has written its last state and not ended yet.
         return Observation(
             power="stopping",
             provider_state="changing",
@@ -227,18 +231,20 @@ def _running(state: KeeperState | None) -> Observation:
 
 
 class _Report(msgspec.Struct):
-    """What a keeper writes once its engine has started, or has not."""
+    """What a keeper writes once its engine has started, or failed to."""
 
     endpoint: str | None = None
     refused: str | None = None
     code: str = ""
 
 
-def _result(told: bytes) -> CallResult:
+def _result(written: bytes) -> CallResult:
     try:
-        report = decode(told, _Report)
+        report = decode(written, _Report)
     except Unreadable:
-        return CallResult(outcome="unknown", code="keeper", reason="the engine's keeper said nothing: see keeper.log")
+        return CallResult(
+            outcome="unknown", code="keeper", reason="the engine's keeper reported nothing: see keeper.log"
+        )
     if report.refused is not None:
         return CallResult(outcome="refused", code=report.code, reason=report.refused)
     return CallResult(outcome="accepted", endpoint=report.endpoint)

@@ -13,7 +13,7 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from services.waker.adapters.process import OBSERVE_SECONDS, LocalMachine
+from services.waker.adapters.process import OBSERVE_EVERY_S, LocalMachine
 from services.waker.core.events import Observation, PowerState
 from services.waker.ports import ACCEPTED, CallResult, ProviderUnavailable
 from shared.http_body import read_limited
@@ -21,28 +21,28 @@ from shared.messages.codec import Unreadable, decode
 from shared.tasks import cancel_and_wait
 
 Change = Callable[[str], Awaitable[None]]
-"""Of the engine at an endpoint."""
+"""Changes the state of the engine at an endpoint."""
 
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}
 ASK_SECONDS = 1.0
 SLEEP_SECONDS = 20.0
-"""As long as until the core asks again, which ends the engine."""
+"""The time until the core calls stop again, which ends the engine."""
 WAKE_SECONDS = 600.0
-"""Level 2 reads the weights from disk. The core's own limits are shorter as a rule."""
+"""Level 2 reads the weights from disk. The core's own limits are usually shorter."""
 ANSWER_SECONDS = 10.0
-"""A start that takes longer is answered before it is done; looks say when it is."""
+"""A start that takes longer returns before it is done; observations show when it is."""
 ENDING_SECONDS = 5.0
-"""A keeper that is told to end its engine says so at once."""
+"""A keeper that is told to end its engine writes that at once."""
 MAX_BODY_BYTES = 4096
 SHOWN_CHARACTERS = 200
 
 
-class NotDone(Exception):
-    """The engine did not do what it was asked, in words. `awake`: that shows that it does not sleep."""
+class ChangeFailed(Exception):
+    """The engine did not change its state as requested. `is_awake`: the failure shows that it does not sleep."""
 
-    def __init__(self, words: str, *, awake: bool = False) -> None:
+    def __init__(self, words: str, *, is_awake: bool = False) -> None:
         super().__init__(words)
-        self.awake = awake
+        self.is_awake = is_awake
 
 
 class SleepingMachine(LocalMachine):
@@ -65,14 +65,14 @@ class SleepingMachine(LocalMachine):
         super().__init__(folder, command, lifeline, grace=grace, environment=ENVIRONMENT, passed=passed)
         self._level = level
         self._change: asyncio.Task[None] | None = None
-        """A falling asleep or a wake under way, which goes on when the call that began it is over."""
+        """A change under way, which continues after the call that began it."""
         self._power: PowerState = "running"
-        """Meanwhile."""
+        """The power state meanwhile."""
         self._fault = ""
         """Why the last change ended the engine."""
 
     async def observe(self) -> Observation:
-        observation = self._sight()
+        observation = self._observe()
         if observation.power == "stopped" and self._fault:
             return replace(observation, reason=self._fault)
         if observation.power != "running" or observation.endpoint is None:
@@ -90,7 +90,7 @@ class SleepingMachine(LocalMachine):
         )
 
     async def close(self) -> None:
-        """What is under way at the engine goes on there; the next waker looks."""
+        """Stop waiting. What is under way at the engine continues there; the next waker observes it."""
         if self._change is not None:
             await cancel_and_wait([self._change])
 
@@ -99,7 +99,7 @@ class SleepingMachine(LocalMachine):
             return ACCEPTED
         if self._change is not None:
             await asyncio.wait([self._change])
-        observation = self._sight()
+        observation = self._observe()
         if (
             observation.power != "running"
             or observation.endpoint is None
@@ -118,8 +118,8 @@ class SleepingMachine(LocalMachine):
     async def _stop(self, *, force: bool) -> CallResult:
         if self._changing and self._power == "stopping" and not force:
             return ACCEPTED
-        await self.close()  # a wake that is not wanted any more
-        observation = self._sight()
+        await self.close()  # abandon a wake under way
+        observation = self._observe()
         if force or observation.power != "running" or observation.endpoint is None:
             return await super()._stop(force=force)
         self._begin("stopping", self._sleep, observation.endpoint)
@@ -137,26 +137,26 @@ class SleepingMachine(LocalMachine):
     async def _changed(self, change: Change, endpoint: str) -> None:
         try:
             await change(endpoint)
-        except NotDone as error:
-            self._power, self._fault = "stopping", f"the engine was ended, for it did not do as it was told: {error}"
+        except ChangeFailed as error:
+            self._power, self._fault = "stopping", f"the engine was ended because it did not obey: {error}"
             await super()._stop(force=False)
-            for _ in range(round(ENDING_SECONDS / OBSERVE_SECONDS)):
-                if self._sight().power != "running":
+            for _ in range(round(ENDING_SECONDS / OBSERVE_EVERY_S)):
+                if self._observe().power != "running":
                     return
-                await asyncio.sleep(OBSERVE_SECONDS)
+                await asyncio.sleep(OBSERVE_EVERY_S)
 
     async def _sleep(self, endpoint: str) -> None:
         if not await _is_sleeping(endpoint):
-            await _ask("POST", f"{endpoint}/sleep?level={self._level}", SLEEP_SECONDS)
+            await _request("POST", f"{endpoint}/sleep?level={self._level}", SLEEP_SECONDS)
 
     async def _wake(self, endpoint: str) -> None:
         """At level 2 the weights' memory comes first, then the weights, then that of the cache."""
         if self._level == 1:
-            await _ask("POST", f"{endpoint}/wake_up", WAKE_SECONDS)
+            await _request("POST", f"{endpoint}/wake_up", WAKE_SECONDS)
             return
-        await _ask("POST", f"{endpoint}/wake_up?tags=weights", WAKE_SECONDS)
-        await _ask("POST", f"{endpoint}/collective_rpc", WAKE_SECONDS, {"method": "reload_weights"})
-        await _ask("POST", f"{endpoint}/wake_up?tags=kv_cache", WAKE_SECONDS)
+        await _request("POST", f"{endpoint}/wake_up?tags=weights", WAKE_SECONDS)
+        await _request("POST", f"{endpoint}/collective_rpc", WAKE_SECONDS, {"method": "reload_weights"})
+        await _request("POST", f"{endpoint}/wake_up?tags=kv_cache", WAKE_SECONDS)
 
 
 class _Sleeping(msgspec.Struct):
@@ -166,18 +166,22 @@ class _Sleeping(msgspec.Struct):
 
 
 async def _is_sleeping(endpoint: str) -> bool | None:
-    """None: it does not say. What does not listen yet is awake, and so is what knows no sleep."""
+    """Whether the engine sleeps; None if unknown. An engine that does not listen yet or has no sleep mode is awake."""
     try:
-        told = decode(await _ask("GET", f"{endpoint}/is_sleeping", ASK_SECONDS), _Sleeping)
-    except NotDone as error:
-        return False if error.awake else None
+        status = decode(await _request("GET", f"{endpoint}/is_sleeping", ASK_SECONDS), _Sleeping)
+    except ChangeFailed as error:
+        return False if error.is_awake else None
     except Unreadable:
         return None
-    return told.is_sleeping
+    return status.is_sleeping
 
 
-async def _ask(method: str, url: str, seconds: float, body: object = None) -> bytes:
-    """The beginning of a good answer; `NotDone` for any other, and none in time."""
+async def _request(method: str, url: str, seconds: float, body: object = None) -> bytes:
+    """Send a request and return the beginning of a successful response.
+
+    Raises:
+        ChangeFailed: there was no response in time, or it was an error.
+    """
     limit = aiohttp.ClientTimeout(total=seconds)
     what = f"{method} {url}"
     try:
@@ -185,12 +189,12 @@ async def _ask(method: str, url: str, seconds: float, body: object = None) -> by
             aiohttp.ClientSession(timeout=limit, trust_env=False) as session,
             session.request(method, url, json=body, allow_redirects=False) as answer,
         ):
-            told = await read_limited(answer, MAX_BODY_BYTES)
+            content = await read_limited(answer, MAX_BODY_BYTES)
     except TimeoutError as error:
-        raise NotDone(f"{what}: no answer within {seconds:g} s") from error
+        raise ChangeFailed(f"{what}: no answer within {seconds:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise NotDone(f"{what}: {error}", awake=isinstance(error, aiohttp.ClientConnectorError)) from error
+        raise ChangeFailed(f"{what}: {error}", is_awake=isinstance(error, aiohttp.ClientConnectorError)) from error
     if answer.status != 200:
-        words = " ".join(told.decode("utf-8", "replace").split())[:SHOWN_CHARACTERS]
-        raise NotDone(f"{what}: {answer.status} {words}", awake=answer.status == HTTPStatus.NOT_FOUND)
-    return told
+        words = " ".join(content.decode("utf-8", "replace").split())[:SHOWN_CHARACTERS]
+        raise ChangeFailed(f"{what}: {answer.status} {words}", is_awake=answer.status == HTTPStatus.NOT_FOUND)
+    return content

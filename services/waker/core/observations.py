@@ -118,7 +118,7 @@ def _apply_not_found(step: Step, machine: Machine, observation: Observation) -> 
     if machine.state != "gone" and (is_new or step.now - since >= NOT_FOUND_S):
         reason = observation.reason or "its provider does not know it"
         machine = replace(machine, calls=replace(machine.calls, pending=None))
-        step.transition(machine, "gone", reason, alarm=f"{reason}: mend or remove its `instance`")
+        step.transition(machine, "gone", reason, alarm=f"{reason}: fix or remove its `instance`")
 
 
 def _apply_orphan(step: Step, orphan: Orphan, requested_at: float) -> None:

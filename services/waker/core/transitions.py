@@ -25,7 +25,7 @@ TRANSITIONS: Mapping[MachineState | None, Ends] = {
     "waking": {
         "ready": "the engine answered one token",
         "falling_asleep": "not ready in time, the wrong engine, another machine was faster, or the operator's order",
-        "asleep": "its start was refused, or it ended too often",
+        "asleep": "its start was refused, or it went down too often",
         **_ANY,
     },
     "ready": {
@@ -35,7 +35,7 @@ TRANSITIONS: Mapping[MachineState | None, Ends] = {
     },
     "draining": {
         "ready": "used or wanted meanwhile, its provider is in doubt, or a gateway did not release it",
-        "falling_asleep": "every gateway acknowledged, with nothing in flight",
+        "falling_asleep": "every gateway has acknowledged the drain and has nothing in flight",
         "asleep": "it ended by itself or was stopped outside the waker",
         **_ANY,
     },
@@ -59,7 +59,7 @@ TRANSITIONS: Mapping[MachineState | None, Ends] = {
 
 
 class IllegalTransition(RuntimeError):
-    """A defect of ours: the table of moves does not have it."""
+    """A defect of the waker: the table of transitions does not have it."""
 
 
 def is_legal(start: MachineState | None, end: MachineState) -> bool:

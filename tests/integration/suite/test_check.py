@@ -135,7 +135,7 @@ async def test_embedding_engine_is_checked_with_its_key(check: Check, serve: Ser
     (tmp_path / "key").write_text("sk-engine\n")
     endpoint = await serve(404, {"detail": "nothing here"}, vectors=True, key="sk-engine")
     text = tier("lab", "static", {"m1": at(endpoint)})
-    assert_wrong(await check(text), ("machine m1:", "401", "name the tier's `key_file`"))
+    assert_wrong(await check(text), ("machine m1:", "401", "set the tier's `key_file`"))
     keyed = text.replace('provider = "static"', f'provider = "static"\nkey_file = "{tmp_path / "key"}"')
     result = await check(keyed)
     assert_wrong(result)

@@ -131,9 +131,9 @@ class CloudHouse:
             aiohttp.ClientSession(headers=headers, timeout=limit) as session,
             session.post(f"{self.gateway.announced.url}/v1/chat/completions", json=body) as answer,
         ):
-            told = await answer.json()
-            assert answer.status == 200, told
-            return str(told["choices"][0]["message"]["content"])
+            current = await answer.json()
+            assert answer.status == 200, current
+            return str(current["choices"][0]["message"]["content"])
 
     async def serves_again(self) -> None:
         """After a machine went without a word: until the gateway has heard of it, its requests meet no engine."""
@@ -151,17 +151,17 @@ class CloudHouse:
 
     async def reaches(self, state: MachineState, machine: str = "m1") -> MachineRecord:
         """Once the bucket says so: a state that lasts."""
-        found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
-        assert found is not None
-        return found
+        record_found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
+        assert record_found is not None
+        return record_found
 
     async def passes(self, state: MachineState, machine: str = "m1") -> Transition:
         """The last transition to a state, once the journal has one."""
 
-        async def told() -> list[Transition]:
+        async def current() -> list[Transition]:
             return [e for e in await self.transitions(machine) if e.to_state == state]
 
-        return (await until(told, bool))[-1]
+        return (await until(current, bool))[-1]
 
     async def journal(self) -> list[JournalEntry]:
         return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
@@ -172,20 +172,20 @@ class CloudHouse:
     async def path(self, machine: str = "m1") -> list[MachineState]:
         """The states that it went through, once the journal, which follows the record, tells of the last."""
 
-        async def told() -> tuple[MachineState | None, list[MachineState]]:
+        async def current() -> tuple[MachineState | None, list[MachineState]]:
             record = await self.record(machine)
             return None if record is None else record.state, [
                 entry.to_state for entry in await self.transitions(machine)
             ]
 
-        return (await until(told, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
+        return (await until(current, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
 
     async def phases(self, machine: str = "m1") -> list[str]:
         return [e.phase for e in await self.journal() if isinstance(e, PhaseEnded) and e.machine == machine and e.done]
 
     async def calls(self, machine: str = "m1") -> list[tuple[str, str]]:
-        told = [e for e in await self.journal() if isinstance(e, ProviderCall) and e.machine == machine]
-        return [(entry.call, entry.outcome) for entry in told]
+        current = [e for e in await self.journal() if isinstance(e, ProviderCall) and e.machine == machine]
+        return [(entry.call, entry.outcome) for entry in current]
 
     async def asleep(self, instance: str) -> None:
         """Once the cloud says so."""

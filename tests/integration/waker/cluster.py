@@ -127,12 +127,14 @@ class House:
 
     async def reaches(self, machine: str, state: MachineState) -> MachineRecord:
         """Once the bucket says so: a state that lasts."""
-        found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
-        assert found is not None
-        return found
+        record_found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
+        assert record_found is not None
+        return record_found
 
     @asynccontextmanager
-    async def at(self, wanted: Callable[[MachineRecord], bool], do: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+    async def at(
+        self, condition: Callable[[MachineRecord], bool], do: Callable[[], None]
+    ) -> AsyncIterator[asyncio.Event]:
         """`do` this within a moment of the first record that is wanted; the event is set then."""
         done = asyncio.Event()
 
@@ -141,7 +143,7 @@ class House:
                 isinstance(event, Changed)
                 and event.value
                 and not done.is_set()
-                and wanted(decode(event.value, MachineRecord))
+                and condition(decode(event.value, MachineRecord))
             ):
                 do()
                 done.set()
@@ -158,12 +160,12 @@ class House:
     async def path(self, machine: str = "m1") -> list[MachineState]:
         """The states that it went through, once the journal, which follows the record, tells of the last."""
 
-        async def told() -> tuple[MachineState | None, list[MachineState]]:
+        async def current() -> tuple[MachineState | None, list[MachineState]]:
             record = await self.record(machine)
             entries = [e for e in await self.journal() if isinstance(e, Transition) and e.machine == machine]
             return None if record is None else record.state, [entry.to_state for entry in entries]
 
-        return (await until(told, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
+        return (await until(current, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
 
     async def calls(self, call: str) -> list[str]:
         """The outcomes of these provider calls."""
@@ -173,8 +175,8 @@ class House:
         """What its engines logged."""
         log = self.folder / f"{machine}.log"
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-        found = [Line(w, int(pid), float(at), int(under_way)) for w, pid, at, under_way in lines]
-        return [line for line in found if word in (None, line.word)]
+        record_found = [Line(w, int(pid), float(at), int(under_way)) for w, pid, at, under_way in lines]
+        return [line for line in record_found if word in (None, line.word)]
 
     async def led_by(self, service: ServiceProcess) -> None:
         """Once this waker says that it leads."""

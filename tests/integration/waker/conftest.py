@@ -75,9 +75,9 @@ class House:
         return (decode(entry.value, MachineRecord), entry.revision) if entry else None
 
     async def reaches(self, state: MachineState) -> MachineRecord:
-        found = await until(self.record, lambda seen: seen is not None and seen[0].state == state)
-        assert found is not None
-        return found[0]
+        record_found = await until(self.record, lambda seen: seen is not None and seen[0].state == state)
+        assert record_found is not None
+        return record_found[0]
 
     async def journal(self) -> list[JournalEntry]:
         return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
@@ -85,12 +85,12 @@ class House:
     async def path(self) -> list[MachineState]:
         """The states that the machine went through, once the journal, which follows the record, tells of the last."""
 
-        async def told() -> tuple[MachineState | None, list[MachineState]]:
+        async def current() -> tuple[MachineState | None, list[MachineState]]:
             seen = await self.record()
             entries = [entry for entry in await self.journal() if isinstance(entry, Transition)]
             return seen and seen[0].state, [entry.to_state for entry in entries]
 
-        return (await until(told, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
+        return (await until(current, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
 
     async def calls(self) -> list[tuple[str, str]]:
         return [(entry.call, entry.outcome) for entry in await self.journal() if isinstance(entry, ProviderCall)]

@@ -21,7 +21,7 @@ class Handler(BaseHTTPRequestHandler):
 
     chat_only = False
     loading = False
-    asked = Path(os.devnull)
+    request_log = Path(os.devnull)
     sleeping: ClassVar[set[str]] = set()
     """What of its memory it has given back, as vLLM does."""
     gpus = Path(os.devnull)
@@ -32,9 +32,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.loading:
             self._answer(503, {"error": "loading"})
         elif self.path == "/who":
-            told = {"pid": os.getpid(), "pgid": os.getpgid(0), "path": os.environ["PATH"], "lifeline": _lifeline()}
-            told["environment"] = sorted(os.environ)
-            self._answer(200, told)
+            content = {"pid": os.getpid(), "pgid": os.getpgid(0), "path": os.environ["PATH"], "lifeline": _lifeline()}
+            content["environment"] = sorted(os.environ)
+            self._answer(200, content)
         elif self.path == "/is_sleeping":
             self._sleep_mode(lambda: {"is_sleeping": bool(self.sleeping)})
         else:
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"] or 0)) or b"{}")
-        with self.asked.open("a") as file:
+        with self.request_log.open("a") as file:
             file.write(json.dumps({"path": self.path, **body}) + "\n")
         if self.path.partition("?")[0] in ("/sleep", "/wake_up", "/collective_rpc"):
             self._sleep_mode(self._change_sleep)
@@ -74,8 +74,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, {"choices": [{"text": "x"}], "usage": {"total_tokens": 3}})
 
-    def _answer(self, status: int, told: object) -> None:
-        body = json.dumps(told).encode()
+    def _answer(self, status: int, content: object) -> None:
+        body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -93,18 +93,18 @@ def note_gpus(file: Path, word: str) -> None:
 
 def _lifeline() -> list[str]:
     """Pipes that it inherited, beside its three streams."""
-    found = []
+    entries = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found.append((int(descriptor.name), str(descriptor.readlink())))
-    return [target for number, target in found if number > 2 and target.startswith("pipe")]
+            entries.append((int(descriptor.name), str(descriptor.readlink())))
+    return [target for number, target in entries if number > 2 and target.startswith("pipe")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--starts", type=Path, help="a line with its pid is added to this file")
-    parser.add_argument("--asked", type=Path, help="a line for each request that it has to work for")
+    parser.add_argument("--request-log", type=Path, help="a line for each request that it has to work for")
     parser.add_argument("--die", type=int, help="end at once with this status")
     parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
     parser.add_argument("--chat-only", action="store_true")
@@ -126,7 +126,7 @@ def main() -> None:
     if arguments.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Handler.chat_only, Handler.loading = arguments.chat_only, arguments.loading
-    Handler.asked = arguments.asked or Handler.asked
+    Handler.request_log = arguments.request_log or Handler.request_log
     ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
 
 

@@ -19,10 +19,10 @@ async def test_a_thousand_requests_at_three_gateways_are_one_start(
         for _ in range(GATEWAYS):
             await house.gateway()
         await house.waker()
-        asked = [
+        requests = [
             house.ask(gateway=number % GATEWAYS, streamed=number % 2 == 0, seconds=200.0) for number in range(REQUESTS)
         ]
-        await asyncio.gather(*asked)
+        await asyncio.gather(*requests)
         assert await house.calls("start") == ["accepted"]
         assert await house.path() == ["asleep", "waking", "ready"]
         assert len(house.lives(word="start")) == 1

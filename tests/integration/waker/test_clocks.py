@@ -71,6 +71,6 @@ async def skew_of(service: ServiceProcess) -> float:
             lines = (await page.text()).splitlines()
         return next((float(line.split()[1]) for line in lines if line.startswith("spot_clock_skew_seconds ")), None)
 
-    found = await until(read, lambda skew: skew is not None)
-    assert found is not None
-    return found
+    skew = await until(read, lambda skew: skew is not None)
+    assert skew is not None
+    return skew

@@ -44,8 +44,8 @@ async def hyperstack() -> AsyncIterator[HyperstackSky]:
 
 @pytest.fixture(params=["ec2", "hyperstack"])
 def sky(request: pytest.FixtureRequest) -> Sky:
-    found: Sky = request.getfixturevalue(request.param)
-    return found
+    cloud: Sky = request.getfixturevalue(request.param)
+    return cloud
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def test_a_waker_that_is_killed_in_the_middle_of_a_wake_is_followed(build:
     assert [outcome for call, outcome in await house.calls() if call == "start"] == ["accepted"]
 
 
-async def test_what_a_cloud_tells_late_is_done_once(build: Build, ec2: Ec2Sky) -> None:
+async def test_late_observation_causes_no_second_start(build: Build, ec2: Ec2Sky) -> None:
     """Its descriptions are seconds old, as EC2's may be; the services have the patience for it."""
     house = await build(ec2, idle="500ms")
     ec2.cloud.lag(3.0)
@@ -336,7 +336,7 @@ async def test_a_machine_that_breaks_while_it_comes_up_is_passed_over_and_raised
     assert "RestoreHibernationInstanceFailed" in failed.reason
 
 
-async def test_a_hibernation_that_bounces_is_asked_for_again(build: Build, hyperstack: HyperstackSky) -> None:
+async def test_bounced_hibernation_is_repeated(build: Build, hyperstack: HyperstackSky) -> None:
     house = await build(hyperstack, idle="500ms")
     hyperstack.cloud.vms[int(house.first)].ends.extend(["ACTIVE", "ACTIVE"])  # of the restore, and of the hibernation
     await house.waker()

@@ -57,8 +57,8 @@ async def slow_gateway(house: House) -> AsyncIterator[asyncio.Event]:
             draining = entry is not None and decode(entry.value, MachineRecord).state == "draining"
             acknowledged = entry.revision if entry and draining and lets_go.is_set() else None
             uses = {"m1": MachineActivity(in_flight=0, acknowledged=acknowledged)}
-            told = Activity(gateway="slow", sent_at=time.time(), machines=uses)
-            await house.bus.publish_volatile(subjects.activity("slow"), encode(told))
+            activity = Activity(gateway="slow", sent_at=time.time(), machines=uses)
+            await house.bus.publish_volatile(subjects.activity("slow"), encode(activity))
             await asyncio.sleep(0.1)
 
     speaking = asyncio.create_task(speak())
@@ -69,18 +69,22 @@ async def slow_gateway(house: House) -> AsyncIterator[asyncio.Event]:
 
 
 @asynccontextmanager
-async def drain_heard(house: House) -> AsyncIterator[asyncio.Event]:
+async def drain_reported(house: House) -> AsyncIterator[asyncio.Event]:
     """Set once the house's own gateway sends nobody to m1 any more."""
-    heard = asyncio.Event()
+    reported = asyncio.Event()
 
     async def on_activity(received: Received) -> None:
-        told = decode(received.data, Activity)
-        if told.gateway != "slow" and "m1" in told.machines and told.machines["m1"].acknowledged is not None:
-            heard.set()
+        activity = decode(received.data, Activity)
+        if (
+            activity.gateway != "slow"
+            and "m1" in activity.machines
+            and activity.machines["m1"].acknowledged is not None
+        ):
+            reported.set()
 
     listening = await house.bus.subscribe(subjects.ACTIVITIES, on_activity)
     try:
-        yield heard
+        yield reported
     finally:
         await listening.stop()
 
@@ -155,15 +159,15 @@ async def test_draining_is_called_off_by_who_comes_meanwhile(bus: JetStreamBus, 
     async with two_wakers(bus, nats_url, tmp_path, idle="1s") as house, slow_gateway(house):
         await house.ask()
         draining = house.at(lambda record: record.state == "draining", kill(house))
-        async with drain_heard(house) as heard, draining as killed:
+        async with drain_reported(house) as reported, draining as killed:
             await asyncio.wait_for(killed.wait(), PATIENCE_SECONDS)
-            await asyncio.wait_for(heard.wait(), PATIENCE_SECONDS)
+            await asyncio.wait_for(reported.wait(), PATIENCE_SECONDS)
             await house.ask()
         assert (await house.path())[:5] == ["asleep", "waking", "ready", "draining", "ready"]
         assert [line.word for line in house.lives()] == ["start", "ready"]
 
 
-async def test_falling_asleep_is_not_asked_twice(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+async def test_stop_is_not_called_twice(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     """An engine that takes its time to end is told once; a second word would kill it."""
     async with two_wakers(bus, nats_url, tmp_path, "--end", "7", idle="1s") as house:
         await house.ask()

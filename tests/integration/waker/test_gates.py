@@ -77,15 +77,15 @@ async def test_a_closed_tier_is_not_woken_before_its_gate_opens(bus: JetStreamBu
         assert await woken(bus) == ["b1"]
         await want(bus, "m")
         await want(bus, "n")
-        before = await until(lambda: states(bus), lambda found: found.keys() == {"a1", "b1"})
+        before = await until(lambda: states(bus), lambda current: current.keys() == {"a1", "b1"})
         assert before["a1"] == "asleep"
         await gate(bus, "")
-        await until(lambda: wanted_and_woken(bus), lambda names: names == ["b1", "a1"])
+        await until(lambda: woken_on_demand(bus), lambda names: names == ["b1", "a1"])
     await runtime.cancel_tasks()
     assert not runtime.crashed
 
 
-async def wanted_and_woken(bus: JetStreamBus) -> list[str]:
+async def woken_on_demand(bus: JetStreamBus) -> list[str]:
     """Gateways repeat what they want."""
     await want(bus, "m")
     return await woken(bus)

@@ -24,7 +24,7 @@ COMMENT = re.compile(rb": waking tier=(\S+) phase=(\S+) eta=(\S+)")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
-async def test_a_gateway_that_says_nothing_more_is_waited_out_and_no_longer(
+async def test_silent_gateway_is_awaited_until_its_timeout(
     bus: JetStreamBus, nats_url: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     async with built(bus, nats_url, tmp_path, idle="1s", waker=f'gateway_timeout = "{GATEWAY_SECONDS:g}s"') as house:
@@ -47,7 +47,7 @@ async def test_a_gateway_that_says_nothing_more_is_waited_out_and_no_longer(
         await house.ask(gateway=0)
 
 
-async def told(house: House) -> list[tuple[bytes, ...]]:
+async def events(house: House) -> list[tuple[bytes, ...]]:
     """What a stream that waits for a wake is told: tier, phase and ETA of each comment."""
     async with connected(house.gateways[0].announced.url) as connection:
         await connection.send(house.request("m1", streamed=True))
@@ -58,7 +58,7 @@ async def told(house: House) -> list[tuple[bytes, ...]]:
     return COMMENT.findall(answer.body)
 
 
-async def test_who_waits_is_told_of_phases_and_after_a_first_wake_how_long(
+async def test_waiting_client_sees_phases_and_after_the_first_wake_an_eta(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     """Also under a leader that came later: it remembers how long wakes took."""
@@ -67,14 +67,14 @@ async def test_who_waits_is_told_of_phases_and_after_a_first_wake_how_long(
     async with built(bus, nats_url, tmp_path, "--load", "2.6", idle="1s", gateway=quick, waker=waker) as house:
         await house.gateway()
         await house.waker()
-        first = await told(house)
+        first = await events(house)
         assert (b"t-m1", b"loading", b"?") in first
         assert all(eta == b"?" for _, phase, eta in first), first
         assert await house.wakers[0].stop() == 0
         second = await house.waker()
         await house.led_by(second)
         await house.reaches("m1", "asleep")
-        again = await told(house)
+        again = await events(house)
         etas = [int(eta) for _, phase, eta in again if phase == b"loading"]
         before, now = [e.seconds for e in await house.journal() if isinstance(e, PhaseEnded) and e.phase == "loading"]
         assert 1 <= etas[0] <= before + 1.5, "as long as before, or what is left of it"

@@ -15,7 +15,7 @@ MACHINES = 6
 
 async def clients_of(house: House, machine: str, seconds: float, chance: random.Random) -> int:
     """One after another and now and then several, most of them just when the machine begins to fall asleep."""
-    asked = 0
+    requests = 0
     ends = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < ends:
         together = chance.choice([1, 1, 1, 2, 5])
@@ -25,10 +25,10 @@ async def clients_of(house: House, machine: str, seconds: float, chance: random.
                 for _ in range(together)
             )
         )
-        asked += together
+        requests += together
         # From the last answer: drained after 1 s, acknowledged within 0.3 s, asleep soon afterwards.
         await asyncio.sleep(chance.choice([0.0, 0.9, *(chance.uniform(1.0, 2.0) for _ in range(6))]))
-    return asked
+    return requests
 
 
 async def hammer(bus: JetStreamBus, nats_url: str, folder: Path, seconds: float) -> int:

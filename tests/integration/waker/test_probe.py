@@ -26,16 +26,16 @@ COMPLETIONS, CHAT, EMBEDDINGS, MODELS = "/v1/completions", "/v1/chat/completions
 
 
 class Engine:
-    """Answers each path as it was told, any other with 404; `asked` has the paths, `keys` what came with them."""
+    """Answers each path as it was told, any other with 404; `requests` has the paths, `keys` what came with them."""
 
     def __init__(self, replies: Mapping[str, Reply]) -> None:
         self.replies = dict(replies)
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.keys: list[str | None] = []
         self.base_url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.path)
+        self.requests.append(request.path)
         self.keys.append(request.headers.get("authorization"))
         status, body = self.replies.get(request.path, MISSING)
         if isinstance(body, bytes):
@@ -72,7 +72,7 @@ async def prober() -> AsyncIterator[HttpProber]:
 
 
 @pytest.mark.parametrize(
-    ("replies", "asked", "tokens"),
+    ("replies", "requests", "tokens"),
     [
         ({COMPLETIONS: (200, TEXT)}, [COMPLETIONS], 2),
         ({CHAT: (200, TEXT)}, [COMPLETIONS, CHAT], 2),
@@ -95,47 +95,47 @@ async def prober() -> AsyncIterator[HttpProber]:
     ],
 )
 async def test_an_engine_is_fit_when_it_does_what_its_model_is_for(
-    serve: Serve, prober: HttpProber, replies: Mapping[str, Reply], asked: list[str], tokens: int
+    serve: Serve, prober: HttpProber, replies: Mapping[str, Reply], requests: list[str], tokens: int
 ) -> None:
     engine = await serve(replies)
     answer = await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)
     assert (answer.answered, answer.tokens, answer.code, answer.mismatch) == (True, tokens, "", "")
-    assert engine.asked == asked
-    assert engine.keys == [None] * len(asked)
+    assert engine.requests == requests
+    assert engine.keys == [None] * len(requests)
 
 
 @pytest.mark.parametrize(
-    ("replies", "told"),
+    ("replies", "text"),
     [
         ({COMPLETIONS: (500, {"error": "out of memory"})}, '500 {"error": "out of memory"}'),
         ({COMPLETIONS: (503, {"error": "loading"})}, '503 {"error": "loading"}'),
         ({COMPLETIONS: (429, {})}, "429 {}"),
         ({COMPLETIONS: UNSUPPORTED}, "/v1/completions: 501 "),
         ({COMPLETIONS: UNSUPPORTED, EMBEDDINGS: (200, {"data": []})}, '/v1/embeddings: 200 {"data": []}'),
-        ({COMPLETIONS: (401, {"error": "no key"})}, "name the tier's `key_file`"),
+        ({COMPLETIONS: (401, {"error": "no key"})}, "set the tier's `key_file`"),
         ({COMPLETIONS: (200, b"[" * 100_000), CHAT: (200, b"\xff"), EMBEDDINGS: (200, b"{}")}, "/v1/embeddings: 200"),
     ],
 )
-async def test_an_unfit_engine_says_why(
-    serve: Serve, prober: HttpProber, replies: Mapping[str, Reply], told: str
+async def test_unfit_engine_is_explained(
+    serve: Serve, prober: HttpProber, replies: Mapping[str, Reply], text: str
 ) -> None:
     engine = await serve(replies)
     answer = await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)
     assert (answer.answered, answer.is_host_up, answer.mismatch) == (False, True, "")
-    assert told in answer.code
+    assert text in answer.code
     assert len(answer.code) <= probe.CODE_LENGTH + 60
 
 
 async def test_a_500_is_no_reason_to_ask_for_anything_else(serve: Serve, prober: HttpProber) -> None:
     engine = await serve({COMPLETIONS: (500, {}), EMBEDDINGS: (200, VECTOR)})
     assert not (await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)).answered
-    assert engine.asked == [COMPLETIONS]
+    assert engine.requests == [COMPLETIONS]
 
 
 async def test_an_engine_of_another_model_is_named(serve: Serve, prober: HttpProber) -> None:
     engine = await serve({MODELS: (200, {"data": [{"id": "llama"}]})})
     answer = await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)
-    assert answer.mismatch == "serves llama, not served: mend `served_as` or the engine's command"
+    assert answer.mismatch == "serves llama, not served: fix `served_as` or the engine's command"
 
 
 async def test_our_key_goes_to_the_engine_and_is_in_no_reason(serve: Serve, prober: HttpProber) -> None:
@@ -161,7 +161,7 @@ async def test_our_key_goes_to_the_engine_and_is_in_no_reason(serve: Serve, prob
         ("none", None),
     ],
 )
-async def test_the_longest_context_is_read_where_it_is_told(
+async def test_max_model_len_is_read_if_the_engine_reports_it(
     serve: Serve, prober: HttpProber, models: object, length: int | None
 ) -> None:
     engine = await serve({MODELS: (200, {"data": models})})

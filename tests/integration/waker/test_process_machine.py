@@ -56,8 +56,8 @@ async def who(endpoint: str | None) -> dict[str, Any]:
             except aiohttp.ClientError as error:
                 return error
 
-    told: dict[str, Any] = await until(ask, lambda seen: isinstance(seen, dict))
-    return told
+    engine_info: dict[str, Any] = await until(ask, lambda seen: isinstance(seen, dict))
+    return engine_info
 
 
 async def gone(machine: LocalMachine) -> Observation:
@@ -80,7 +80,7 @@ async def test_it_starts_is_seen_and_stops(made: Made, folder: Path) -> None:
     assert not (await machine.observe()).is_active
     result = await machine.start(4)
     assert (result.outcome, result.reason) == ("accepted", "")
-    told = await who(result.endpoint)
+    engine_info = await who(result.endpoint)
     observation = await machine.observe()
     assert (observation.is_active, observation.is_stopping, observation.generation, observation.endpoint) == (
         True,
@@ -88,12 +88,12 @@ async def test_it_starts_is_seen_and_stops(made: Made, folder: Path) -> None:
         4,
         result.endpoint,
     )
-    assert told["pgid"] == told["pid"] != os.getpgid(0)
-    assert told["path"].split(":")[0] == str(Path(sys.executable).parent)
+    assert engine_info["pgid"] == engine_info["pid"] != os.getpgid(0)
+    assert engine_info["path"].split(":")[0] == str(Path(sys.executable).parent)
     assert (await machine.stop()).outcome == "accepted"
     observation = await gone(machine)
     assert (observation.generation, observation.reason) == (4, "the engine was ended by signal 15")
-    assert not alive(told["pid"])
+    assert not alive(engine_info["pid"])
     assert (await machine.stop()).outcome == "accepted"
 
 
@@ -105,7 +105,7 @@ async def test_a_second_start_makes_no_second_engine(made: Made, tmp_path: Path)
     assert (await machine.start(2)).outcome == "unknown"
     # Nor does another waker's, which knows nothing of ours: the keeper's lock stands.
     rival = made("--starts", str(starts))
-    rival._sight = lambda: Observation(power="stopped", provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
+    rival._observe = lambda: Observation(power="stopped", provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
     assert (await rival.start(2)).outcome == "unknown"
     assert len(starts.read_text().split()) == 1
     assert (await machine.observe()).generation == 1
@@ -129,22 +129,22 @@ async def test_an_engine_gets_no_secret_of_ours(made: Made, monkeypatch: pytest.
     its = {"HF_TOKEN", "CUDA_VISIBLE_DEVICES", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS", "LC_ALL", "XDG_CACHE_HOME"}
     for name in (*ours, *its, "S3_TOKEN"):
         monkeypatch.setenv(name, "1")
-    told = await who((await made(passed=["S3_TOKEN"]).start(1)).endpoint)
-    assert its | {"PATH", "HOME", "S3_TOKEN"} <= set(told["environment"])
-    assert not ours & set(told["environment"])
+    engine_info = await who((await made(passed=["S3_TOKEN"]).start(1)).endpoint)
+    assert its | {"PATH", "HOME", "S3_TOKEN"} <= set(engine_info["environment"])
+    assert not ours & set(engine_info["environment"])
 
 
 async def test_an_engine_killed_from_outside_is_seen(made: Made, folder: Path) -> None:
     machine = made()
-    told = await who((await machine.start(1)).endpoint)
-    os.kill(told["pid"], signal.SIGKILL)
+    engine_info = await who((await machine.start(1)).endpoint)
+    os.kill(engine_info["pid"], signal.SIGKILL)
     assert (await gone(machine)).reason == f"the engine ended by signal 9: see {folder}/engine.log"
 
 
 async def test_a_program_that_is_not_there_is_refused_by_name(made: Made, tmp_path: Path) -> None:
     result = await made(command=["no-such-engine", "{port}"]).start(1)
     assert (result.outcome, result.code) == ("refused", "FileNotFoundError")
-    assert result.reason == "no program 'no-such-engine': install it, or mend the machine's command"
+    assert result.reason == "no program 'no-such-engine': install it, or fix the machine's command"
     plain = tmp_path / "plain.txt"
     plain.write_text("no program")
     result = await made(command=[str(plain), "{port}"]).start(2)
@@ -152,36 +152,36 @@ async def test_a_program_that_is_not_there_is_refused_by_name(made: Made, tmp_pa
     assert str(plain) in result.reason
 
 
-async def test_a_command_of_this_installation_is_found(made: Made) -> None:
+async def test_command_of_this_installation_is_on_the_path(made: Made) -> None:
     machine = made(command=["python", str(ENGINE), "--port", "{port}"])
     assert (await machine.start(1)).outcome == "accepted"
 
 
 async def test_an_engine_that_ignores_sigterm_is_killed(made: Made) -> None:
     machine = made("--stubborn", grace=0.3)
-    told = await who((await machine.start(1)).endpoint)
+    engine_info = await who((await machine.start(1)).endpoint)
     await machine.stop()
     assert (await gone(machine)).reason == "the engine was ended by signal 9"
-    assert not alive(told["pid"])
+    assert not alive(engine_info["pid"])
 
 
 async def test_asking_twice_kills_at_once(made: Made) -> None:
     machine = made("--stubborn", grace=60.0)
-    told = await who((await machine.start(1)).endpoint)
+    engine_info = await who((await machine.start(1)).endpoint)
     await machine.stop()
     await until(machine.observe, lambda observation: observation.is_stopping)
     await machine.stop()
     await gone(machine)
-    assert not alive(told["pid"])
+    assert not alive(engine_info["pid"])
 
 
 async def test_a_killed_keeper_takes_its_engine_along(made: Made, folder: Path) -> None:
     machine = made()
-    told = await who((await machine.start(1)).endpoint)
+    engine_info = await who((await machine.start(1)).endpoint)
     state = keeper_files.read_state(folder)
     assert state is not None
     os.kill(state.keeper, signal.SIGKILL)
-    await ended(told["pid"])
+    await ended(engine_info["pid"])
     assert (await gone(machine)).reason == "the engine's keeper was killed"
 
 
@@ -206,7 +206,7 @@ async def test_what_a_dead_keeper_left_of_its_group_is_ended(made: Made, folder:
     await ended(pid)
 
 
-async def test_it_outlives_whoever_started_it_and_is_found_again(made: Made, folder: Path, tmp_path: Path) -> None:
+async def test_engine_outlives_its_starter_and_is_recognised(made: Made, folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "starter.py"
     script.write_text(
         "import asyncio, os, sys\nfrom pathlib import Path\n"
@@ -226,24 +226,24 @@ async def test_it_outlives_whoever_started_it_and_is_found_again(made: Made, fol
     out, _ = await starter.communicate()
     endpoint = out.decode().strip()
     assert starter.returncode == -9
-    told = await who(endpoint)
+    engine_info = await who(endpoint)
     machine = made()
     observation = await machine.observe()
     assert (observation.is_active, observation.generation, observation.endpoint) == (True, 7, endpoint)
     await machine.stop()
     await gone(machine)
-    assert not alive(told["pid"])
+    assert not alive(engine_info["pid"])
 
 
 async def test_the_end_of_the_lifeline_ends_the_engine(made: Made) -> None:
     lifeline, ours = os.pipe()
     machine = made(lifeline=lifeline)
-    told = await who((await machine.start(1)).endpoint)
-    assert told["lifeline"] == []
+    engine_info = await who((await machine.start(1)).endpoint)
+    assert engine_info["lifeline"] == []
     os.close(ours)
     os.close(lifeline)
     assert (await gone(machine)).reason == "the engine was ended by signal 15"
-    assert not alive(told["pid"])
+    assert not alive(engine_info["pid"])
 
 
 async def test_a_start_waits_for_the_end_of_the_engine_before(made: Made, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ time.sleep(300)
 """
 
 
-async def test_on_a_full_disk_an_engine_is_still_asked_to_end(made: Made, folder: Path, tmp_path: Path) -> None:
+async def test_engine_gets_sigterm_even_on_a_full_disk(made: Made, folder: Path, tmp_path: Path) -> None:
     async def runs() -> bool:
         return (tmp_path / "runs").exists()
 

@@ -29,15 +29,15 @@ async def ended(pid: int) -> None:
 
 
 async def test_demand_wakes_and_idleness_puts_to_sleep(house: House_, tmp_path: Path) -> None:
-    asked = tmp_path / "asked"
-    home = await house("--asked", str(asked), idle="500ms")
+    requests = tmp_path / "requests"
+    home = await house("--request-log", str(requests), idle="500ms")
     await home.waker()
     assert (await home.reaches("asleep")).reason == "seen for the first time"
     await home.want()
     ready = await home.reaches("ready")
     assert ready.endpoint == f"http://127.0.0.1:{home.engine().port}"
     assert (ready.generation, ready.phase, ready.key_id) == (1, None, "key-1")
-    probe = json.loads(asked.read_text())
+    probe = json.loads(requests.read_text())
     assert (probe["path"], probe["model"], probe["max_tokens"]) == ("/v1/completions", "the-engines-name", 1)
     await home.want(0)
     gateway = asyncio.create_task(home.acknowledge())
@@ -52,13 +52,13 @@ async def test_demand_wakes_and_idleness_puts_to_sleep(house: House_, tmp_path: 
     assert len(wakes) == 2  # none at first sight, and one from then on
 
 
-async def test_an_engine_that_only_chats_is_asked_so(house: House_, tmp_path: Path) -> None:
-    asked = tmp_path / "asked"
-    home = await house("--chat-only", "--asked", str(asked))
+async def test_chat_only_engine_is_probed_by_chat(house: House_, tmp_path: Path) -> None:
+    requests = tmp_path / "requests"
+    home = await house("--chat-only", "--request-log", str(requests))
     await home.waker()
     await home.want()
     await home.reaches("ready")
-    assert [json.loads(line)["path"] for line in asked.read_text().splitlines()] == [
+    assert [json.loads(line)["path"] for line in requests.read_text().splitlines()] == [
         "/v1/completions",
         "/v1/chat/completions",
     ]
@@ -155,13 +155,13 @@ async def test_an_engine_that_never_gets_ready_is_ended_at_the_cap(house: House_
     assert ("probe", "failed") in await home.calls()
 
 
-async def test_a_missing_program_is_told_by_name(house: House_) -> None:
+async def test_missing_program_is_named(house: House_) -> None:
     home = await house(command=["no-such-engine", "--port", "{port}"])
     await home.waker()
     await home.want()
     refused = await until(home.record, lambda seen: seen is not None and "no-such-engine" in seen[0].reason)
     assert refused is not None
-    assert refused[0].reason == "no program 'no-such-engine': install it, or mend the machine's command"
+    assert refused[0].reason == "no program 'no-such-engine': install it, or fix the machine's command"
     assert await home.calls() == [("start", "refused")]
 
 
@@ -239,7 +239,7 @@ lineup = ["elsewhere"]
             entry = await bus.get(FLEET, subjects.machine_key("m1"))
             return decode(entry.value, MachineRecord) if entry else None
 
-        found = await until(record, lambda seen: seen is not None)
-    assert found is not None
-    assert (found.state, found.endpoint) == ("ready", scripted_engine.base_url)
+        entry = await until(record, lambda seen: seen is not None)
+    assert entry is not None
+    assert (entry.state, entry.endpoint) == ("ready", scripted_engine.base_url)
     assert scripted_engine.completion_tokens == 1

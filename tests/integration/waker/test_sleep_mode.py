@@ -35,7 +35,8 @@ async def made(folder: Path, tmp_path: Path) -> AsyncIterator[Made]:
     async def make(
         *arguments: str, level: Any = 1, listening: bool = True, command: Sequence[str] = ()
     ) -> SleepingMachine:
-        argv = [sys.executable, str(ENGINE), "--port", "{port}", "--asked", str(tmp_path / "asked"), *arguments]
+        log = str(tmp_path / "requests")
+        argv = [sys.executable, str(ENGINE), "--port", "{port}", "--request-log", log, *arguments]
         machines.append(machine := SleepingMachine(folder, command or argv, None, level=level))
         assert (await machine.start(1)).outcome == "accepted"
         if listening:
@@ -59,9 +60,9 @@ async def observe(machine: LocalMachine) -> Observation:
         except ProviderUnavailable:
             return None
 
-    found = await until(observation, lambda seen: seen is not None)
-    assert found is not None
-    return found
+    current = await until(observation, lambda seen: seen is not None)
+    assert current is not None
+    return current
 
 
 async def becomes(machine: LocalMachine, state: str) -> Observation:
@@ -89,9 +90,9 @@ def engine(folder: Path) -> int:
     return state.engine
 
 
-def asked(folder: Path) -> list[str]:
+def requests(folder: Path) -> list[str]:
     """The paths of what the engine was asked to do, with the method of a remote call."""
-    lines = [json.loads(line) for line in (folder.parents[1] / "asked").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder.parents[1] / "requests").read_text().splitlines()]
     return [" ".join(filter(None, [line["path"], line.get("method")])) for line in lines]
 
 
@@ -107,7 +108,7 @@ async def test_it_sleeps_and_wakes_as_the_same_process_and_generation(made: Made
         observation = await observe(machine)
         assert (observation.power, observation.generation, observation.endpoint) == ("running", 1, result.endpoint)
     assert engine(folder) == pid
-    assert asked(folder) == ["/sleep?level=1", "/wake_up"] * 2
+    assert requests(folder) == ["/sleep?level=1", "/wake_up"] * 2
 
 
 async def test_level_2_reads_the_weights_again_before_the_cache_has_its_memory(made: Made, folder: Path) -> None:
@@ -115,7 +116,7 @@ async def test_level_2_reads_the_weights_again_before_the_cache_has_its_memory(m
     await machine.stop()
     await becomes(machine, "sleeping level 2")
     assert (await machine.start(2)).outcome == "accepted"
-    assert asked(folder) == [
+    assert requests(folder) == [
         "/sleep?level=2",
         "/wake_up?tags=weights",
         "/collective_rpc reload_weights",
@@ -124,7 +125,7 @@ async def test_level_2_reads_the_weights_again_before_the_cache_has_its_memory(m
     assert (await observe(machine)).power == "running"
 
 
-async def test_a_stop_that_is_asked_again_ends_it_and_the_next_start_is_cold(made: Made, folder: Path) -> None:
+async def test_second_stop_ends_the_engine_and_the_next_start_is_cold(made: Made, folder: Path) -> None:
     machine = await made()
     pid = engine(folder)
     await machine.stop()
@@ -144,9 +145,7 @@ async def test_what_does_not_fall_asleep_is_ended(made: Made, monkeypatch: pytes
     machine = await made("--faulty", fault)
     await machine.stop()
     observation = await becomes(machine, "stopped")
-    assert observation.reason.startswith(
-        "the engine was ended, for it did not do as it was told: POST http://127.0.0.1:"
-    )
+    assert observation.reason.startswith("the engine was ended because it did not obey: POST http://127.0.0.1:")
     assert observation.reason.endswith(
         '/sleep?level=1: 500 {"error": "out of memory"}' if fault == "/sleep" else "0.3 s"
     )
@@ -167,14 +166,14 @@ async def test_a_second_stop_of_what_falls_asleep_changes_nothing(
     monkeypatch.setattr(sleep_mode, "SLEEP_SECONDS", 0.5)
     machine = await made("--faulty", "hang:/sleep")
 
-    async def told() -> list[str]:
-        return asked(folder) if (folder.parents[1] / "asked").exists() else []
+    async def states() -> list[str]:
+        return requests(folder) if (folder.parents[1] / "requests").exists() else []
 
     await machine.stop()
-    await until(told, bool)
+    await until(states, bool)
     await machine.stop()
     await becomes(machine, "stopped")
-    assert asked(folder) == ["/sleep?level=1"]
+    assert requests(folder) == ["/sleep?level=1"]
 
 
 async def test_an_engine_without_sleep_mode_is_awake_and_is_ended(made: Made) -> None:
@@ -216,7 +215,7 @@ async def test_a_slow_wake_is_seen_under_way(made: Made, monkeypatch: pytest.Mon
     await becomes(machine, "sleeping level 1")
     assert wake is not None
     assert wake.cancelled()
-    assert asked(folder) == ["/sleep?level=1", "/wake_up"]
+    assert requests(folder) == ["/sleep?level=1", "/wake_up"]
 
 
 async def test_one_that_dies_in_its_sleep_is_stopped(made: Made, folder: Path) -> None:
@@ -239,7 +238,7 @@ async def test_another_waker_finds_it_asleep_and_wakes_it(made: Made, folder: Pa
     assert (engine(folder), (await observe(heir)).power) == (pid, "running")
 
 
-async def test_one_that_does_not_say_is_not_seen_and_hides_no_other(
+async def test_machine_of_unknown_state_is_left_out_and_hides_no_other(
     made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sleep_mode, "ASK_SECONDS", 0.2)

@@ -35,8 +35,8 @@ async def ask(house: House, key: str, *, model: str = "m1", gateway: int = 0, wa
         await connection.send(head("POST", "/v1/chat/completions", *lines) + body)
         answer = await connection.answer(seconds=PATIENCE_SECONDS)
     assert answer is not None
-    told = json.loads(answer.body)
-    return Reply(answer.status, told.get("error", {}).get("code", ""), answer.headers)
+    content = json.loads(answer.body)
+    return Reply(answer.status, content.get("error", {}).get("code", ""), answer.headers)
 
 
 async def wakes(bus: JetStreamBus, key_id: str) -> KeyWakes | None:

@@ -113,20 +113,20 @@ class Engine:
             answer = whole({"id": "c", "choices": [{"index": 0, "message": message, "text": "w"}], "usage": USAGE})
             self._later(self._work, lambda: self._end(sock, answer))
             return
-        self._say(sock, STREAM_HEAD)
+        self._send(sock, STREAM_HEAD)
         for number in range(PIECES):
-            said = piece(number)
-            self._later(self._work * number / PIECES, lambda said=said: self._say(sock, said))  # type: ignore[misc]  # bound now
+            data = piece(number)
+            self._later(self._work * number / PIECES, lambda data=data: self._send(sock, data))  # type: ignore[misc]  # bound now
         last = event({"id": "c", "choices": [], "usage": USAGE}) + event("[DONE]") + b"0\r\n\r\n"
         self._later(self._work, lambda: self._end(sock, last))
 
-    def _end(self, sock: socket.socket, said: bytes) -> None:
-        self._say(sock, said)
+    def _end(self, sock: socket.socket, data: bytes) -> None:
+        self._send(sock, data)
         self.under_way -= 1
 
-    def _say(self, sock: socket.socket, said: bytes) -> None:
+    def _send(self, sock: socket.socket, data: bytes) -> None:
         try:
-            sock.sendall(said)
+            sock.sendall(data)
         except OSError:
             return  # the reader notices
 

@@ -106,9 +106,9 @@ class Cloud:
         self._log()
         return None if fault == "lost" else answer
 
-    def observe(self, asked_at: float) -> tuple[dict[str, Observation], tuple[Orphan, ...]]:
+    def observe(self, requested_at: float) -> tuple[dict[str, Observation], tuple[Orphan, ...]]:
         """As it was a while ago."""
-        seen = {name: self._seen(vm, asked_at - self.lag) for name, vm in self.vms.items()}
+        seen = {name: self._seen(vm, requested_at - self.lag) for name, vm in self.vms.items()}
         orphans = tuple(
             Orphan(id=name, provider="ec2", observation=seen[name]) for name in sorted(self.orphans) if name in seen
         )

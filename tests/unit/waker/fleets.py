@@ -122,7 +122,7 @@ class Died(Exception):
 
 @dataclass
 class World:
-    """A fleet, what it asked for, and what is in the bucket. `tell` gives it an event."""
+    """A fleet, what it asked for, and what is in the bucket. `handle` gives it an event."""
 
     spec: FleetSpec = field(default_factory=spec)
     now: float = 1000.0
@@ -136,7 +136,7 @@ class World:
     """Not checked yet; see `invariants`."""
     known: dict[str, int] = field(default_factory=dict)
     """The revisions that this waker expects."""
-    told_before: tuple[int, dict[str, MachineState]] = (0, {})
+    journal_before: tuple[int, dict[str, MachineState]] = (0, {})
     """How much of the journal is by others, and where they left the machines."""
     dies_after: int | None = None
     """So many effects more."""
@@ -165,7 +165,7 @@ class World:
         self.effects.clear()
         self.bucket = {name: known for name, known in self.bucket.items() if name in self.spec.machines}
         self.known = {name: revision for name, (_, revision) in self.bucket.items()}
-        self.told_before = len(self.journal), {name: record.state for name, (record, _) in self.bucket.items()}
+        self.journal_before = len(self.journal), {name: record.state for name, (record, _) in self.bucket.items()}
         left = PersistedState(
             records=self.bucket,
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
@@ -181,7 +181,7 @@ class World:
         self.fleet, effects = adopt(self.spec, left, {self.provider: observe}, self.now, closed=self.closed)
         self._done(effects)
 
-    def tell(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         before = self.fleet
         self.fleet, effects = handle(before, event, self.now)
         self.steps.append(HandledEvent(before, event, self.fleet, effects, self.now))
@@ -192,7 +192,7 @@ class World:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + step)
-            self.tell(Tick(self.closed))
+            self.handle(Tick(self.closed))
 
     def _done(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -205,10 +205,10 @@ class World:
                 case Remember(memory):
                     self._remember(memory)
                 case TestProvider(provider):
-                    self.tell(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
+                    self.handle(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
                 case Observe(provider) if self.blind:
                     self.effects.append(effect)
-                    self.tell(Observed(provider=provider, requested_at=self.now, observations={}))
+                    self.handle(Observed(provider=provider, requested_at=self.now, observations={}))
                 case _:
                     self.effects.append(effect)
 
@@ -238,7 +238,7 @@ class World:
         self.revision += 1
         self.bucket[record.machine] = (record, self.revision)
         self.known[record.machine] = self.revision
-        self.tell(RecordWritten(record, self.revision))
+        self.handle(RecordWritten(record, self.revision))
 
     def machine(self, name: str) -> Machine:
         return self.fleet.machines[name]
@@ -259,9 +259,9 @@ class World:
 
     def take(self, kind: type[Effect]) -> list[Effect]:
         """What of this kind is asked for; it is taken away."""
-        found = [e for e in self.effects if isinstance(e, kind)]
+        effects = [e for e in self.effects if isinstance(e, kind)]
         self.effects = [e for e in self.effects if not isinstance(e, kind)]
-        return found
+        return effects
 
     def want(self, model: str = "m", waiting: int = 1, *, gateway: str = "g1", lasts: float = 600.0) -> None:
         request = WakeRequest(
@@ -272,7 +272,7 @@ class World:
             sent_at=self.now,
             key_id=f"key-{gateway}",
         )
-        self.tell(DemandReported(request, self.now))
+        self.handle(DemandReported(request, self.now))
 
     def use(
         self, name: str, in_flight: int = 0, *, gateway: str = "g1", used: float | None = None, ack: bool = False
@@ -280,15 +280,15 @@ class World:
         """A gateway's activity on one machine; `ack`: it has seen the record as it stands."""
         acknowledged = self.bucket[name][1] if ack else None
         use = MachineActivity(in_flight=in_flight, last_used_at=used, acknowledged=acknowledged)
-        self.tell(ActivityReported(Activity(gateway=gateway, sent_at=self.now, machines={name: use})))
+        self.handle(ActivityReported(Activity(gateway=gateway, sent_at=self.now, machines={name: use})))
 
     def gates(self, *closed: str) -> None:
         """The tiers whose budget gate is closed from now on."""
         self.turned_at, self.closed = self.now, frozenset(closed)
-        self.tell(Tick(self.closed))
+        self.handle(Tick(self.closed))
 
     def order(self, order: CommandKind, target: str) -> None:
-        self.tell(Command(order=order, target=target, by="ops@host"))
+        self.handle(Command(order=order, target=target, by="ops@host"))
 
     def started(
         self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: RefusalScope | None = None, code: str = ""
@@ -299,7 +299,7 @@ class World:
         local = self.provider == "process" and outcome == "accepted"
         endpoint = f"http://{start.machine}:{start.generation}" if local else None
         self.now += 0.1
-        self.tell(
+        self.handle(
             Called(
                 machine=start.machine,
                 call="start",
@@ -320,7 +320,7 @@ class World:
         (stop,) = self.take(StopMachine)
         assert isinstance(stop, StopMachine)
         self.now += 0.1
-        self.tell(
+        self.handle(
             Called(
                 machine=stop.machine,
                 call="stop",
@@ -340,7 +340,7 @@ class World:
         (probe,) = self.take(Probe)
         assert isinstance(probe, Probe)
         self.now += 0.1
-        self.tell(
+        self.handle(
             Probed(
                 machine=probe.machine,
                 serial=probe.serial,
@@ -378,10 +378,10 @@ class World:
             reason=reason,
             **more,
         )
-        self.looked({name: observation})
+        self.observed({name: observation})
 
-    def looked(self, observations: dict[str, Observation], *orphans: Orphan, error: str | None = None) -> None:
-        self.tell(
+    def observed(self, observations: dict[str, Observation], *orphans: Orphan, error: str | None = None) -> None:
+        self.handle(
             Observed(
                 provider=self.provider, requested_at=self.now, observations=observations, orphans=orphans, error=error
             )
@@ -409,7 +409,7 @@ def invariants(world: World) -> None:
         holds(world)
 
 
-def asked(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
+def requested(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
     """Whom it is asked of now; it stays asked."""
     return [e.machine for e in world.effects if isinstance(e, kind)]
 
@@ -421,7 +421,7 @@ def answering(world: World, seconds: float, *, until: str = "", name: str = "a1"
         world.pass_time(min(1.0, end - world.now), step=1.0)
         for p in world.take(Probe):
             assert isinstance(p, Probe)
-            world.tell(Probed(machine=p.machine, serial=p.serial, step=p.step, answered=True, seconds=0.1, tokens=3))
+            world.handle(Probed(machine=p.machine, serial=p.serial, step=p.step, answered=True, seconds=0.1, tokens=3))
 
 
 def beginning(world: World, **powers: PowerState) -> None:

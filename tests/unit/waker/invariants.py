@@ -45,14 +45,14 @@ class HandledEvent:
         return machine.calls.pending if machine else None
 
 
-class Lived(Protocol):
+class FleetRun(Protocol):
     """A fleet that has lived for a while, and what is in the buckets."""
 
     fleet: Fleet
     bucket: dict[str, tuple[MachineRecord, int]]
     memory: dict[str, Memory]
     journal: list[JournalEntry]
-    told_before: tuple[int, dict[str, MachineState]]
+    journal_before: tuple[int, dict[str, MachineState]]
     """How much of the journal is by earlier leaders, and where the records left the machines."""
     turned_at: float
     """When a budget gate turned last."""
@@ -108,7 +108,7 @@ def calls_fit_the_state(step: HandledEvent) -> None:
 def one_call_at_a_time(step: HandledEvent) -> None:
     """A machine has one call in progress at a time, start or stop: the next begins once the outcome of the previous one
     is on record, even if it is `unknown`."""
-    told = {
+    journalled = {
         (e.entry.machine, e.entry.call)
         for e in step.effects
         if isinstance(e, Journal) and isinstance(e.entry, ProviderCall)
@@ -117,7 +117,7 @@ def one_call_at_a_time(step: HandledEvent) -> None:
     assert len(calls) == len(set(calls)), calls
     for name in calls:
         before = step.call_before(name)
-        assert before is None or (name, before.kind) in told, f"{name}: another call, and {before} is under way"
+        assert before is None or (name, before.kind) in journalled, f"{name}: another call, and {before} is under way"
 
 
 def cordoned_is_not_used(step: HandledEvent) -> None:
@@ -150,7 +150,7 @@ def backoff_holds(step: HandledEvent) -> None:
             assert m.backoff.until <= step.now, m
 
 
-def unready_is_told(step: HandledEvent) -> None:
+def unready_raises_an_alarm(step: HandledEvent) -> None:
     """A machine whose engine did not become ready in two or more wakes in a row has an alarm."""
     for m in step.after.machines.values():
         record = m.record()
@@ -206,12 +206,12 @@ def nobody_is_cut_off(step: HandledEvent) -> None:
         assert move.from_state in ("waking", "draining", "broken"), move
         if move.from_state == "draining":
             revision = step.before.machines[m.id].drain_revision
-            for heard in step.after.gateways.values():
-                use = heard.activity.machines.get(m.id)
-                assert use is not None, (move, heard)
+            for report in step.after.gateways.values():
+                use = report.activity.machines.get(m.id)
+                assert use is not None, (move, report)
                 assert revision is not None, move
-                assert use.in_flight == 0, (move, heard)
-                assert (use.acknowledged or 0) >= revision, (move, heard)
+                assert use.in_flight == 0, (move, report)
+                assert (use.acknowledged or 0) >= revision, (move, report)
 
 
 def moves_are_legal(step: HandledEvent) -> None:
@@ -226,14 +226,14 @@ def moves_are_legal(step: HandledEvent) -> None:
     }
 
 
-def records_are_true(world: Lived) -> None:
+def records_are_true(world: FleetRun) -> None:
     """The bucket `fleet` has the fleet as it is."""
     for m in world.fleet.machines.values():
         known = world.bucket.get(m.id)
         assert m.record() == (known[0] if known else None), m.id
 
 
-def memory_is_true(world: Lived) -> None:
+def memory_is_true(world: FleetRun) -> None:
     """The bucket `waker` has what a later leader must know."""
     for m in world.fleet.machines.values():
         if m.spec.configured:
@@ -245,10 +245,10 @@ def memory_is_true(world: Lived) -> None:
         assert known == history.memory(tier) or (known is None and not history.phases and not history.gaps), tier
 
 
-def journal_has_no_gap(world: Lived) -> None:
+def journal_has_no_gap(world: FleetRun) -> None:
     """The journal has no gap: each transition of a machine begins where the previous one ended, or, under a new leader,
     where its record is. If a leader died between journal and record, its successor journals that transition again."""
-    begun, recorded = world.told_before
+    begun, recorded = world.journal_before
     last: dict[str, MachineState] = dict(recorded)
     for entry in world.journal[begun:]:
         if isinstance(entry, Transition):
@@ -258,7 +258,7 @@ def journal_has_no_gap(world: Lived) -> None:
         assert m.state == last.get(m.id), m.id
 
 
-def one_wake_per_burst(world: Lived) -> None:
+def one_wake_per_burst(world: FleetRun) -> None:
     """One machine at a time wakes for a model, regardless of the number of requests; two if the first may be too late
     or another model wants one too. Machines started outside the waker, or before a budget gate changed, do not
     count."""
@@ -285,13 +285,18 @@ STEPS: Sequence[Callable[[HandledEvent], None]] = (
     closed_is_not_woken,
     locked_is_not_woken,
     backoff_holds,
-    unready_is_told,
+    unready_raises_an_alarm,
     one_of_a_pair,
     idle_is_certain,
     doubt_stops_nothing,
     nobody_is_cut_off,
 )
-WORLDS: Sequence[Callable[[Lived], None]] = (records_are_true, memory_is_true, journal_has_no_gap, one_wake_per_burst)
+WORLDS: Sequence[Callable[[FleetRun], None]] = (
+    records_are_true,
+    memory_is_true,
+    journal_has_no_gap,
+    one_wake_per_burst,
+)
 
 
 def sentences() -> Mapping[str, str]:
@@ -304,7 +309,7 @@ def _stops(machine: Machine) -> int:
 
 
 def _in_flight(fleet: Fleet, machine: str) -> int:
-    uses = [heard.activity.machines.get(machine) for heard in fleet.gateways.values()]
+    uses = [report.activity.machines.get(machine) for report in fleet.gateways.values()]
     return sum(use.in_flight for use in uses if use is not None)
 
 

@@ -56,12 +56,12 @@ class Fleet(RuleBasedStateMachine):
         self.engines = {name: Engine() for name in MACHINES}
         self.in_flight = dict.fromkeys([(g, m) for g in GATEWAYS for m in MACHINES], 0)
         self.last_used: dict[tuple[str, str], float] = {}
-        self.told: list[Event] = []
+        self.handled: list[Event] = []
         """What was told once and may come again."""
 
-    def tell(self, event: Event) -> None:
-        self.told = [*self.told[-20:], event]
-        self.world.tell(event)
+    def handle(self, event: Event) -> None:
+        self.handled = [*self.handled[-20:], event]
+        self.world.handle(event)
 
     def observation(self, name: str) -> Observation:
         engine = self.engines[name]
@@ -108,7 +108,7 @@ class Fleet(RuleBasedStateMachine):
     def a_gateway_wants(self, model: str, gateway: str, waiting: int) -> None:
         now = self.world.now
         request = WakeRequest(model=model, gateway=gateway, waiting=waiting, deadline=now + CAP, sent_at=now)
-        self.tell(DemandReported(request, now))
+        self.handle(DemandReported(request, now))
 
     @rule(name=st.sampled_from(MACHINES), gateway=st.sampled_from(GATEWAYS), change=st.sampled_from([1, -1]))
     def a_request_begins_or_ends(self, name: str, gateway: str, change: int) -> None:
@@ -134,7 +134,7 @@ class Fleet(RuleBasedStateMachine):
             uses[name] = MachineActivity(in_flight=busy, last_used_at=last, acknowledged=acknowledged)
         idle = not any(use.in_flight for use in uses.values())
         activity = Activity(gateway=gateway, sent_at=self.world.now, machines=uses, leaving=leaving and idle)
-        self.tell(ActivityReported(activity))
+        self.handle(ActivityReported(activity))
 
     # What the waker asked for is done, in any order; or its outcome is lost.
 
@@ -145,7 +145,7 @@ class Fleet(RuleBasedStateMachine):
         self.world.effects.remove(effect)
         event = self._done(effect, refused)
         if not lost and event is not None:
-            self.tell(event)
+            self.handle(event)
 
     def _done(self, effect: Effect, refused: bool) -> Event | None:
         self.world.now += 0.01
@@ -184,16 +184,16 @@ class Fleet(RuleBasedStateMachine):
             busy = [g for g in live if self.in_flight[g, name]]
             assert not (was_ready and busy), f"{name} was stopped under {busy}"
 
-    @precondition(lambda self: self.told)
+    @precondition(lambda self: self.handled)
     @rule(data=st.data())
     def an_event_comes_again(self, data: st.DataObject) -> None:
-        self.world.tell(data.draw(st.sampled_from(self.told)))
+        self.world.handle(data.draw(st.sampled_from(self.handled)))
 
     @rule()
     def the_waker_dies(self) -> None:
         """What it asked for is lost; the next one reads the bucket and looks."""
         self.world.begin({name: self.observation(name) for name in MACHINES})
-        self.told.clear()  # they were told to a process that is gone
+        self.handled.clear()  # they were told to a process that is gone
 
     @invariant()
     def it_holds(self) -> None:
@@ -206,20 +206,20 @@ class Fleet(RuleBasedStateMachine):
         for key in self.in_flight:
             self.in_flight[key] = 0
         pause = backoff_s(world.machine("b1").backoff.unready_wakes + 1)
-        self._live_on(pause + CAP * 4, wanted=True)
+        self._live_on(pause + CAP * 4, has_demand=True)
         assert world.state("b1") == "ready", world.machine("b1")
-        self._live_on(CAP * 4, wanted=False)
+        self._live_on(CAP * 4, has_demand=False)
         assert {world.state(name) for name in MACHINES} == {"asleep"}
         assert not any(engine.running for engine in self.engines.values())
         invariants(world)
 
-    def _live_on(self, seconds: float, *, wanted: bool) -> None:
+    def _live_on(self, seconds: float, *, has_demand: bool) -> None:
         end = self.world.now + seconds
         while self.world.now < end:
             self.world.pass_time(BEAT_SECONDS, step=BEAT_SECONDS)
             for gateway in GATEWAYS:
                 self.a_gateway_reports(gateway, leaving=False)
-                if wanted and self.world.state("b1") != "ready":
+                if has_demand and self.world.state("b1") != "ready":
                     self.a_gateway_wants("n", gateway, 1)
                 else:
                     self.a_gateway_wants("m", gateway, 0)
@@ -228,10 +228,10 @@ class Fleet(RuleBasedStateMachine):
                 for effect in list(self.world.effects):
                     self.world.effects.remove(effect)
                     if event := self._done(effect, refused=False):
-                        self.world.tell(event)
+                        self.world.handle(event)
             for name in MACHINES:
                 self.an_engine_has_loaded(name)
-            if wanted and self.world.state("b1") == "ready":
+            if has_demand and self.world.state("b1") == "ready":
                 return
 
 

@@ -16,6 +16,6 @@ def test_a_gateway_whose_clock_is_set_back_is_not_taken_for_gone() -> None:
     for _ in range(8):
         world.pass_time(2.45, step=0.05)
         behind = world.now - GATEWAY + 0.1
-        world.tell(ActivityReported(Activity(gateway="g1", sent_at=behind, machines={"a1": use})))
+        world.handle(ActivityReported(Activity(gateway="g1", sent_at=behind, machines={"a1": use})))
     assert world.state("a1") == "draining", "it did not acknowledge, and it lives"
     invariants(world)

@@ -40,7 +40,7 @@ STRAY = "ec2:i-9"
 POOLS = {"a1": "p", "a2": "p", "b1": "q", STRAY: "p"}
 GATEWAYS = ("g1", "g2")
 STEP = 1.0
-FOUND_WITHIN = 60.0
+ORPHAN_ASLEEP_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Sky(RuleBasedStateMachine):
         self.old: OldLeader | None = None
         self.numbers = itertools.count()
         self.due: list[tuple[float, int, Flight | Arrival]] = []
-        self.told: list[Event] = []
+        self.handled: list[Event] = []
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.last_used: dict[tuple[str, str], float] = {}
         self.silent: set[str] = set()
@@ -91,10 +91,10 @@ class Sky(RuleBasedStateMachine):
         """What bills while its record says that it sleeps, and since when."""
         self.latency = 0.2
 
-    def tell(self, event: Event) -> None:
-        self.told = [*self.told[-30:], event]
+    def handle(self, event: Event) -> None:
+        self.handled = [*self.handled[-30:], event]
         try:
-            self.world.tell(event)
+            self.world.handle(event)
         except Died:
             self.another_leads()
 
@@ -102,7 +102,7 @@ class Sky(RuleBasedStateMachine):
         """What was asked of the one before is told to nobody; calls that were verified are made all the same."""
         self.world.dies_after = None
         self.term += 1
-        self.told.clear()
+        self.handled.clear()
         observations, orphans = self.cloud.observe(self.world.now)
         self.world.begin(observations, *orphans, error="an outage" if self.cloud.out else "")
 
@@ -119,8 +119,8 @@ class Sky(RuleBasedStateMachine):
                 if isinstance(what, Flight):
                     self._land(what)
                 elif what.term == self.term:
-                    self.tell(what.event)
-            self.tell(Tick())
+                    self.handle(what.event)
+            self.handle(Tick())
             if int(world.now) % 3 == 0:
                 for gateway in GATEWAYS:
                     if gateway not in self.silent:
@@ -150,10 +150,10 @@ class Sky(RuleBasedStateMachine):
                 error = "an outage" if self.cloud.out else None
                 if error:
                     observations, orphans = {}, ()
-                looked = Observed(
+                observed = Observed(
                     provider=provider, requested_at=now, observations=observations, orphans=orphans, error=error
                 )
-                self._later(self.latency, Arrival(self.term, looked))
+                self._later(self.latency, Arrival(self.term, observed))
             case Probe(machine=name, serial=serial, step=step):
                 vm = self.cloud.vms[name]
                 answered = vm.answers(now)
@@ -201,7 +201,7 @@ class Sky(RuleBasedStateMachine):
             asleep = record is None or record[0].state in ("asleep", "gone")
             if vm.billed and asleep and not self.cloud.out:
                 since = self.unfound.setdefault(name, now)
-                assert now - since <= FOUND_WITHIN, f"{name} bills, and nobody knows"
+                assert now - since <= ORPHAN_ASLEEP_WITHIN_S, f"{name} bills, and nobody knows"
             else:
                 self.unfound.pop(name, None)
 
@@ -272,7 +272,7 @@ class Sky(RuleBasedStateMachine):
     def a_gateway_wants(self, model: str, gateway: str, waiting: int) -> None:
         now = self.world.now
         request = WakeRequest(model=model, gateway=gateway, waiting=waiting, deadline=now + CAP, sent_at=now)
-        self.tell(DemandReported(request, now))
+        self.handle(DemandReported(request, now))
 
     @rule(name=st.sampled_from(MACHINES), gateway=st.sampled_from(GATEWAYS), change=st.sampled_from([1, -1]))
     def a_request_begins_or_ends(self, name: str, gateway: str, change: int) -> None:
@@ -288,7 +288,7 @@ class Sky(RuleBasedStateMachine):
         self.a_gateway_reports(gateway)
 
     @rule(gateway=st.sampled_from(GATEWAYS), silent=st.booleans())
-    def a_gateway_is_cut_off_or_heard(self, gateway: str, silent: bool) -> None:
+    def a_gateway_is_cut_off_or_reconnected(self, gateway: str, silent: bool) -> None:
         """One that is cut off for long serves nobody."""
         if silent and not any(count for (g, _), count in self.in_flight.items() if g == gateway):
             self.silent.add(gateway)
@@ -302,7 +302,7 @@ class Sky(RuleBasedStateMachine):
             acknowledged = revision if record.state == "draining" and not busy else None
             last = self.last_used.get((gateway, name))
             uses[name] = MachineActivity(in_flight=busy, last_used_at=last, acknowledged=acknowledged)
-        self.tell(ActivityReported(Activity(gateway=gateway, sent_at=self.world.now, machines=uses)))
+        self.handle(ActivityReported(Activity(gateway=gateway, sent_at=self.world.now, machines=uses)))
 
     @rule(order=st.sampled_from(["hibernate", "cordon", "uncordon"]), name=st.sampled_from(MACHINES))
     def the_operator_orders(self, order: CommandKind, name: str) -> None:
@@ -320,10 +320,10 @@ class Sky(RuleBasedStateMachine):
 
     # Wakers die, and take each other for dead.
 
-    @precondition(lambda self: self.told)
+    @precondition(lambda self: self.handled)
     @rule(data=st.data())
     def an_event_comes_again(self, data: st.DataObject) -> None:
-        self.tell(data.draw(st.sampled_from(self.told)))
+        self.handle(data.draw(st.sampled_from(self.handled)))
 
     @rule()
     def the_waker_dies(self) -> None:

@@ -8,7 +8,7 @@ from services.waker.core.events import Observe, Probe, Probed, RefusalScope, Sta
 from services.waker.core.history import PHASES
 from services.waker.core.policy import starts
 from shared.messages.waker import CallOutcome, PhaseEnded, ProviderCall, TierMemory, Transition
-from tests.unit.waker.fleets import CAP, LIMIT, World, asked, invariants, spec
+from tests.unit.waker.fleets import CAP, LIMIT, World, invariants, requested, spec
 
 SETTLE = 10.0
 POOLS = {"a1": "h100/zone-a", "a2": "h100/zone-a", "b1": "h100/zone-b"}
@@ -39,7 +39,7 @@ def test_a_pool_without_capacity_cools_all_of_it_and_the_next_tier_is_tried_at_o
     world.want()
     began = world.now
     assert world.started("refused", scope="capacity_pool", code="InsufficientInstanceCapacity").machine == "a1"
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
     for name in ("a1", "a2"):
         assert 20 <= world.machine(name).backoff.until - began <= 61, name
     assert world.machine("b1").wake_id == world.machine("a1").wake_id
@@ -47,43 +47,41 @@ def test_a_pool_without_capacity_cools_all_of_it_and_the_next_tier_is_tried_at_o
 
 
 @pytest.mark.parametrize("scope", ["account", "machine"])
-def test_what_an_account_refuses_is_asked_of_none_of_its_machines_for_a_minute_and_raised(
-    world: World, scope: RefusalScope
-) -> None:
+def test_account_refusal_pauses_all_its_machines_for_a_minute_with_an_alarm(world: World, scope: RefusalScope) -> None:
     world.want()
     began = world.now
     world.started("refused", scope=scope, reason="AuthFailure: renew the credentials")
-    assert asked(world, StartMachine) == ([] if scope == "account" else ["a2"])
+    assert requested(world, StartMachine) == ([] if scope == "account" else ["a2"])
     assert alarm(world, "a1") == "AuthFailure: renew the credentials"
     if scope == "account":
         wait(world, 58)
-        assert asked(world, StartMachine) == []
+        assert requested(world, StartMachine) == []
         wait(world, 4)
-        assert "a2" in asked(world, StartMachine), "it was not tried yet"
+        assert "a2" in requested(world, StartMachine), "it was not tried yet"
         assert world.now - began >= 60
 
 
-def test_a_refusal_because_its_state_is_changing_is_no_attempt(world: World) -> None:
+def test_transient_refusal_does_not_count_as_an_attempt(world: World) -> None:
     world.want("n")
     for _ in range(LIMIT + 2):
         assert world.started("refused", scope="transient", code="IncorrectInstanceState").machine == "b1"
         b1 = world.machine("b1")
         assert (b1.state, b1.backoff.failed_wakes, starts(b1, "wake-1")) == ("asleep", 0, 0)
         wait(world, 4, "n")
-        assert asked(world, StartMachine) == []
+        assert requested(world, StartMachine) == []
         wait(world, 2, "n")
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
     assert world.machine("b1").wake_id == "wake-1"
 
 
-def test_what_is_still_stopping_is_started_when_it_has_stopped_and_no_sooner(world: World) -> None:
+def test_stopping_machine_is_started_only_once_it_has_stopped(world: World) -> None:
     world.seen("b1", "stopping", after=30)
     world.want("n")
     wait(world, 30, "n")
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     world.seen("b1", "stopped")
     world.want("n")
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
 
 
 def test_capacity_that_fails_after_the_start_was_accepted_goes_to_the_next_candidate(world: World) -> None:
@@ -96,25 +94,23 @@ def test_capacity_that_fails_after_the_start_was_accepted_goes_to_the_next_candi
     )
     assert world.state("a1") == "asleep"
     assert starts(world.machine("a1"), "wake-1") == 1
-    assert asked(world, StartMachine) == ["b1"], "a2 shares its pool"
+    assert requested(world, StartMachine) == ["b1"], "a2 shares its pool"
 
 
 @pytest.mark.parametrize("outcome", ["unknown", "failed", "accepted"])
-def test_a_start_is_repeated_only_when_a_look_after_it_settled_shows_nothing_of_it(
-    world: World, outcome: CallOutcome
-) -> None:
+def test_start_is_repeated_only_when_a_settled_observation_shows_no_trace(world: World, outcome: CallOutcome) -> None:
     world.want("n")
     for attempt in range(1, LIMIT + 1):
         start = world.started(outcome)
         assert (start.machine, start.generation) == ("b1", attempt)
         for _ in range(3):
             world.seen("b1", "stopped", after=3, pool=POOLS["b1"])
-            assert asked(world, StartMachine) == []
+            assert requested(world, StartMachine) == []
         world.seen("b1", "stopped", after=2, pool=POOLS["b1"])
     assert world.state("b1") == "asleep"
     assert "started 3 times in this wake, which is the limit" in world.bucket["b1"][0].reason
     world.want("n")
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
 
 
 def test_a_start_in_doubt_that_happened_is_not_repeated(world: World) -> None:
@@ -126,19 +122,19 @@ def test_a_start_in_doubt_that_happened_is_not_repeated(world: World) -> None:
     world.probed()
     world.probed()
     assert world.state("a1") == "ready"
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
 
 
-def test_a_machine_beside_it_begins_when_time_grows_short_and_the_slower_goes_to_sleep(world: World) -> None:
+def test_hedge_starts_when_time_is_short_and_the_loser_hibernates(world: World) -> None:
     world.want()
     world.started()
     world.seen("a1", "starting", after=2)
     wait(world, CAP - CAP / 2 - 5 - 4)
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     wait(world, 5)
     assert world.started().machine == "a2"
     wait(world, 20)
-    assert asked(world, StartMachine) == [], "two for one wake, and no more"
+    assert requested(world, StartMachine) == [], "two for one wake, and no more"
     world.seen("a2", "running", after=2)
     world.probed()
     world.probed()
@@ -147,45 +143,45 @@ def test_a_machine_beside_it_begins_when_time_grows_short_and_the_slower_goes_to
     assert world.stopped().machine == "a1"
 
 
-def test_history_says_when_time_is_short(world: World) -> None:
+def test_hedge_time_follows_from_past_wakes(world: World) -> None:
     world.memory["tier.a"] = TierMemory(tier="a", phases={}, wakes=(100.0,) * 5, gaps=())
     world.begin({})
     world.want()
     world.started()
     wait(world, 14)
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     wait(world, 3)
-    assert asked(world, StartMachine) == ["a2"], "100 s and a margin of 5 are needed, and 104 are left"
+    assert requested(world, StartMachine) == ["a2"], "100 s and a margin of 5 are needed, and 104 are left"
 
 
-def test_nobody_waits_any_more_so_no_second_machine_begins(world: World) -> None:
+def test_no_hedge_starts_when_nobody_waits_any_more(world: World) -> None:
     world.want()
     world.started()
     world.seen("a1", "starting", after=2)
     world.want(waiting=0)
     world.pass_time(CAP - 10, step=1.0)
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     assert world.state("a1") == "waking"
 
 
 def test_demand_while_it_falls_asleep_wakes_another_or_waits(world: World) -> None:
     world.ready("b1", "n")
     world.order("hibernate", "b1")
-    world.pass_time(GATEWAYS_HEARD)
+    world.pass_time(GATEWAYS_REPORTED)
     assert world.stopped().machine == "b1"
     world.want("n")
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     world.want("m")
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
     world.seen("b1", "stopping", after=5)
     world.want("n")
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
     world.seen("b1", "stopped", after=5)
     world.want("n")
-    assert asked(world, StartMachine) == ["a1", "b1"]
+    assert requested(world, StartMachine) == ["a1", "b1"]
 
 
-GATEWAYS_HEARD = 15.0
+GATEWAYS_REPORTED = 15.0
 """Past the time that a new leader gives gateways to be heard."""
 
 
@@ -195,14 +191,14 @@ def test_past_the_cap_it_is_put_to_sleep_and_the_waiters_get_a_new_attempt(world
     world.seen("b1", "starting", after=2)
     wait(world, CAP, "n")
     assert "not ready within the wake's deadline" in world.bucket["b1"][0].reason
-    assert asked(world, StopMachine) == ["b1"]
+    assert requested(world, StopMachine) == ["b1"]
     world.stopped("refused", scope="transient")
     world.seen("b1", "running", after=5)
     world.pass_time(3, step=1.0)
     world.stopped()
     world.seen("b1", "stopped", after=20)
     wait(world, 21, "n")
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
     assert world.machine("b1").wake_id == "wake-2"
 
 
@@ -236,9 +232,9 @@ def test_a_start_under_way_is_awaited_before_the_stop_that_follows_it(world: Wor
     (start,) = (e for e in world.effects if isinstance(e, StartMachine))
     world.order("hibernate", "b1")
     assert world.state("b1") == "falling_asleep"
-    assert asked(world, StopMachine) == []
+    assert requested(world, StopMachine) == []
     world.started()
-    assert asked(world, StopMachine) == ["b1"]
+    assert requested(world, StopMachine) == ["b1"]
     assert [c for c in world.calls() if c[0] == "start"] == [("start", "accepted")]
     assert start.machine == "b1"
 
@@ -247,7 +243,7 @@ def test_a_start_whose_outcome_is_lost_is_not_awaited_for_ever(world: World) -> 
     world.want("n")
     world.order("cordon", "b1")
     world.pass_time(36, step=1.0)
-    assert asked(world, StopMachine) == ["b1"]
+    assert requested(world, StopMachine) == ["b1"]
     assert ("start", "unknown") in world.calls()
 
 
@@ -259,7 +255,7 @@ def test_an_endpoint_that_is_no_engine_of_the_model_is_not_waited_for(world: Wor
     world.probed(mismatch="lists no model m, but other")
     assert world.state("a1") == "falling_asleep"
     assert world.bucket["a1"][0].reason == "its endpoint lists no model m, but other"
-    assert asked(world, StartMachine) == ["a2"]
+    assert requested(world, StartMachine) == ["a2"]
 
 
 def test_the_network_is_up_when_anything_answers_and_ready_is_one_token(world: World) -> None:
@@ -289,7 +285,7 @@ def test_an_answer_of_a_probe_from_before_counts_for_nothing(world: World) -> No
     assert isinstance(probe, Probe)
     world.seen("b1", "stopped", after=20, reason="it ended")
     world.started()
-    world.tell(Probed(machine="b1", serial=probe.serial, step="token", answered=True, seconds=1.0))
+    world.handle(Probed(machine="b1", serial=probe.serial, step="token", answered=True, seconds=1.0))
     assert world.state("b1") == "waking"
     assert world.machine("b1").phase == "booting"
 
@@ -297,7 +293,7 @@ def test_an_answer_of_a_probe_from_before_counts_for_nothing(world: World) -> No
 def test_a_locked_machine_is_no_candidate(world: World) -> None:
     world.seen("a1", "stopped", locked="EC2 stopped it, and only EC2 may start it again", after=30)
     world.want()
-    assert asked(world, StartMachine) == ["a2"]
+    assert requested(world, StartMachine) == ["a2"]
 
 
 def test_the_eta_and_the_history_survive_a_new_leader(world: World) -> None:
@@ -305,7 +301,7 @@ def test_the_eta_and_the_history_survive_a_new_leader(world: World) -> None:
     taken = world.fleet.history["a"].wakes
     assert len(taken) == 1
     world.order("hibernate", "a1")
-    world.pass_time(GATEWAYS_HEARD)
+    world.pass_time(GATEWAYS_REPORTED)
     world.stopped()
     world.seen("a1", "stopped", after=20)
     world.now += 100
@@ -325,20 +321,20 @@ def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world
     off = {name: world.machine(name).observation for name in POOLS}
     world.begin({name: observation for name, observation in off.items() if observation})
     assert (world.state("a1"), world.machine("a1").phase) == ("waking", "calling")
-    assert asked(world, StartMachine) == [], "what was called may be invisible for a moment"
+    assert requested(world, StartMachine) == [], "what was called may be invisible for a moment"
     world.seen("a1", "stopped", after=SETTLE + 1)
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
     assert (world.deadline("a1"), world.machine("a1").starts.by_wake) == (deadline, {"wake-1": 2})
     reasons = [e.reason for e in world.journal if isinstance(e, Transition) and e.machine == "a1"]
     assert reasons == ["seen for the first time", "requests wait for m"]
 
 
-def test_what_came_up_and_is_off_and_billed_in_full_is_started_again(world: World) -> None:
+def test_machine_that_ends_stopped_and_billed_is_started_again(world: World) -> None:
     world.want()
     world.started()
     world.seen("a1", "starting", after=5)
     world.seen("a1", "stopped_billed", after=20)
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
     assert world.state("a1") == "waking"
 
 
@@ -351,7 +347,7 @@ def test_a_new_leader_leaves_alone_what_refused_the_one_before(world: World) -> 
     world.begin(seen)
     assert {name: world.machine(name).backoff.until for name in cool} == cool
     world.want()
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     assert [world.state(name) for name in POOLS] == ["asleep", "asleep", "waking"], "b1 may come up at the other's word"
 
 
@@ -361,7 +357,7 @@ def snapshot(world: World, seconds: float) -> int:
     return len(world.take(Observe))
 
 
-def test_an_account_is_looked_at_often_only_while_something_changes(world: World) -> None:
+def test_account_is_observed_fast_only_while_a_machine_changes(world: World) -> None:
     assert snapshot(world, 60) == pytest.approx(3, abs=1)
     world.seen("a2", "stopping")
     assert snapshot(world, 60) == pytest.approx(30, abs=2), "nobody asked it to sleep, and somebody may want it back"

@@ -8,7 +8,7 @@ from services.waker.core.events import Observation, Observed, Orphan, PowerState
 from services.waker.core.idle import with_gap
 from shared.messages.waker import TierMemory
 from shared.weekly_window import parse_window
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, spec
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, beginning, idle, invariants, requested, spec
 
 STUCK = 300.0
 GONE = 60.0
@@ -25,14 +25,14 @@ def falling(world: World, name: str = "b1") -> None:
     """Awake, then idle until it is asked to sleep."""
     world.ready(name, "n" if name == "b1" else "m")
     answering(world, 10 * IDLE, until="falling_asleep", name=name)
-    assert asked(world, StopMachine) == [name]
+    assert requested(world, StopMachine) == [name]
 
 
 def orphan(power: PowerState, name: str = "ec2:i-9") -> Orphan:
     return Orphan(id=name, provider="ec2", observation=Observation(power=power, provider_state=power))
 
 
-def test_it_bounces_back_and_is_asked_again_thrice_then_broken_and_raised_and_tried_again(world: World) -> None:
+def test_machine_that_bounces_back_three_times_is_broken_with_an_alarm_and_retried(world: World) -> None:
     falling(world)
     for attempt in range(3):
         assert world.stopped().force == (attempt > 0)
@@ -49,7 +49,7 @@ def test_it_bounces_back_and_is_asked_again_thrice_then_broken_and_raised_and_tr
     assert (world.state("b1"), world.bucket["b1"][0].alarm) == ("asleep", "")
 
 
-def test_a_refusal_to_stop_is_asked_again_and_raised_with_its_words(world: World) -> None:
+def test_refused_stop_is_retried_and_its_reason_is_the_alarm(world: World) -> None:
     falling(world)
     for _ in range(3):
         world.stopped("refused", reason="UnauthorizedOperation: allow ec2:StopInstances")
@@ -58,7 +58,7 @@ def test_a_refusal_to_stop_is_asked_again_and_raised_with_its_words(world: World
     assert "allow ec2:StopInstances" in world.bucket["b1"][0].alarm
 
 
-def test_a_stop_that_meets_a_change_of_state_is_no_attempt(world: World) -> None:
+def test_transiently_refused_stop_does_not_count_as_an_attempt(world: World) -> None:
     falling(world)
     for _ in range(8):
         world.stopped("refused", scope="transient")
@@ -67,21 +67,21 @@ def test_a_stop_that_meets_a_change_of_state_is_no_attempt(world: World) -> None
         assert stop is not None
         assert stop.count == 0
         world.pass_time(2.5, step=0.5)
-    assert asked(world, StopMachine) == ["b1"]
+    assert requested(world, StopMachine) == ["b1"]
 
 
-def test_what_is_stuck_on_its_way_down_is_forced(world: World) -> None:
+def test_stop_is_forced_when_the_machine_is_stuck_stopping(world: World) -> None:
     falling(world)
     assert not world.stopped().force
     for _ in range(29):
         world.seen("b1", "stopping", after=10)
-        assert asked(world, StopMachine) == []
+        assert requested(world, StopMachine) == []
     world.seen("b1", "stopping", after=15)
     world.pass_time(1)
     assert world.stopped().force
 
 
-def test_what_comes_up_while_it_is_to_sleep_is_stopped_when_it_is_there(world: World) -> None:
+def test_machine_that_starts_while_falling_asleep_is_stopped_once_it_is_up(world: World) -> None:
     world.want("n")
     world.started()
     world.seen("b1", "starting", after=2)
@@ -89,19 +89,19 @@ def test_what_comes_up_while_it_is_to_sleep_is_stopped_when_it_is_there(world: W
     world.want("n", 0)
     world.stopped("refused", scope="transient")
     world.pass_time(60, step=1.0)
-    assert asked(world, StopMachine) == []
+    assert requested(world, StopMachine) == []
     world.seen("b1", "running", after=1)
     world.pass_time(1.1, step=1.1)
-    assert asked(world, StopMachine) == ["b1"]
+    assert requested(world, StopMachine) == ["b1"]
 
 
 @pytest.mark.parametrize("awake", [False, True])
-def test_off_and_billed_in_full_is_put_to_sleep_properly_at_once(world: World, awake: bool) -> None:
+def test_stopped_and_billed_machine_is_hibernated_at_once(world: World, awake: bool) -> None:
     if awake:
         world.ready("b1", "n")
     world.seen("b1", "stopped_billed", after=30, provider_state="SHUTOFF")
     assert world.path("b1")[-2:] == ["broken", "falling_asleep"]
-    assert asked(world, StopMachine) == ["b1"]
+    assert requested(world, StopMachine) == ["b1"]
     world.stopped()
     world.seen("b1", "starting", after=5)
     world.seen("b1", "running", after=60)
@@ -110,7 +110,7 @@ def test_off_and_billed_in_full_is_put_to_sleep_properly_at_once(world: World, a
     world.seen("b1", "stopping", after=5)
     world.seen("b1", "stopped", after=60)
     assert world.state("b1") == "asleep"
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
 
 
 def test_a_machine_that_is_taken_away_drains_at_once_and_is_not_called_back(world: World) -> None:
@@ -121,9 +121,9 @@ def test_a_machine_that_is_taken_away_drains_at_once_and_is_not_called_back(worl
     assert world.state("a1") == "draining"
     world.want()
     assert world.state("a1") == "draining"
-    assert asked(world, StartMachine) == ["a2"], "the waiters get another"
+    assert requested(world, StartMachine) == ["a2"], "the waiters get another"
     world.use("a1", in_flight=0, ack=True, used=world.now)
-    assert asked(world, StopMachine) == ["a1"]
+    assert requested(world, StopMachine) == ["a1"]
 
 
 def test_a_machine_that_its_provider_took_sleeps_with_its_words_and_wakes_again(world: World) -> None:
@@ -131,7 +131,7 @@ def test_a_machine_that_its_provider_took_sleeps_with_its_words_and_wakes_again(
     world.seen("a1", "stopped", reason="Server.SpotInstanceTermination", after=30)
     assert (world.state("a1"), world.bucket["a1"][0].reason) == ("asleep", "Server.SpotInstanceTermination")
     world.want()
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
 
 
 def test_a_machine_that_runs_without_our_doing_is_taken_over_and_sleeps_when_it_is_idle(world: World) -> None:
@@ -140,7 +140,7 @@ def test_a_machine_that_runs_without_our_doing_is_taken_over_and_sleeps_when_it_
     answering(world, 5, until="ready")
     assert world.bucket["a1"][0].state == "ready"
     answering(world, 2 * IDLE, until="falling_asleep")
-    assert asked(world, StopMachine) == ["a1"]
+    assert requested(world, StopMachine) == ["a1"]
 
 
 def test_a_machine_is_gone_only_when_it_was_missed_for_a_while_and_returns(world: World) -> None:
@@ -155,9 +155,9 @@ def test_a_machine_is_gone_only_when_it_was_missed_for_a_while_and_returns(world
     assert world.state("a1") == "ready", "it counts anew"
     world.seen("a1", "not_found", after=9, reason="InvalidInstanceID.NotFound")
     assert world.state("a1") == "gone"
-    assert "mend or remove its `instance`" in world.bucket["a1"][0].alarm
+    assert "fix or remove its `instance`" in world.bucket["a1"][0].alarm
     world.want()
-    assert asked(world, StartMachine) == ["a2"]
+    assert requested(world, StartMachine) == ["a2"]
     world.seen("a1", "stopped", after=20)
     assert (world.state("a1"), world.bucket["a1"][0].alarm) == ("asleep", "")
 
@@ -178,65 +178,65 @@ def test_what_was_never_seen_is_gone_at_once_and_a_new_leader_goes_on_from_there
     invariants(fresh)
 
 
-def test_a_stray_is_put_to_sleep(world: World) -> None:
+def test_orphan_is_put_to_sleep(world: World) -> None:
     world.now += 1
-    world.looked({}, orphan("running"))
-    assert asked(world, StopMachine) == ["ec2:i-9"]
+    world.observed({}, orphan("running"))
+    assert requested(world, StopMachine) == ["ec2:i-9"]
     assert world.path("ec2:i-9") == ["broken", "falling_asleep"]
     world.stopped()
     world.now += 20
-    world.looked({}, orphan("stopped"))
+    world.observed({}, orphan("stopped"))
     assert world.state("ec2:i-9") == "asleep"
     world.now += 20
-    world.looked({}, orphan("running"))
-    assert asked(world, StopMachine) == ["ec2:i-9"], "each time that it runs"
+    world.observed({}, orphan("running"))
+    assert requested(world, StopMachine) == ["ec2:i-9"], "each time that it runs"
 
 
-def test_a_stray_that_does_not_sleep_is_asked_thrice_then_raised_and_asked_again(world: World) -> None:
+def test_orphan_that_does_not_stop_gets_an_alarm_after_three_stops_and_is_retried(world: World) -> None:
     world.now += 1
-    world.looked({}, orphan("running"))
+    world.observed({}, orphan("running"))
     for _ in range(3):
         world.stopped()
         world.now += 20
-        world.looked({}, orphan("running"))
+        world.observed({}, orphan("running"))
         world.pass_time(1.1, step=1.1)
     assert world.state("ec2:i-9") == "broken"
     assert "still runs after 3 attempts" in world.bucket["ec2:i-9"][0].alarm
     for _ in range(7):
         world.now += 10
-        world.looked({}, orphan("running"))
+        world.observed({}, orphan("running"))
     world.pass_time(1)
-    assert asked(world, StopMachine) == ["ec2:i-9"]
+    assert requested(world, StopMachine) == ["ec2:i-9"]
 
 
 @pytest.mark.parametrize("power", ["stopped", "stopping", "error", "not_found"])
-def test_a_stray_that_costs_nothing_is_let_be(world: World, power: PowerState) -> None:
+def test_orphan_that_costs_nothing_is_left_alone(world: World, power: PowerState) -> None:
     world.now += 1
-    world.looked({}, orphan(power))
+    world.observed({}, orphan(power))
     assert "ec2:i-9" not in world.fleet.machines
 
 
-def test_a_stray_that_is_listed_no_more_is_gone_and_is_never_taken_into_use_when_it_returns(world: World) -> None:
+def test_unlisted_orphan_is_gone_and_is_not_used_when_it_returns(world: World) -> None:
     world.now += 1
-    world.looked({}, orphan("running"))
+    world.observed({}, orphan("running"))
     world.stopped()
     for _ in range(8):
         world.now += 10
-        world.looked({})
+        world.observed({})
     assert world.state("ec2:i-9") == "gone"
     world.now += 10
-    world.looked({}, orphan("running"))
+    world.observed({}, orphan("running"))
     assert world.state("ec2:i-9") == "falling_asleep"
-    assert asked(world, StopMachine) == ["ec2:i-9"]
+    assert requested(world, StopMachine) == ["ec2:i-9"]
 
 
 def test_a_schedule_wakes_one_machine_of_its_tier_and_keeps_it_awake() -> None:
     office = idle(keep_warm=(parse_window("daily 00:20-00:40"),))
     world = World(spec=spec(provider="ec2", idle={"a": office, "b": idle()}))
     world.pass_time(190, step=10.0)  # it is 00:16:40 now
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     world.pass_time(20, step=10.0)
-    assert asked(world, StartMachine) == ["a1"], "one"
+    assert requested(world, StartMachine) == ["a1"], "one"
     assert world.bucket["a1"][0].key_id is None, "nobody's request caused it"
     world.started()
     world.seen("a1", "running", after=20)
@@ -261,7 +261,7 @@ def test_a_pattern_of_gaps_wakes_it_before_its_use_is_due() -> None:
     assert world.now - used < 90, "a minute, not the timeout"
     world.stopped()
     world.seen("a1", "stopped", after=20)
-    while not asked(world, StartMachine):
+    while not requested(world, StartMachine):
         world.pass_time(5, step=5.0)
     # The head is 27 minutes after the last use, and a wake takes a minute, or the median of 60 and 20 s.
     assert world.now - used == pytest.approx(27 * 60 - 40, abs=25)
@@ -290,14 +290,14 @@ def test_nothing_sleeps_while_its_provider_is_in_doubt(doubt: str) -> None:
     for _ in range(int(3 * IDLE)):
         answering(world, 1)
         if doubt == "not seen":
-            world.looked({}, error="RequestLimitExceeded")
+            world.observed({}, error="RequestLimitExceeded")
     assert world.state("a1") == "ready"
     world.tests_pass = world.blind = True
     if doubt != "not tested":
         world.now += 1
-        world.looked({})
+        world.observed({})
     answering(world, 130, until="falling_asleep")
-    assert asked(world, StopMachine) == ["a1"], "and it does when that is over"
+    assert requested(world, StopMachine) == ["a1"], "and it does when that is over"
     invariants(world)
 
 
@@ -310,7 +310,7 @@ def test_a_drain_that_a_new_leader_finds_waits_for_its_self_test(world: World) -
     world.tests_pass = False
     beginning(world, a1="running")
     answering(world, GATEWAY + 5)
-    assert (world.state("a1"), asked(world, StopMachine)) == ("draining", [])
+    assert (world.state("a1"), requested(world, StopMachine)) == ("draining", [])
     answering(world, 60, until="ready")
     assert world.bucket["a1"][0].reason == "its provider was not tested or seen within 60 s"
 
@@ -327,7 +327,7 @@ def test_an_engine_that_dies_on_a_machine_that_runs_is_broken_put_to_sleep_and_w
     assert world.started().machine == "a2", "who waits gets another meanwhile"
     world.want(waiting=0)
     world.pass_time(61, step=1.0)
-    assert asked(world, StopMachine) == ["a1"]
+    assert requested(world, StopMachine) == ["a1"]
     world.stopped()
     world.seen("a1", "stopped", after=20)
     world.order("cordon", "a2")
@@ -346,19 +346,19 @@ def test_an_engine_that_answers_again_is_ready_again(world: World) -> None:
     assert world.state("a1") == "ready"
 
 
-def test_a_failed_machine_is_raised_and_may_be_tried(world: World) -> None:
+def test_machine_in_error_has_an_alarm_and_may_be_tried(world: World) -> None:
     falling(world)
     world.stopped()
     world.seen("b1", "error", after=20, provider_state="ERROR")
     assert (world.state("b1"), world.bucket["b1"][0].alarm) == ("asleep", "its provider says ERROR")
     world.want("n")
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
 
 
-def test_a_look_that_is_older_than_the_call_says_nothing(world: World) -> None:
+def test_observation_older_than_the_call_is_ignored(world: World) -> None:
     falling(world)
     early = world.now = world.now + 0.05  # while the call is under way
     world.stopped()
     observations = {"b1": Observation(power="stopped", provider_state="stopped")}
-    world.tell(Observed(provider="ec2", requested_at=early, observations=observations))
+    world.handle(Observed(provider="ec2", requested_at=early, observations=observations))
     assert world.state("b1") == "falling_asleep"

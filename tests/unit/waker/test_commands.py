@@ -6,7 +6,7 @@ import pytest
 
 from services.waker.core.events import StartMachine, StopMachine
 from shared.messages.waker import CommandIssued
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, invariants, spec
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, beginning, invariants, requested, spec
 
 
 @pytest.fixture
@@ -32,24 +32,24 @@ def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdr
     world.order("hibernate", "a1")
     assert (world.state("a1"), world.machine("a1").operator.keep_awake) == ("draining", False)
     answering(world, GATEWAY + 2, until="falling_asleep")
-    assert asked(world, StopMachine) == ["a1"]
+    assert requested(world, StopMachine) == ["a1"]
     assert not world.machine("a1").operator.is_cordoned
-    told = [(e.order, e.by) for e in world.journal if isinstance(e, CommandIssued)]
-    assert told == [("wake", "ops@host"), ("hibernate", "ops@host")]
+    commands_issued = [(e.order, e.by) for e in world.journal if isinstance(e, CommandIssued)]
+    assert commands_issued == [("wake", "ops@host"), ("hibernate", "ops@host")]
 
 
-def test_an_order_to_wake_is_not_forgotten_with_its_leader(world: World) -> None:
+def test_operators_wake_survives_a_change_of_leader(world: World) -> None:
     world.order("wake", "n")
     world.started("refused", reason="not now")
     assert world.fleet.operator_wakes == ("n",)
     world.now += 30
     beginning(world)
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
     world.started("refused", reason="not now either")
     world.order("hibernate", "b1")
     assert not world.fleet.operator_wakes
     world.pass_time(90, step=1.0)
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
 
 
 def test_a_hibernate_drains_though_somebody_waits_and_the_next_demand_wakes_another(world: World) -> None:
@@ -59,9 +59,9 @@ def test_a_hibernate_drains_though_somebody_waits_and_the_next_demand_wakes_anot
     world.order("hibernate", "a1")
     world.want()
     assert world.state("a1") == "draining"
-    assert asked(world, StartMachine) == ["a2"]
+    assert requested(world, StartMachine) == ["a2"]
     world.use("a1", in_flight=0, ack=True)
-    assert asked(world, StopMachine) == ["a1"]
+    assert requested(world, StopMachine) == ["a1"]
 
 
 def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world: World) -> None:
@@ -85,7 +85,7 @@ def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world:
     world.order("cordon", "a2")
     assert world.state("a2") == "falling_asleep"
     world.want()
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
 
 
 def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(world: World) -> None:
@@ -93,7 +93,7 @@ def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(wor
     world.seen("a1", "running", after=30)
     answering(world, GATEWAY + 5, until="falling_asleep")
     assert "ready" not in {r.state for r, _ in world.bucket.values()}
-    assert asked(world, StopMachine) == ["a1"]
+    assert requested(world, StopMachine) == ["a1"]
 
 
 def test_what_the_operator_keeps_awake_is_woken_again_when_it_was_lost() -> None:

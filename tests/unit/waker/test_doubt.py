@@ -11,11 +11,11 @@ def cloud() -> World:
     return world
 
 
-def test_nothing_drains_from_the_first_look_that_fails_until_one_succeeds() -> None:
+def test_nothing_drains_between_a_failed_observation_and_the_next_good_one() -> None:
     world = cloud()
     world.blind = False
     world.pass_time(IDLE - 5)
-    world.looked({}, error="503")
+    world.observed({}, error="503")
     world.pass_time(10)
     assert world.state("a1") == "ready"
     world.seen("a1", "running")
@@ -29,15 +29,15 @@ def test_a_drain_is_called_off_when_the_provider_cannot_be_seen_any_more() -> No
     world.use("a1")
     world.pass_time(4)
     assert world.state("a1") == "draining"
-    world.looked({}, error="503")
+    world.observed({}, error="503")
     assert world.state("a1") == "ready"
     assert world.machine("a1").reason == "its provider cannot be seen: 503"
 
 
-def test_the_operators_word_stands_whatever_the_provider_says() -> None:
+def test_operators_command_holds_while_the_provider_is_in_doubt() -> None:
     world = cloud()
     world.order("hibernate", "a1")
-    world.looked({}, error="503")
+    world.observed({}, error="503")
     world.use("a1", ack=True)
     assert world.state("a1") == "falling_asleep"
 

@@ -5,7 +5,7 @@ from botocore import exceptions as boto
 
 from services.waker.adapters.ec2_failures import MEANING, failure
 from services.waker.ports import CallResult
-from shared.clouds.throttle import Crowded
+from shared.clouds.throttle import TooManyCalls
 
 
 def meant(code: str, message: str = "", *, action: str = "StartInstances", skew: float = 0.0) -> CallResult:
@@ -37,14 +37,14 @@ def meant(code: str, message: str = "", *, action: str = "StartInstances", skew:
         ("PendingVerification", "account"),
     ],
 )
-def test_a_refusal_concerns_whom_it_concerns_and_says_what_to_do(code: str, scope: str | None) -> None:
+def test_refusal_has_its_scope_and_a_fix(code: str, scope: str | None) -> None:
     result = meant(code)
     assert (result.outcome, result.code, result.scope) == ("refused", code, scope)
     assert len(result.reason) > 15
 
 
 @pytest.mark.parametrize("code", ["Unavailable", "InternalError", "ServiceUnavailable", "NewInTheYear2027", ""])
-def test_what_may_have_been_done_is_unknown_and_told_as_it_came(code: str) -> None:
+def test_unlisted_error_is_unknown_and_keeps_its_message(code: str) -> None:
     result = meant(code, "out of order")
     assert (result.outcome, result.code, result.scope) == ("unknown", code, None)
     assert "out of order" in result.reason
@@ -71,7 +71,7 @@ def test_a_refused_signature_is_put_down_to_the_clock_where_the_clock_is_wrong(c
 @pytest.mark.parametrize(
     ("error", "outcome", "scope", "word"),
     [
-        (Crowded("too many calls"), "refused", "transient", "too many calls"),
+        (TooManyCalls("too many calls"), "refused", "transient", "too many calls"),
         (TimeoutError(), "unknown", None, "in time"),
         (boto.ReadTimeoutError(endpoint_url="u"), "unknown", None, "lost"),
         (boto.ConnectionClosedError(endpoint_url="u"), "unknown", None, "lost"),
@@ -83,7 +83,7 @@ def test_a_refused_signature_is_put_down_to_the_clock_where_the_clock_is_wrong(c
         (ValueError("anything"), "unknown", None, "lost"),
     ],
 )
-def test_calls_without_an_answer_say_whether_they_may_have_been_done(
+def test_call_without_a_response_is_unknown_unless_it_was_never_sent(
     error: Exception, outcome: str, scope: str | None, word: str
 ) -> None:
     result = failure(error, "StartInstances", 0.0).result

@@ -20,7 +20,7 @@ def instance(code: int, name: str, **more: Any) -> dict[str, Any]:
 
 
 def seen(described: dict[str, Any], request: dict[str, Any] | None = None) -> Observation:
-    observation = ec2_observations.observation(described, request)
+    observation = ec2_observations.observation_of(described, request)
     assert observation is not None
     return observation
 
@@ -43,8 +43,8 @@ def test_states(code: int, name: str, power: str) -> None:
     assert (observation.power, observation.provider_state) == (power, name)
 
 
-def test_a_state_of_another_day_proves_nothing() -> None:
-    assert ec2_observations.observation(instance(96, "sublimating"), None) is None
+def test_unknown_state_proves_nothing() -> None:
+    assert ec2_observations.observation_of(instance(96, "sublimating"), None) is None
 
 
 def test_the_pool_is_type_zone_and_market() -> None:
@@ -98,7 +98,7 @@ def test_the_quota_is_of_the_instance_family_with_spot_apart(types: list[str], f
         ("Server.SpotInstanceShutdown", None),
     ],
 )
-def test_why_it_stopped_and_whom_that_concerns(code: str, scope: str | None) -> None:
+def test_stop_reason_and_scope_follow_from_the_state_reason(code: str, scope: str | None) -> None:
     observation = seen(instance(80, "stopped", StateReason={"Code": code, "Message": f"{code}: because"}))
     assert observation.scope == scope
     assert observation.reason.startswith(f"{code}: ")
@@ -106,7 +106,7 @@ def test_why_it_stopped_and_whom_that_concerns(code: str, scope: str | None) -> 
 
 
 @pytest.mark.parametrize(("code", "name"), [(0, "pending"), (16, "running"), (64, "stopping")])
-def test_an_old_reason_says_nothing_about_what_runs(code: int, name: str) -> None:
+def test_old_state_reason_is_ignored_while_the_machine_runs(code: int, name: str) -> None:
     reason = {"Code": "Server.InsufficientInstanceCapacity", "Message": "old"}
     observation = seen(
         instance(code, name, StateReason=reason, StateTransitionReason="User initiated (2026-11-24 09:00:00 GMT)")
@@ -148,10 +148,12 @@ def test_spot_machines(state: int, request_state: str, status: str, leaving: boo
         assert status in observation.leaving + observation.locked
 
 
-def test_what_a_later_call_has_to_know() -> None:
+def test_known_instance_has_what_a_later_call_needs() -> None:
     launched = datetime(2026, 11, 24, tzinfo=UTC)
     described = instance(16, "running", LaunchTime=launched, HibernationOptions={"Configured": True})
-    known = ec2_observations.seen(described, seen(described))
-    assert known == ec2_observations.Seen(power="running", hibernates=True, launched=launched.timestamp(), locked="")
+    known = ec2_observations.known_instance(described, seen(described))
+    assert known == ec2_observations.KnownInstance(
+        power="running", hibernates=True, launched=launched.timestamp(), locked=""
+    )
     bare = instance(16, "running")
-    assert not ec2_observations.seen(bare, seen(bare)).hibernates
+    assert not ec2_observations.known_instance(bare, seen(bare)).hibernates

@@ -65,7 +65,7 @@ def test_a_probe_of_the_engine_before_proves_nothing(world: World) -> None:
     assert old.step == "token"
     world.seen("b1", "stopped", reason="it died")
     world.started()
-    world.tell(Probed(machine="b1", serial=old.serial, step="token", answered=True, seconds=1.0))
+    world.handle(Probed(machine="b1", serial=old.serial, step="token", answered=True, seconds=1.0))
     assert world.state("b1") == "waking"
     assert world.machine("b1").phase == "loading"
 
@@ -162,7 +162,7 @@ def test_a_late_message_does_not_bring_withdrawn_demand_back(world: World) -> No
     world.now += 1
     world.want("n", waiting=0)
     world.now += 0.1
-    world.tell(DemandReported(late.request, world.now))
+    world.handle(DemandReported(late.request, world.now))
     assert world.fleet.demand["n", "g1"].request.waiting == 0
 
 
@@ -214,7 +214,7 @@ def test_an_acknowledgement_of_an_older_record_does_not_count(world: World) -> N
         world.pass_time(1.0)
         world.use("a1")
     use = MachineActivity(in_flight=0, acknowledged=old)
-    world.tell(ActivityReported(Activity(gateway="g1", sent_at=world.now, machines={"a1": use})))
+    world.handle(ActivityReported(Activity(gateway="g1", sent_at=world.now, machines={"a1": use})))
     assert world.state("a1") == "draining"
     world.use("a1", ack=True)
     assert world.state("a1") == "falling_asleep"
@@ -243,10 +243,10 @@ def test_a_gateway_that_vanished_is_waited_out_and_no_longer(world: World) -> No
     world.use("a1")
     while world.state("a1") != "draining":
         world.pass_time(0.25)
-    heard = world.fleet.gateways["g1"].at
+    reported_at = world.fleet.gateways["g1"].at
     while world.state("a1") == "draining":
         world.pass_time(0.25)
-    assert world.now - heard == pytest.approx(GATEWAY, abs=0.6)
+    assert world.now - reported_at == pytest.approx(GATEWAY, abs=0.6)
     assert world.state("a1") == "falling_asleep"
 
 
@@ -264,7 +264,7 @@ def test_a_gateway_that_does_not_let_go_keeps_the_machine_awake(world: World) ->
     assert world.now - began == pytest.approx(61, abs=2)
 
 
-def test_a_new_leader_drains_nothing_before_it_has_heard_the_gateways(world: World) -> None:
+def test_new_leader_drains_nothing_before_the_gateways_have_reported(world: World) -> None:
     world.ready()
     world.now += 10 * IDLE
     record = world.bucket["a1"][0]
@@ -291,7 +291,7 @@ def test_demand_while_falling_asleep_waits_for_asleep_or_takes_another(world: Wo
     assert [s.machine for s in world.take(StartMachine) if isinstance(s, StartMachine)] == ["b1"]
 
 
-def test_an_engine_that_will_not_end_is_asked_thrice_and_then_broken(world: World) -> None:
+def test_engine_that_does_not_end_is_broken_after_three_stops(world: World) -> None:
     world.ready("b1", "n")
     world.pass_time(IDLE + 1)
     for _ in range(3):
@@ -318,7 +318,7 @@ def test_a_ready_machine_whose_engine_died_sleeps_with_the_reason_and_wakes_agai
 
 
 @pytest.mark.parametrize("outcome", ["unknown", "failed"])
-def test_a_call_in_doubt_is_followed_by_a_look(world: World, outcome: str) -> None:
+def test_unknown_call_result_is_followed_by_an_observation(world: World, outcome: str) -> None:
     world.want()
     world.started("unknown" if outcome == "unknown" else "failed")
     assert world.take(StartMachine) == []
@@ -338,20 +338,20 @@ def test_a_call_whose_outcome_is_lost_is_in_doubt(world: World) -> None:
     assert len(world.take(StartMachine)) == 1
 
 
-def test_an_outcome_told_twice_counts_once(world: World) -> None:
+def test_repeated_call_result_counts_once(world: World) -> None:
     world.want()
     start = world.started()
     before = world.fleet, list(world.journal)
-    world.tell(Called(machine="a1", call="start", serial=start.serial, outcome="refused", seconds=0.1))
+    world.handle(Called(machine="a1", call="start", serial=start.serial, outcome="refused", seconds=0.1))
     assert (world.fleet, world.journal) == before
 
 
-def test_a_look_from_before_the_call_says_nothing(world: World) -> None:
+def test_observation_from_before_the_call_is_ignored(world: World) -> None:
     world.want()
     early = world.now
     world.started()
     off = Observation(power="stopped", provider_state="stopped")
-    world.tell(Observed(provider="process", requested_at=early, observations={"a1": off}))
+    world.handle(Observed(provider="process", requested_at=early, observations={"a1": off}))
     assert world.machine("a1").phase == "loading"
     assert world.take(StartMachine) == []
 
@@ -438,7 +438,7 @@ def test_a_static_machine_is_ready_when_it_answers_and_broken_when_it_does_not()
     invariants(world)
 
 
-def test_no_move_but_those_of_the_table(world: World) -> None:
+def test_transition_that_the_table_lacks_is_an_error(world: World) -> None:
     step = Step(world.fleet, world.now)
     for to in ("ready", "draining", "falling_asleep", "asleep"):
         assert not is_legal("asleep", to)

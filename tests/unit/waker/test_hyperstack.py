@@ -56,8 +56,8 @@ class House:
         self.hours.now += CHANGE_SECONDS
 
 
-def api_of(cloud: HyperstackCloud, hours: Hours, *, key: str = KEY, read_seconds: float = 10.0) -> HyperstackApi:
-    account = HyperstackAccount(cloud.base_url, key, Throttle(100_000), read_seconds=read_seconds, now=hours)
+def api_of(cloud: HyperstackCloud, hours: Hours, *, key: str = KEY, read_timeout_s: float = 10.0) -> HyperstackApi:
+    account = HyperstackAccount(cloud.base_url, key, Throttle(100_000), read_timeout_s=read_timeout_s, now=hours)
     return HyperstackApi(account)
 
 
@@ -119,17 +119,17 @@ async def test_a_halted_one_is_woken_by_a_start_not_by_a_restore(house: House) -
 )
 async def test_what_a_call_comes_to_follows_from_the_state(house: House, state: str, starts: str, stops: str) -> None:
     changes = 0
-    for call, wanted in ((house.start, starts), (house.stop, stops)):
+    for call, expected in ((house.start, starts), (house.stop, stops)):
         house.become(state)
         result = await call()
-        assert f"{result.outcome} {result.scope or ''}".strip() == wanted
+        assert f"{result.outcome} {result.scope or ''}".strip() == expected
         assert result.outcome == "accepted" or result.reason
         assert result.scope != "transient" or house.cloud.changes == changes
         changes = house.cloud.changes
 
 
 @pytest.mark.parametrize("state", ["ACTIVE", "SHUTOFF"])
-async def test_what_cannot_hibernate_is_left_alone_and_told(house: House, state: str) -> None:
+async def test_machine_that_cannot_hibernate_is_left_alone_and_reported(house: House, state: str) -> None:
     house.become(state)
     house.vm.hibernates = False
     result = await house.stop()
@@ -158,7 +158,7 @@ async def test_a_change_of_unknown_outcome_is_sent_once(house: House, trouble: T
 
 
 async def test_a_call_without_an_answer_ends(house: House) -> None:
-    impatient = Hyperstack(api_of(house.cloud, house.hours, read_seconds=0.1), {"m1": str(house.vm.id)}, None)
+    impatient = Hyperstack(api_of(house.cloud, house.hours, read_timeout_s=0.1), {"m1": str(house.vm.id)}, None)
     house.cloud.fail("hibernate-restore", Trouble(silent=True))
     async with asyncio.timeout(PATIENCE_SECONDS):
         result = await impatient.start("m1", 1)
@@ -191,7 +191,9 @@ async def test_no_proxy_of_the_environment_is_used(house: House, monkeypatch: py
         (None, "refused", "machine"),
     ],
 )
-async def test_a_400_means_a_look(house: House, becomes: str | None, outcome: str, scope: str | None) -> None:
+async def test_400_is_followed_by_an_observation(
+    house: House, becomes: str | None, outcome: str, scope: str | None
+) -> None:
     """The state changed between our look and our call."""
     begin = house.vm.begin
 
@@ -206,13 +208,13 @@ async def test_a_400_means_a_look(house: House, becomes: str | None, outcome: st
     assert house.cloud.calls["hibernate-restore"] == 1
 
 
-async def test_success_that_says_false_is_a_refusal(house: House) -> None:
+async def test_success_with_status_false_is_a_refusal(house: House) -> None:
     house.cloud.fail("hibernate-restore", Trouble(200, "Insufficient balance"))
     result = await house.start()
     assert (result.outcome, result.scope) == ("refused", "account")
 
 
-async def test_without_room_the_refusal_tells_the_stock(house: House) -> None:
+async def test_refusal_for_lack_of_capacity_names_the_stock(house: House) -> None:
     house.cloud.stock = 0
     result = await house.start()
     assert (result.outcome, result.scope) == ("refused", "capacity_pool")
@@ -249,7 +251,7 @@ async def test_an_old_failure_explains_no_later_sleep(house: House) -> None:
     assert house.cloud.calls["events"] == 1
 
 
-async def test_a_second_failure_is_asked_for_anew(house: House) -> None:
+async def test_events_are_read_again_for_a_second_failure(house: House) -> None:
     for count in (1, 2):
         house.vm.ends.append("HIBERNATED")
         await house.start()
@@ -258,7 +260,7 @@ async def test_a_second_failure_is_asked_for_anew(house: House) -> None:
         assert house.cloud.calls["events"] == count
 
 
-async def test_a_hibernate_that_bounces_is_seen_up_and_can_be_asked_again(house: House) -> None:
+async def test_bounced_hibernate_is_observed_running_and_can_be_repeated(house: House) -> None:
     house.become("ACTIVE")
     house.vm.ends.append("ACTIVE")
     await house.stop()
@@ -273,7 +275,7 @@ async def test_a_hibernate_that_bounces_is_seen_up_and_can_be_asked_again(house:
 @pytest.mark.parametrize(
     ("machines", "page_size", "pages"), [(99, 100, 1), (100, 100, 2), (250, 100, 3), (300, 100, 4), (250, 50, 6)]
 )
-async def test_a_look_lists_every_page(
+async def test_observation_reads_every_page(
     house: House, *, machines: int, page_size: int, pages: int, counts_pages: bool, ends_with_404: bool
 ) -> None:
     house.cloud.max_page_size = page_size
@@ -285,7 +287,7 @@ async def test_a_look_lists_every_page(
     assert house.cloud.calls["list"] == pages
 
 
-async def test_a_look_asks_singly_for_what_is_not_listed_and_sees_no_strangers(house: House) -> None:
+async def test_unlisted_machines_are_requested_singly_and_foreign_ones_ignored(house: House) -> None:
     house.cloud.add("ACTIVE", labels=["spotinference-fleet=testing"])
     house.cloud.add("DELETING", labels=[LABEL])
     house.vm.listed = False
@@ -304,7 +306,7 @@ async def test_a_404_holds_for_a_minute(house: House) -> None:
     assert house.cloud.calls["get"] == 2
 
 
-async def test_what_cannot_be_asked_for_is_not_seen_and_not_gone(house: House) -> None:
+async def test_machine_whose_request_fails_is_neither_observed_nor_gone(house: House) -> None:
     other = house.cloud.add(listed=False)
     instances = {"m2": "999", "m3": str(other.id), "m1": str(house.vm.id)}
     provider = Hyperstack(api_of(house.cloud, house.hours), instances, None)
@@ -319,7 +321,7 @@ async def test_what_cannot_be_asked_for_is_not_seen_and_not_gone(house: House) -
     assert [(entry["event"], entry["state"]) for entry in logs] == [("hyperstack_state_unknown", "PAUSED")]
 
 
-async def test_without_a_fleet_s_name_nothing_is_a_stray(house: House) -> None:
+async def test_nothing_is_an_orphan_without_a_fleet_name(house: House) -> None:
     house.cloud.add("ACTIVE", labels=["spotinference-fleet=None", "spotinference-fleet="])
     provider = Hyperstack(api_of(house.cloud, house.hours), {"m1": str(house.vm.id)}, None)
     assert (await provider.observe()).orphans == ()
@@ -338,7 +340,7 @@ async def test_without_a_fleet_s_name_nothing_is_a_stray(house: House) -> None:
     ],
     ids=["reset", "503", "404", "no-json", "no-id", "endless"],
 )
-async def test_what_is_no_list_is_no_look(house: House, trouble: Trouble) -> None:
+async def test_malformed_list_is_no_observation(house: House, trouble: Trouble) -> None:
     house.cloud.fail("list", trouble)
     with pytest.raises(ProviderUnavailable, match="hyperstack: "):
         await house.provider.observe()
@@ -357,7 +359,7 @@ async def test_short_pages_end_no_list_that_counts_more(house: House) -> None:
 
 
 async def test_a_call_beyond_the_account_s_bound_is_not_made(house: House) -> None:
-    throttle = Throttle(1, patience=0.1)
+    throttle = Throttle(1, patience_s=0.1)
     api = HyperstackApi(HyperstackAccount(house.cloud.base_url, KEY, throttle))
     provider = Hyperstack(api, {"m1": str(house.vm.id)}, None)
     await provider.observe()
@@ -410,21 +412,23 @@ async def test_the_key_is_in_no_error(house: House) -> None:
     """This API says the key back."""
     house.cloud.key = "another"
     result = await house.start()
-    told = [result.reason, *(await house.provider.test())]
+    text = [result.reason, *(await house.provider.test())]
     with pytest.raises(ProviderUnavailable) as unseen:
         await house.provider.observe()
-    told.append(repr(unseen.value) + repr(unseen.value.__cause__))
-    assert all("Invalid API key: …" in text for text in told)
-    assert not [text for text in told if KEY in text]
+    text.append(repr(unseen.value) + repr(unseen.value.__cause__))
+    assert all("Invalid API key: …" in text for text in text)
+    assert not [text for text in text if KEY in text]
 
 
-@pytest.mark.parametrize(("key", "told"), [(None, "not set"), ("a b", "characters"), ("a\nb", "characters")])
-def test_a_key_that_is_none_is_told_without_it(monkeypatch: pytest.MonkeyPatch, key: str | None, told: str) -> None:
+@pytest.mark.parametrize(("key", "text"), [(None, "not set"), ("a b", "characters"), ("a\nb", "characters")])
+def test_malformed_key_is_rejected_without_quoting_it(
+    monkeypatch: pytest.MonkeyPatch, key: str | None, text: str
+) -> None:
     monkeypatch.delenv("HYPERSTACK_API_KEY_FILE", raising=False)
     monkeypatch.delenv("HYPERSTACK_API_KEY", raising=False)
     if key:
         monkeypatch.setenv("HYPERSTACK_API_KEY", key)
-    with pytest.raises(Misconfigured, match=f"HYPERSTACK_API_KEY: .*{told}") as error:
+    with pytest.raises(Misconfigured, match=f"HYPERSTACK_API_KEY: .*{text}") as error:
         api_key()
     assert key is None or key not in str(error.value)
     monkeypatch.setenv("HYPERSTACK_API_KEY", "good")

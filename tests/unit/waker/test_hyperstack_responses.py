@@ -3,7 +3,7 @@
 import pytest
 
 from services.waker.adapters.hyperstack_api import Environment, Flavor, Stocked, StockRegion, Vm, VmEvent
-from services.waker.adapters.hyperstack_responses import POWER_STATES, failure_of, result_of, sight_of, stock_of
+from services.waker.adapters.hyperstack_responses import POWER_STATES, failure_of, observation_of, result_of, stock_of
 from services.waker.core.events import PowerState, RefusalScope
 from shared.clouds.hyperstack import HyperstackError
 from shared.messages.waker import CallOutcome
@@ -29,8 +29,8 @@ H100 = Flavor(name="n3-H100x2", gpu="H100-80G-PCIe", gpu_count=2)
         ("DELETED", "not_found", False),
     ],
 )
-def test_each_state_is_a_power(word: str, power: PowerState, billed: bool) -> None:
-    observation = sight_of(Vm(id=1, status=word.lower(), flavor=H100, environment=Environment(region="CANADA-1")))
+def test_each_state_has_its_power_state(word: str, power: PowerState, billed: bool) -> None:
+    observation = observation_of(Vm(id=1, status=word.lower(), flavor=H100, environment=Environment(region="CANADA-1")))
     assert observation is not None
     assert (observation.power, observation.is_billed, observation.provider_state) == (power, billed, word)
     assert (observation.pool, observation.endpoint, observation.locked) == ("n3-H100x2/CANADA-1", None, "")
@@ -41,12 +41,12 @@ def test_the_table_above_is_the_whole() -> None:
 
 
 @pytest.mark.parametrize("word", ["PAUSED", "", None])
-def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> None:
-    assert sight_of(Vm(id=1, status=word)) is None
+def test_unknown_state_is_no_observation(word: str | None) -> None:
+    assert observation_of(Vm(id=1, status=word)) is None
 
 
 @pytest.mark.parametrize(
-    ("status", "words", "outcome", "scope", "told"),
+    ("status", "words", "outcome", "scope", "text"),
     [
         (0, "no answer in time", "unknown", None, "no answer in time"),
         (400, "Virtual machine must be in HIBERNATED state", "refused", "machine", "must be in HIBERNATED"),
@@ -71,20 +71,20 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
         (504, "", "unknown", None, ""),
     ],
 )
-def test_each_fault_has_its_outcome_and_whom_it_concerns(
-    status: int, words: str, outcome: CallOutcome, scope: RefusalScope, told: str
+def test_each_error_has_its_outcome_and_scope(
+    status: int, words: str, outcome: CallOutcome, scope: RefusalScope, text: str
 ) -> None:
     result = result_of(HyperstackError(str(status), words, status=status))
     assert (result.outcome, result.scope, result.code) == (outcome, scope, str(status))
-    assert told in result.reason
+    assert text in result.reason
 
 
 def test_a_call_that_was_not_made_is_refused_for_the_moment() -> None:
-    result = result_of(HyperstackError("throttled", "too many calls", made=False))
+    result = result_of(HyperstackError("throttled", "too many calls", may_have_arrived=False))
     assert (result.outcome, result.scope, result.reason) == ("refused", "transient", "too many calls")
 
 
-def test_the_last_end_on_a_machine_s_record_says_why_it_failed() -> None:
+def test_last_ended_event_explains_the_failure() -> None:
     hibernated = VmEvent(type="HibernateInstanceSuccess", time="2026-01-01T00:00:01")
     restored = VmEvent(type="RestoreHibernationInstanceFailed", reason="no valid host", time="2026-01-01T00:00:02")
     touched = VmEvent(type="LabelChanged", time="2026-01-01T00:00:03")
@@ -100,7 +100,7 @@ def test_the_last_end_on_a_machine_s_record_says_why_it_failed() -> None:
     assert failure_of([]) == ("", None)
 
 
-def test_stock_is_told_of_the_same_region_gpu_and_size() -> None:
+def test_stock_is_of_the_same_region_gpu_and_size() -> None:
     vm = Vm(id=1, flavor=H100, environment=Environment(region="CANADA-1"))
     other = Stocked(model="L40", configurations={"2x": 9})
     same = Stocked(model="H100-80G-PCIe", configurations={"1x": 7, "2x": 0, "4x": None})

@@ -27,11 +27,11 @@ FIXED = IdleSettings(policy="fixed", timeout=900.0)
 
 def gaps(**counts: int) -> tuple[int, ...]:
     """`gaps(m45=20)`: twenty gaps of 45 whole minutes."""
-    found: tuple[int, ...] = ()
+    result: tuple[int, ...] = ()
     for name, count in counts.items():
         for _ in range(count):
-            found = with_gap(found, int(name[1:]) * MINUTE_S)
-    return found
+            result = with_gap(result, int(name[1:]) * MINUTE_S)
+    return result
 
 
 def even(minutes: int, *, each: int = 1) -> tuple[int, ...]:
@@ -107,7 +107,7 @@ def test_break_even_costs_at_most_twice_what_knowing_the_gaps_would(
 # histogram
 
 
-def test_observed_counts_whole_minutes_and_what_is_longer_in_the_last_bin() -> None:
+def test_with_gap_counts_whole_minutes_and_longer_gaps_in_the_last_bin() -> None:
     assert with_gap((), 59.9) == ()
     counts = with_gap(with_gap(with_gap((), 60.0), 119.9), 121.0)
     assert counts[:4] == (0, 2, 1, 0)
@@ -117,7 +117,7 @@ def test_observed_counts_whole_minutes_and_what_is_longer_in_the_last_bin() -> N
     assert with_gap((), 1e9)[BINS] == 1
 
 
-def test_observed_forgets_the_old_by_halves() -> None:
+def test_with_gap_halves_all_counts_at_its_limit() -> None:
     counts: tuple[int, ...] = ()
     for _ in range(3 * MAX_GAPS):
         counts = with_gap(counts, 300.0)
@@ -128,10 +128,10 @@ def test_observed_forgets_the_old_by_halves() -> None:
 
 
 def test_a_pattern_goes_from_the_5th_to_the_99th_percentile_with_a_tenth_more() -> None:
-    found = pattern(Past(gaps=gaps(m10=5, m30=94, m50=1)))
-    assert found == pytest.approx((10 * MINUTE_S * 0.9, 31 * MINUTE_S * 1.1))
-    found = pattern(Past(gaps=gaps(m10=4, m30=94, m50=2)))
-    assert found == pytest.approx((30 * MINUTE_S * 0.9, 51 * MINUTE_S * 1.1))
+    result = pattern(Past(gaps=gaps(m10=5, m30=94, m50=1)))
+    assert result == pytest.approx((10 * MINUTE_S * 0.9, 31 * MINUTE_S * 1.1))
+    result = pattern(Past(gaps=gaps(m10=4, m30=94, m50=2)))
+    assert result == pytest.approx((30 * MINUTE_S * 0.9, 51 * MINUTE_S * 1.1))
 
 
 def test_no_pattern_in_too_few_too_long_or_too_even_gaps() -> None:
@@ -237,7 +237,7 @@ asleep_price_per_hour = "1.00"
 """
 
 
-def test_a_tier_is_as_the_waker_says_where_it_says_nothing_itself() -> None:
+def test_tier_inherits_the_wakers_settings() -> None:
     config = parse(CONFIG, "test")
     heir, own = (idle_settings(config, tier) for tier in config.tier)
     assert heir == IdleSettings(
@@ -308,5 +308,5 @@ def test_a_histogram_stays_bounded_and_grows_by_at_most_one(past: Past, seconds:
     after = with_gap(past.gaps, seconds)
     assert len(after) <= BINS + 1
     assert sum(after) <= sum(past.gaps) + 1
-    found = pattern(Past(gaps=after))
-    assert found is None or 0 <= found.head < found.tail <= BINS * MINUTE_S * 1.1
+    result = pattern(Past(gaps=after))
+    assert result is None or 0 <= result.head < result.tail <= BINS * MINUTE_S * 1.1

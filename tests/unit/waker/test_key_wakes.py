@@ -11,7 +11,7 @@ from services.waker.core.events import DemandReported, StartMachine
 from services.waker.core.key_wakes import MAX_STARTS, KeyAccount
 from shared.messages.gateway import WakeCause, WakeRequest
 from shared.units import HOUR_S
-from tests.unit.waker.fleets import GATEWAY, World, answering, asked, idle, invariants, spec
+from tests.unit.waker.fleets import GATEWAY, World, answering, idle, invariants, requested, spec
 
 PRICE = Decimal("36.00")
 """A cent per second."""
@@ -41,7 +41,7 @@ def want(world: World, *causes: WakeCause, model: str = "m", gateway: str = "g1"
         seconds_left=600.0,
         causes=causes,
     )
-    world.tell(DemandReported(request, world.now))
+    world.handle(DemandReported(request, world.now))
 
 
 def come_up(world: World, name: str = "a1") -> None:
@@ -52,8 +52,8 @@ def come_up(world: World, name: str = "a1") -> None:
 
 
 def spent(world: World, key: str) -> tuple[int, Decimal]:
-    told = world.wakes_of_keys[key]
-    return told.wakes, told.cost
+    message = world.wakes_of_keys[key]
+    return message.wakes, message.cost
 
 
 def test_a_burst_is_one_wake_for_each_key_that_waited_and_its_cost_is_shared(world: World) -> None:
@@ -84,9 +84,9 @@ def test_a_key_at_its_limit_causes_no_wake_and_takes_nobody_with_it(world: World
     world.use("a1", 2)
     world.pass_time(5)
     want(world, cause("k1", wakes=1))
-    assert asked(world, StartMachine) == [], "though the machine that is awake is full"
+    assert requested(world, StartMachine) == [], "though the machine that is awake is full"
     want(world, cause("k1", wakes=1), cause("k2"))
-    assert asked(world, StartMachine) == ["a2"]
+    assert requested(world, StartMachine) == ["a2"]
     assert (spent(world, "k1")[0], spent(world, "k2")[0]) == (1, 1)
 
 
@@ -98,14 +98,14 @@ def test_a_key_whose_limit_its_own_wake_has_reached_waits_it_out(world: World) -
     for _ in range(25):
         world.pass_time(1)
         want(world, cause("k1", wakes=1))
-    assert asked(world, StartMachine) == ["a1"], "the wake goes on"
+    assert requested(world, StartMachine) == ["a1"], "the wake goes on"
     assert spent(world, "k1")[0] == 1
 
 
 def test_a_burst_over_models_stops_at_the_limit(world: World) -> None:
     want(world, cause("k1", wakes=1))
     want(world, cause("k1", wakes=1), model="n")
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
 
 
 def test_a_machine_that_was_woken_and_serves_nobody_sleeps_soon_and_is_charged_for_it(world: World) -> None:
@@ -143,13 +143,13 @@ def test_who_keeps_it_from_sleeping_without_using_it_is_charged_as_for_a_wake(wo
 
 def test_what_a_key_used_outlives_the_waker_and_ends_with_the_hour_and_the_day(world: World) -> None:
     want(world, cause("k1", wakes=1))
-    assert asked(world, StartMachine) == ["a1"]
+    assert requested(world, StartMachine) == ["a1"]
     wake_id = world.fleet.wakes["m"].id
     world.begin({})
     assert (world.fleet.wakes["m"].id, world.fleet.wakes["m"].keys) == (wake_id, ("k1",))
     assert spent(world, "k1")[0] == 1
     want(world, cause("k1", wakes=1), model="n")
-    assert "b1" not in asked(world, StartMachine)
+    assert "b1" not in requested(world, StartMachine)
     world.fleet = world.fleet.__class__(**{**world.fleet.__dict__, "wakes": {}})
     world.pass_time(HOUR_S, step=600)
     assert world.wakes_of_keys["k1"].wakes == 0
@@ -162,10 +162,10 @@ def test_a_key_that_has_spent_the_day_s_cost_causes_no_wake_until_midnight(world
     world.use("a1", 2)
     assert spent(world, "k1")[1] > Decimal("0.05")
     want(world, cause("k1", cost="0.05"), model="n")
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     world.pass_time(86400 - world.now % 86400 + 1, step=3600)
     want(world, cause("k1", cost="0.05"), model="n")
-    assert asked(world, StartMachine) == ["b1"]
+    assert requested(world, StartMachine) == ["b1"]
 
 
 moments = st.floats(0.0, 4 * HOUR_S, allow_nan=False)

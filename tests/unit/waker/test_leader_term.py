@@ -179,10 +179,10 @@ async def test_from_demand_to_ready_to_asleep_with_everything_on_record_first(st
     await stage.until("asleep", seconds=3.0)
     assert stage.machine.calls == ["start", "stop"]
     assert stage.machine.on_record == ["waking", "falling_asleep"]
-    told = await stage.journal()
-    path = [e.to_state for e in told if isinstance(e, Transition)]
+    entries = await stage.journal()
+    path = [e.to_state for e in entries if isinstance(e, Transition)]
     assert path == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
-    calls = [(e.call, e.outcome, e.tokens) for e in told if isinstance(e, ProviderCall)]
+    calls = [(e.call, e.outcome, e.tokens) for e in entries if isinstance(e, ProviderCall)]
     assert calls == [("start", "accepted", 0), ("probe", "accepted", 3), ("stop", "accepted", 0)]
 
 
@@ -238,7 +238,7 @@ async def test_a_leader_that_was_paused_does_nothing_more(stage: Stage) -> None:
     assert stage.machine.calls == []
 
 
-async def test_the_server_is_asked_right_before_a_call(stage: Stage) -> None:
+async def test_lease_is_verified_right_before_a_call(stage: Stage) -> None:
     """By our clock the lease is held; the server knows better."""
     await stage.bus.put(LEASES, subjects.WAKER_LEASE, b"w2")
     stage.want()
@@ -248,7 +248,7 @@ async def test_the_server_is_asked_right_before_a_call(stage: Stage) -> None:
         await stage.step(renew=False)
 
 
-async def test_somebody_elses_write_ends_the_term(stage: Stage) -> None:
+async def test_foreign_write_ends_the_term(stage: Stage) -> None:
     await stage.bus.put(FLEET, "m1", b"another leader's")
     stage.want()
     with pytest.raises(LeadershipLost, match="somebody else wrote the record of m1"):
@@ -275,13 +275,13 @@ async def test_without_the_bus_nothing_is_put_to_sleep_and_the_next_term_goes_on
     assert (await stage.record()).generation == 1
 
 
-async def test_a_call_that_hangs_is_in_doubt_and_followed_by_a_look(stage: Stage) -> None:
+async def test_hanging_call_is_unknown_and_followed_by_an_observation(stage: Stage) -> None:
     stage.machine.hangs = True
     stage.want()
     await stage.step()
     await stage.step()
-    told = [e for e in await stage.journal() if isinstance(e, ProviderCall)]
-    assert [(e.call, e.outcome, e.code) for e in told] == [("start", "unknown", "timeout")]
+    entries = [e for e in await stage.journal() if isinstance(e, ProviderCall)]
+    assert [(e.call, e.outcome, e.code) for e in entries] == [("start", "unknown", "timeout")]
     stage.machine.hangs = False
     stage.want()
     await stage.until("ready")
@@ -332,7 +332,7 @@ async def test_nothing_sleeps_before_a_self_test_has_passed(stage: Stage) -> Non
     assert (await stage.record()).state == "asleep"
 
 
-async def test_what_the_operator_ordered_outlives_its_leader(stage: Stage) -> None:
+async def test_operators_command_outlives_its_leader(stage: Stage) -> None:
     await stage.term.issue(Command(order="wake", target="m", by="ops"))
     await stage.until("ready")
     stage.term = stage.new_term()

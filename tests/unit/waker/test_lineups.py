@@ -66,7 +66,7 @@ class Sky:
         providers: tuple[ProviderName, ...] = ("ec2", "hyperstack")
         for provider in providers:
             seen = {n: s for n, s in self.observations.items() if self.world.spec.machines[n].provider == provider}
-            self.world.tell(Observed(provider=provider, requested_at=self.world.now, observations=seen))
+            self.world.handle(Observed(provider=provider, requested_at=self.world.now, observations=seen))
 
     def answer(self) -> None:
         """Refuse what is asked for now."""
@@ -76,7 +76,7 @@ class Sky:
             scopes = self.refusals.get(start.machine, [])
             scope = scopes.pop(0) if scopes else "capacity_pool"
             self.refused.append((self.world.now, start.machine, scope))
-            self.world.tell(
+            self.world.handle(
                 Called(
                     machine=start.machine,
                     call="start",
@@ -152,7 +152,7 @@ def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: Ref
     (start,) = sky.world.take(StartMachine)
     assert isinstance(start, StartMachine)
     refused_at, refused = sky.world.now, sky.observations[first]
-    sky.world.tell(
+    sky.world.handle(
         Called(
             machine=first, call="start", serial=start.serial, outcome="refused", seconds=0.0, reason="no", scope=scope
         )

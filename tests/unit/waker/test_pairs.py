@@ -46,7 +46,7 @@ def put_to_sleep(world: World, name: str) -> None:
     assert world.state(name) == "asleep"
 
 
-def asked(world: World, kind: type[Effect]) -> list[Effect]:
+def requested(world: World, kind: type[Effect]) -> list[Effect]:
     return [effect for effect in world.effects if isinstance(effect, kind)]
 
 
@@ -58,7 +58,7 @@ def test_the_idle_one_gives_way_at_once(world: World) -> None:
     world.want("n")
     assert world.state("a1") == "draining"
     assert reasons(world, "a1")[-1] == "its pair is wanted for n"
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     put_to_sleep(world, "a1")
     assert world.started().machine == "b1"
     invariants(world)
@@ -89,11 +89,11 @@ def test_what_is_used_while_it_drains_stays(world: World) -> None:
     world.want("n")
     world.use("a1", 1)
     assert (world.state("a1"), reasons(world, "a1")[-1]) == ("ready", "used while it drained")
-    assert asked(world, StopMachine) == []
+    assert requested(world, StopMachine) == []
     invariants(world)
 
 
-def test_what_is_wanted_itself_stays(world: World) -> None:
+def test_machine_with_demand_of_its_own_stays_awake(world: World) -> None:
     world.want("m")
     world.want("n")
     assert world.state("a1") == "ready"
@@ -141,7 +141,7 @@ def test_nothing_gives_way_in_doubt(doubt: str) -> None:
     if doubt != "a new leader":
         live(world, SOON)
     if doubt == "unseen":
-        world.looked({}, error="no answer")
+        world.observed({}, error="no answer")
     world.want("n")
     assert world.state("a1") == "ready"
     invariants(world)
@@ -153,12 +153,12 @@ def test_a_start_never_begins_beside_one_that_wakes() -> None:
     world.want("n")
     assert world.started().machine == "a1"
     world.pass_time(5.0)
-    assert asked(world, StartMachine) == []
+    assert requested(world, StartMachine) == []
     assert world.state("b1") == "asleep"
     invariants(world)
 
 
-def test_two_that_are_wanted_take_turns(world: World) -> None:
+def test_two_models_in_demand_take_turns_on_a_pair(world: World) -> None:
     """While a1 falls asleep for b1 it is wanted again: b1 was wanted before."""
     world.want("n")
     world.use("a1", ack=True)
@@ -202,8 +202,8 @@ def test_one_that_still_ends_is_waited_for(world: World) -> None:
     world.seen("a1", "stopping")
     assert world.state("a1") == "asleep"
     world.want("n")
-    world.tell(Tick())
-    assert asked(world, StartMachine) == []
+    world.handle(Tick())
+    assert requested(world, StartMachine) == []
     world.seen("a1", "stopped")
     assert world.started().machine == "b1"
     invariants(world)
@@ -227,7 +227,7 @@ def test_a_process_that_only_slept_keeps_its_generation(world: World, known_from
     called = Called(
         machine="a1", call="start", serial=start.serial, outcome="accepted", seconds=0.1, endpoint=there, generation=1
     )
-    world.tell(called if there else replace(called, generation=None))
+    world.handle(called if there else replace(called, generation=None))
     if there is None:
         world.seen("a1", "running", generation=1)
     world.probed()

@@ -59,7 +59,7 @@ def test_skipped_minutes_are_missing_and_repeated_ones_count_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ("09:00-18:00", "expected days, times"),
         ("mon 09:00-18:00 UTC extra", "expected days, times"),
@@ -77,10 +77,10 @@ def test_skipped_minutes_are_missing_and_repeated_ones_count_twice() -> None:
         ("mon 09:00-10:00 Europe", "Europe"),
     ],
 )
-def test_what_is_no_window_is_refused_by_its_words(text: str, said: str) -> None:
+def test_malformed_window_is_rejected_with_its_words(text: str, problem: str) -> None:
     fault = window_fault(text)
     assert fault is not None
-    assert said in fault
+    assert problem in fault
 
 
 def test_a_good_window_has_no_fault() -> None:
@@ -98,7 +98,7 @@ ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australi
     days_later=st.integers(0, 729),
     minute=st.integers(0, 1439),
 )
-def test_a_window_is_what_walking_its_minutes_says(
+def test_window_agrees_with_walking_its_minutes(
     *, days: set[int], first: int, length: int, zone: str, days_later: int, minute: int
 ) -> None:
     """The oracle lists the wall-clock minutes of every window that begins in the days around."""
@@ -108,15 +108,15 @@ def test_a_window_is_what_walking_its_minutes_says(
     text = f"{names} {first // 60:02}:{first % 60:02}-{until // 60:02}:{until % 60:02} {zone}"
     window = parse_window(text)
     day = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=days_later)
-    wanted = set[datetime]()
+    expected = set[datetime]()
     for offset in range(-3, 4):
         midnight = day.replace(tzinfo=None) + timedelta(days=offset)
         if midnight.weekday() in days:
-            wanted |= {midnight + timedelta(minutes=n) for n in range(first, end)}
+            expected |= {midnight + timedelta(minutes=n) for n in range(first, end)}
     for step in range(0, 1440, 7):
         moment = day + timedelta(minutes=minute + step)
         shown = moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None, second=0, microsecond=0, fold=0)
-        assert window.covers(moment.timestamp()) == (shown in wanted), (text, moment)
+        assert window.covers(moment.timestamp()) == (shown in expected), (text, moment)
 
 
 def test_a_configuration_names_the_window_that_cannot_be_read() -> None:
@@ -124,8 +124,8 @@ def test_a_configuration_names_the_window_that_cannot_be_read() -> None:
     text += '[[tier]]\nname = "lab"\nprovider = "static"\nkeep_warm = ["mon 9-10"]\n'
     with pytest.raises(Misconfigured) as refusal:
         parse(text, "f.toml")
-    told = str(refusal.value).splitlines()
-    assert [line.split(": '")[0] for line in told] == [
+    lines = str(refusal.value).splitlines()
+    assert [line.split(": '")[0] for line in lines] == [
         'f.toml: tier "lab": keep_warm[1]',
         "f.toml: waker.keep_warm[2]",
     ]

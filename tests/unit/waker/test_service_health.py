@@ -48,8 +48,8 @@ async def test_a_fleet_that_cannot_be_written_is_a_fault_until_it_can(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runtime.cancel_tasks)
         await stack.enter_async_context(service(runtime))
-        told = await until(fault, lambda seen: seen is not None and "cannot lead" in seen)
-        assert told is not None
-        assert "create fleet/m1" in told
+        text = await until(fault, lambda seen: seen is not None and "cannot lead" in seen)
+        assert text is not None
+        assert "create fleet/m1" in text
         bus.dead = False
         await until(fault, lambda seen: seen is None)

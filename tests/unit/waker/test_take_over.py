@@ -20,7 +20,7 @@ def up(world: World, power: str = "running") -> dict[str, Observation]:
     return {"a1": Observation(power=power, provider_state=power, generation=generation)}  # type: ignore[arg-type]  # one of the powers
 
 
-def test_a_new_leader_hears_every_gateway_before_a_drain_is_over() -> None:
+def test_new_leader_ends_no_drain_before_every_gateway_has_reported() -> None:
     world = draining()
     world.now += 6.0
     world.begin(up(world))
@@ -34,14 +34,14 @@ def test_a_new_leader_hears_every_gateway_before_a_drain_is_over() -> None:
     assert world.state("a1") == "falling_asleep"
 
 
-def test_a_new_leader_that_hears_nobody_goes_on_with_the_drain() -> None:
+def test_new_leader_without_gateways_completes_the_drain() -> None:
     world = draining()
     world.begin(up(world))
     world.pass_time(GATEWAY + 0.5)
     assert world.state("a1") == "falling_asleep"
 
 
-def test_a_stop_that_the_leader_before_asked_for_is_not_asked_again_while_it_is_seen_to_go_on() -> None:
+def test_previous_leaders_stop_is_not_repeated_while_the_machine_is_stopping() -> None:
     world = draining()
     world.use("a1", ack=True)
     assert world.take(StopMachine)
@@ -54,7 +54,7 @@ def test_a_stop_that_the_leader_before_asked_for_is_not_asked_again_while_it_is_
     assert again.force, "it is stuck"
 
 
-def test_a_stop_that_never_reached_its_provider_is_asked_by_the_next_leader() -> None:
+def test_next_leader_repeats_a_stop_that_never_reached_the_provider() -> None:
     world = draining()
     world.use("a1", ack=True)
     world.begin(up(world))

@@ -66,8 +66,8 @@ def test_an_alarm_is_raised_from_the_second_time_on(world: World) -> None:
     record = world.bucket["b1"][0]
     assert record.alarm.startswith("its engine did not become ready in 2 wakes in a row: not ready within the wake's")
     assert "not tried again before 1970-01-01T" in record.alarm
-    told = [e.reason for e in world.journal if isinstance(e, Transition) and e.to_state == "falling_asleep"]
-    assert "wake 2 in a row without a ready engine, the next one not within 40 s" in told[-1]
+    entries = [e.reason for e in world.journal if isinstance(e, Transition) and e.to_state == "falling_asleep"]
+    assert "wake 2 in a row without a ready engine, the next one not within 40 s" in entries[-1]
     until_started(world)
     assert world.state("b1") == "waking"
     assert "2 wakes in a row" in world.bucket["b1"][0].alarm, "the alarm stays while it is tried"
@@ -156,7 +156,7 @@ def test_a_machine_that_came_late_into_its_wake_is_not_blamed() -> None:
     assert world.machine("b1").backoff.unready_wakes == 0
 
 
-def test_an_unfit_engine_says_the_newest_reason_and_not_too_often() -> None:
+def test_unready_engine_reports_its_newest_reason_at_a_bounded_rate() -> None:
     world = World(spec=spec(static=True))
     for number in range(200):
         world.want("o")
@@ -172,12 +172,12 @@ def test_an_unfit_engine_says_the_newest_reason_and_not_too_often() -> None:
     newest = int(record.alarm.rpartition(" ")[2])
     assert newest > 180, "the newest reason, not the first"
     assert record.reason == record.alarm
-    told = [e for e in world.journal if isinstance(e, ProviderCall) and e.call == "probe"]
-    assert len(told) <= (world.now - 1000.0) / 10 + 1
+    entries = [e for e in world.journal if isinstance(e, ProviderCall) and e.call == "probe"]
+    assert len(entries) <= (world.now - 1000.0) / 10 + 1
     invariants(world)
 
 
-def test_a_waking_engine_that_is_unfit_says_so() -> None:
+def test_waking_machine_records_why_its_engine_is_unready() -> None:
     world = World()
     world.want("n")
     world.started()
