@@ -27,17 +27,13 @@ _LENGTH = re.compile(r"_?(DAY|HOUR|MINUTE)(_S|_MS|_SECONDS|_MILLIS)?")
 _DAY_NUMBERS = {86_400, 86_400_000}
 
 PLAIN_NAMES_PENDING = (
-    *("services/waker/adapters", "services/billing/core", "services/billing/adapters", "services/meter"),
-    *("shared/clouds", "spotinference/engine", "spotinference/plan", "spotinference/up", "spotinference/bench"),
-    *("tests/books_proof", "tests/contract", "tests/proof", "tests/simulation"),
-    *("tests/integration/waker", "tests/integration/suite", "tests/integration/meter"),
-    *("tests/unit/spotinference", "tests/unit/waker", "tests/unit/billing", "tests/unit/meter"),
+    *("services/waker/adapters", "shared/clouds", "tests/contract"),
+    *("tests/integration/waker", "tests/unit/waker", "tests/simulation"),
 )
 """Folders whose names are still being made plain."""
-EVENTS_PENDING = ("services/billing", "services/meter")
 LENGTHS_PENDING = (
-    *("services/gateway/adapters", "services/waker/core", "services/billing/app", "services/meter"),
-    *("shared/messages", "spotinference/times.py", "spotinference/plan"),
+    *("services/gateway/adapters", "services/waker/core", "services/billing/app"),
+    *("spotinference/times.py", "spotinference/plan"),
 )
 
 
@@ -80,7 +76,7 @@ def _defined_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 def snake_case_events(path: PurePosixPath, text: str) -> list[str]:
     """A log event is snake_case, its object first: `machine_transitioned`."""
-    if path.parts[0] not in PRODUCT or _is_pending(path, EVENTS_PENDING):
+    if path.parts[0] not in PRODUCT:
         return []
     return [
         f"line {node.lineno}: log event {event!r}: write it as `machine_transitioned`"
