@@ -151,9 +151,9 @@ class CloudHouse:
 
     async def reaches(self, state: MachineState, machine: str = "m1") -> MachineRecord:
         """Once the bucket says so: a state that lasts."""
-        record_found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
-        assert record_found is not None
-        return record_found
+        latest = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
+        assert latest is not None
+        return latest
 
     async def passes(self, state: MachineState, machine: str = "m1") -> Transition:
         """The last transition to a state, once the journal has one."""

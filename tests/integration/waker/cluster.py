@@ -127,9 +127,9 @@ class House:
 
     async def reaches(self, machine: str, state: MachineState) -> MachineRecord:
         """Once the bucket says so: a state that lasts."""
-        record_found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
-        assert record_found is not None
-        return record_found
+        latest = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
+        assert latest is not None
+        return latest
 
     @asynccontextmanager
     async def at(
@@ -175,8 +175,8 @@ class House:
         """What its engines logged."""
         log = self.folder / f"{machine}.log"
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-        record_found = [Line(w, int(pid), float(at), int(under_way)) for w, pid, at, under_way in lines]
-        return [line for line in record_found if word in (None, line.word)]
+        latest = [Line(w, int(pid), float(at), int(under_way)) for w, pid, at, under_way in lines]
+        return [line for line in latest if word in (None, line.word)]
 
     async def led_by(self, service: ServiceProcess) -> None:
         """Once this waker says that it leads."""

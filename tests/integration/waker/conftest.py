@@ -75,9 +75,9 @@ class House:
         return (decode(entry.value, MachineRecord), entry.revision) if entry else None
 
     async def reaches(self, state: MachineState) -> MachineRecord:
-        record_found = await until(self.record, lambda seen: seen is not None and seen[0].state == state)
-        assert record_found is not None
-        return record_found[0]
+        latest = await until(self.record, lambda seen: seen is not None and seen[0].state == state)
+        assert latest is not None
+        return latest[0]
 
     async def journal(self) -> list[JournalEntry]:
         return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
