@@ -1,4 +1,4 @@
-"""Which bills have come, and for which hours: parts of the reports of days and periods."""
+"""Which bills have arrived, and for which hours: parts of day and period reports."""
 
 from decimal import Decimal
 
@@ -6,27 +6,27 @@ import msgspec
 
 
 class MachineHours(msgspec.Struct, frozen=True, kw_only=True):
-    """A day's hours of one machine, as its charges count them, against those that the journal knows."""
+    """One machine's hours on a day: those that its charges count, and those that the journal knows."""
 
     machine: str
     billed: Decimal | None
     """None: its charges count no hours."""
     known: Decimal
-    """Awake, waking, falling asleep or broken by the journal."""
+    """Hours awake, waking, falling asleep or broken, by the journal."""
     unexplained: Decimal
-    """Billed above what is known, charge by charge."""
+    """Hours billed beyond the known ones, charge by charge."""
     asleep: Decimal
-    """The part of `unexplained` in which the journal says that the machine slept; of the rest it says nothing."""
+    """The part of `unexplained` in which the machine slept by the journal. The journal does not cover the rest."""
     spend: Decimal
-    """What of its charges for use is unexplained, in USD."""
+    """The unexplained part of its charges for use, in USD."""
 
 
 class Unbilled(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine that was awake on a day, and for whose use charges are still to come."""
+    """A machine that was awake on a day and whose charges for that have not arrived."""
 
     machine: str
     tier: str
-    """Of which it was a machine then."""
+    """The machine's tier at that time."""
     since: str | None = None
     """The beginning of the first hour without a charge (RFC 3339); None: it has no charge on that day."""
     estimated: bool = False
@@ -34,7 +34,7 @@ class Unbilled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceBills(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the bills of a source reach that has charged for machines in a period."""
+    """How far a source's bills reach, for the machines that it charged for in a period."""
 
     source: str | None
     """None: no source has charged for these machines yet."""

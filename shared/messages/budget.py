@@ -1,4 +1,4 @@
-"""The budget gate: whether new requests may cost money today, and what was ordered about it."""
+"""The budget gate: whether new requests may cost money today, and an operator's orders about it."""
 
 from decimal import Decimal
 from typing import Literal
@@ -25,11 +25,11 @@ class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
     observed_age_s: Seconds | None = None
     """How old the observation was when this was written."""
     warning: bool = False
-    """Whether the spend is over the threshold at which somebody should look."""
+    """Whether the spend is over the warning threshold."""
     observed: bool = True
-    """False: today's spend is not known, and `spend` is what was known last of it."""
+    """False: today's spend is unknown, and `spend` is its last known value."""
     ordered: GateOrdered = "auto"
-    """What was ordered for `ordered_day`; it overrules the spend on that day alone."""
+    """The order for `ordered_day`. It overrides the spend on that day only."""
     ordered_day: str = ""
     ordered_by: str = ""
     ordered_why: str = ""
@@ -39,9 +39,9 @@ class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
 
 
 class GateOrder(Message, frozen=True, kw_only=True, tag="gate_order.v1"):
-    """Request on `billing.gate`: open or close a gate until midnight UTC, or let it go by the spend again.
+    """Request on `billing.gate`: open or close a gate until midnight UTC, or let the spend decide again.
 
-    Answered by `Gates` once it is on record.
+    The reply is `Gates`, once the order is stored.
     """
 
     scope: str
@@ -52,7 +52,7 @@ class GateOrder(Message, frozen=True, kw_only=True, tag="gate_order.v1"):
 
 
 class GatesQuery(Message, frozen=True, kw_only=True, tag="gates_query.v1"):
-    """Request on `billing.gate`: only look."""
+    """Request on `billing.gate`: read the gates without changing them."""
 
 
 class Gates(Message, frozen=True, kw_only=True, tag="gates.v1"):
@@ -69,17 +69,17 @@ class GateTurned(Message, frozen=True, kw_only=True, tag="gate_turned.v1"):
     open: bool
     reason: str
     spend: Decimal | None
-    """None where it was not known."""
+    """None if it was unknown."""
     limit: Decimal
     by: str = ""
-    """Who ordered it; empty: the spend did."""
+    """Who ordered it; empty if the spend decided."""
     warning: bool = False
     why: str = ""
-    """Who ordered it said so."""
+    """The reason that the operator gave."""
 
     def __post_init__(self) -> None:
         check_amounts(self.spend, self.limit)
 
 
 Journalled = JournalEntry | GateTurned
-"""All that stands in the journal."""
+"""Every message in the journal."""

@@ -1,4 +1,4 @@
-"""What a figure of a report is made of, as part of the report."""
+"""The lines that make up a figure of a report."""
 
 from decimal import Decimal
 from typing import Literal
@@ -10,7 +10,7 @@ LineKind = Literal["charges", "estimate", "shared"]
 
 
 class CostLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a figure: charges that are alike, or what there is no charge for."""
+    """A part of a figure: charges that are alike, or cost without a charge."""
 
     what: LineKind
     amount: Decimal
@@ -23,9 +23,9 @@ class CostLine(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
     """What the tag `[billing] tier_tag` says, whether or not it names a tier."""
     source: str | None = None
-    """Which delivered the charges."""
+    """The source that delivered the charges."""
     file: str | None = None
-    """In which they came; of several delivered together the first, and how many more."""
+    """The file they came in; of several delivered together, the first and how many more."""
     charges: int = 0
     """Delivered rows."""
 

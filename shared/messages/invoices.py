@@ -1,4 +1,4 @@
-"""Invoices on the bus: files to read, what was read or refused, and whether invoices tie to what is payable."""
+"""Invoices on the bus: files to import, what was imported or rejected, and whether invoices tie to what is payable."""
 
 from decimal import Decimal
 from typing import Literal
@@ -24,15 +24,15 @@ class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2")
     wanted: tuple[str, ...] = ()
     """Names of files that the delivery's manifests list: each must be among `files`."""
     sizes: dict[str, int] = msgspec.field(default_factory=dict)
-    """In bytes, by name: what the manifest says of files that have to be as long as that."""
+    """In bytes, by name: the sizes that the manifest lists. A file of another size is rejected."""
     parts: bool = False
-    """The files are parts of one snapshot, as those of a manifest are: equal charges in two of them are no mistake."""
+    """The files are parts of one snapshot, as in a manifest: equal charges in two of them are no mistake."""
     beside: tuple[str, ...] = ()
-    """SHA-256 of files of other deliveries from the same place: this one may not replace what they brought."""
+    """SHA-256 of files of other deliveries from the same place: this delivery must not replace their charges."""
     id: str = ""
-    """By which the import is found in `ImportStatus`."""
+    """Identifies the import in `ImportStatus`."""
     round: bool = False
-    """Billed costs with more than twelve decimals are rounded half to even, not refused."""
+    """Billed costs with more than twelve decimals are rounded half to even, not rejected."""
 
 
 class RowError(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class SnapshotSummary(msgspec.Struct, frozen=True, kw_only=True):
     residue: Decimal | None = None
     """What rounding took away: the sum as delivered less `billed`. None where no cost was rounded."""
     warnings: tuple[str, ...] = ()
-    """What looks wrong, and counts all the same: an operator should look at it."""
+    """What looks wrong but counts anyway; an operator should check it."""
 
 
 class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
@@ -79,7 +79,7 @@ ImportStep = Literal["fetching", "reading", "summing", "writing"]
 
 
 class RunningImport(msgspec.Struct, frozen=True, kw_only=True):
-    """The import under way; all others wait behind it."""
+    """The import in progress; all others wait for it."""
 
     id: str
     """Of its request; empty where billing fetched it, or reads it again."""
@@ -97,7 +97,7 @@ class ImportStatus(Message, frozen=True, kw_only=True, tag="import_status.v1"):
     """Answer on `billing.import_status`, at once."""
 
     instance: str
-    """The process that answers: another one knows nothing of imports that were asked of this one."""
+    """The process that replies. It knows only the imports that were requested from it."""
     running: RunningImport | None = None
 
 
@@ -155,20 +155,20 @@ class InvoiceStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
-    """A configured source that billing fetches by itself. Unix seconds, since the leading process began; else None."""
+    """A configured source that billing fetches by itself. Times are Unix seconds, known to this process only."""
 
     name: str
     url: str
     looked_at: float | None
-    """The last look."""
+    """When the source was last checked."""
     good_at: float | None
-    """The last look after which everything there was imported."""
+    """The last check after which everything there was imported."""
     refused_at: float | None
-    """When a new reason came up."""
+    """When a new reason appeared."""
     reasons: tuple[str, ...]
     """What is not imported now, and why; the first few."""
     deliveries: int
-    """Imported, and still there."""
+    """How many are imported and still there."""
 
 
 class Invoices(Message, frozen=True, kw_only=True, tag="invoices.v1"):
@@ -182,7 +182,7 @@ class Invoices(Message, frozen=True, kw_only=True, tag="invoices.v1"):
 
 
 class PayableNote(Message, frozen=True, kw_only=True, tag="payable_note.v1"):
-    """Request on `billing.payable`: what is to be paid, in the charges' own currency; answered by `Invoices`."""
+    """Request on `billing.payable`: what is to be paid, in the charges' own currency; the reply is `Invoices`."""
 
     source: str
     invoice_id: str

@@ -26,17 +26,17 @@ class CostRow:
     per_usd: str = "1"
     """How much of `currency` is one USD."""
     parent_id: str | None = None
-    """The resource that this one belongs to, as a disk to its machine."""
+    """The resource that this one belongs to, as a disk belongs to its machine."""
     service_name: str | None = None
     rows: int = 1
-    """How many delivered charges it is the sum of."""
+    """How many delivered charges are summed in it."""
     arrived: int | None = None
-    """When it was first delivered, if an hour of its charge period was not over then; None: all of them were."""
+    """When it was first delivered, in milliseconds, if its charge period was not over then; otherwise None."""
 
 
 @dataclass(frozen=True, order=True)
 class SnapshotKey:
-    """What one import replaces as a whole."""
+    """The key of a snapshot: what one import replaces as a whole."""
 
     issuer: str
     account: str

@@ -1,4 +1,4 @@
-"""Whose a charge is: by its resource, tag or parent; what is nobody's is shared or unattributed, never dropped."""
+"""The owner of each charge, by its resource, tag or parent. Without one it is shared or unattributed, never dropped."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ DIRECT_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", STORAGE})
 
 @dataclass(frozen=True)
 class DirectOwner:
-    """A tier's own charge; `machine` None where only a tag says so."""
+    """The owner is a tier. `machine` is None if only a tag names the tier."""
 
     tier: str
     """Of a machine as the configuration has it: of the time that the journal knows, the journal says which."""
@@ -37,7 +37,7 @@ def is_azure(resource_id: str) -> bool:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What the configuration says about whose resources are whose."""
+    """Which resources belong to which machines and tiers, by the configuration."""
 
     tiers: tuple[str, ...]
     tier_of: Mapping[str, str]
@@ -46,9 +46,9 @@ class Fleet:
     """The provider's id of an instance or another resource to the machine."""
     tier_tag: str
     parts: frozenset[str] = frozenset()
-    """The ids of what belongs to a machine that has an id of its own."""
+    """The ids of components, such as disks, that belong to a machine."""
     never_billed: frozenset[str] = frozenset()
-    """Machines for which nobody sends a bill."""
+    """Machines that no provider bills."""
 
     def owner_of(self, row: CostRow) -> Owner:
         if (owner_of := self.owner_of_resource(row.resource_id)) is not None:
@@ -62,7 +62,7 @@ class Fleet:
         return "unattributed"  # a service without a category may be somebody's machine, so it is not shared
 
     def tag(self, row: CostRow) -> str | None:
-        """What the row's tag says, whether or not a tier has that name."""
+        """Return the value of the row's tier tag, whether or not a tier has that name."""
         return _tag_value(row.tags, self.tier_tag) or None
 
     def expects_bill(self, machine: str, tagged: Collection[str]) -> bool:
@@ -79,7 +79,7 @@ class Fleet:
         return machine not in self.machine_of.values() and self.tier_of.get(machine) in tagged
 
     def owner_of_resource(self, resource_id: str | None) -> DirectOwner | None:
-        """Whose a resource is by its id alone."""
+        """Return the owner of a resource by its id alone."""
         name = self._id(resource_id)
         machine = self.machine_of.get(name)
         return None if machine is None else DirectOwner(self.tier_of[machine], machine, name in self.parts)

@@ -28,7 +28,7 @@ _QUANTUM = 10**30
 
 
 class ChargeKey(NamedTuple):
-    """All of a charge that decides where its cost goes."""
+    """Everything about a charge that decides where its cost goes."""
 
     start: int
     end: int
@@ -102,7 +102,7 @@ class ChargeSum:
 
     @property
     def is_refund(self) -> bool:
-        """Whether it gives money back without saying for which hours."""
+        """Whether it returns money without naming the hours."""
         return self.billed < 0 and not self.quantity
 
 
@@ -114,7 +114,7 @@ def is_early(row: CostRow, now: int) -> bool:
 def group_charges(
     rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int
 ) -> dict[ChargeKey, ChargeSum]:
-    """By kind, in the order in which they come.
+    """Add up charges by key, in the order in which they come.
 
     As long as the day goes on, a charge longer than a day is taken for one that came early: it may have ended a while
     ago, and still does not say what its machine costs in an hour.

@@ -1,4 +1,4 @@
-"""What a machine costs as long as there is no bill: by its provider's running bill, else by its tier's price."""
+"""What a machine costs until there is a bill: by its provider's running bill, else by its tier's price."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from shared.units import HOUR_MS
 
 @dataclass(frozen=True, kw_only=True)
 class CostEstimator:
-    """What accruals are made from."""
+    """Estimates a machine's cost from running bills and prices."""
 
     use: Callable[[str, Window], TimeUse]
     """A machine's time in a window."""
@@ -23,7 +23,7 @@ class CostEstimator:
     prices: Mapping[str, int] = field(default_factory=dict)
     """By tier, in units of USD per machine and hour of billable time."""
     accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
-    """By machine, what its provider's running bill says."""
+    """By machine, the accruals from its provider's running bill."""
 
     def observes(self, machine: str, windows: Sequence[Window]) -> bool:
         """Whether the windows hold hours of a running bill, or time of a tier with a price."""

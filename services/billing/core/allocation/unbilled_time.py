@@ -1,4 +1,4 @@
-"""Which machines have no bill yet for what they did on a day. A bill that has not arrived is not zero."""
+"""Which machines have no bill yet for a day on which they were awake. A bill that has not arrived is not zero."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence

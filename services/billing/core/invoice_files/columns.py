@@ -1,7 +1,7 @@
-"""A cell of an invoice file as SQL: its value, and what is wrong with it, by the type that its column has in the file.
+"""A column of an invoice file as SQL: its value and its errors, by the type that it has in the file.
 
 Text is read strictly and kept to the last digit. A binary number is read as its shortest decimal text. Amounts have
-twelve decimals: one with more is rounded half to even, or refused where its decimals decide.
+twelve decimals: one with more is rounded half to even, or rejected if its decimals decide.
 """
 
 import re
@@ -27,19 +27,19 @@ _LAST_TIME_MS = 253_370_764_800_000
 
 
 class UnsuitableType(ValueError):
-    """A column's type cannot hold what is wanted of it."""
+    """A column has a type that cannot hold its kind of value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What one column of a file says, by the column's name in whatever capitals."""
+    """A column of a file schema. Names are compared without regard to case."""
 
     name: str
     aliases: tuple[str, ...] = ()
-    """What other columns are called that say the same. An earlier column counts first, row by row; tags are united."""
+    """Other names of the same column. In each row the first one with a value counts; tags are merged."""
     kind: ColumnKind = "text"
     required: bool = False
-    """One of its columns has to be there."""
+    """A file must have the column, by one of its names."""
     nullable: bool = True
     words: tuple[str, ...] = ()
     """For `word` and `category`, in the capitals that are kept. A `word` is one of them; one that begins with `*`
@@ -51,17 +51,17 @@ class Column:
 
 
 def sql_name(text: str) -> str:
-    """As a name in SQL."""
+    """Quote a name for SQL."""
     return '"' + text.replace('"', '""') + '"'
 
 
 def sql_literal(text: str) -> str:
-    """As a string in SQL."""
+    """Quote a string for SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def clean_sql(file_column: str, duckdb_type: str) -> str:
-    """SQL for a column as cells read it: a text without white space at its ends, null where it says nothing."""
+    """Return SQL for a column as it is read: a text without white space at its ends, null if it is empty."""
     return f"known({sql_name(file_column)})" if duckdb_type == "VARCHAR" else sql_name(file_column)
 
 
@@ -90,7 +90,7 @@ def value_sql(column: Column, duckdb_type: str, file_column: str = "") -> str:
 
 
 def combined_value_sql(column: Column, values: Sequence[str]) -> str:
-    """SQL for the cell's value where several columns say it, the earlier ones first."""
+    """Return SQL for the value if several file columns have it, the earlier ones first."""
     if column.kind != "tags" or len(values) == 1:
         return f"coalesce({', '.join(values)})"
     known = ", ".join(f"coalesce({value}, '{{}}')" for value in reversed(values))
@@ -98,7 +98,7 @@ def combined_value_sql(column: Column, values: Sequence[str]) -> str:
 
 
 def residue_sql(column: Column, duckdb_type: str, file_column: str = "") -> str:
-    """SQL for what rounding takes away from a cost; null where it is kept as it is."""
+    """Return SQL for the part of a cost that rounding removes; null if the cost is not rounded."""
     kind = f"DECIMAL(38, {RESIDUE_PLACES})"
     return (
         f"CAST(NULL AS {kind})"
@@ -108,7 +108,7 @@ def residue_sql(column: Column, duckdb_type: str, file_column: str = "") -> str:
 
 
 def error_sql(column: Column, duckdb_type: str, file_column: str = "", *, rounds: bool = True) -> str:
-    """SQL for what is wrong with the cell in one column, in words; null where nothing is.
+    """Return SQL for the error text of a value in one file column; null if there is none.
 
     Unless it `rounds`, a cost must not have more decimals than are kept.
     """
@@ -121,7 +121,7 @@ def error_sql(column: Column, duckdb_type: str, file_column: str = "", *, rounds
 
 
 def empty_error_sql(column: Column, types: Mapping[str, str]) -> str:
-    """SQL for what is wrong where none of the cell's columns, with their types, says anything."""
+    """Return SQL for the error text if none of the column's names, with their types, has a value."""
     nothing = " AND ".join(
         f"{_raw_sql(column, duckdb_type, file_column)} IS NULL" for file_column, duckdb_type in types.items()
     )
@@ -129,7 +129,7 @@ def empty_error_sql(column: Column, types: Mapping[str, str]) -> str:
 
 
 def _raw_sql(column: Column, duckdb_type: str, file_column: str) -> str:
-    """SQL for the cell as it is read: a text, or a type that says the same without one."""
+    """Return SQL for the raw value: a text, or a type that holds the same without one."""
     x = sql_name(file_column or column.name)
     number = duckdb_type in INTEGER_TYPES | FLOAT_TYPES or duckdb_type.startswith("DECIMAL")
     fits = {
@@ -152,7 +152,7 @@ def _raw_sql(column: Column, duckdb_type: str, file_column: str) -> str:
 
 
 def _is_exact(duckdb_type: str) -> bool:
-    """Whether every value of the type is an amount as it stands."""
+    """Return whether every value of the type is an exact amount."""
     places = re.fullmatch(r"DECIMAL\(\d+,\s*(\d+)\)", duckdb_type)
     return duckdb_type in INTEGER_TYPES or (places is not None and int(places[1]) <= PLACES)
 
@@ -177,7 +177,7 @@ def _tags_sql(x: str, duckdb_type: str) -> str:
 
 
 def _canonical_word_sql(x: str, words: Sequence[str]) -> str:
-    """The word in the capitals that are kept; null where it is none of them."""
+    """Return SQL for the word in its canonical case; null if it is not one of the words."""
     known = [f"WHEN {sql_literal(word.lower())} THEN {sql_literal(word)}" for word in words if not word.startswith("*")]
     return f"CASE lower({x}) {' '.join(known)} END"
 
