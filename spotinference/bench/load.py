@@ -60,7 +60,7 @@ async def warm_up(session: aiohttp.ClientSession, target: Target, load: Load, wa
             shot = await send_request(waiting, target, prompt, load.tokens, ignore_eos=False)
     if shot.fault is not None:
         what = f"{shot.status} {shot.fault}" if shot.status not in (0, 200) else shot.fault
-        raise BenchFailed(f"{target.origin} does not serve {target.model!r}: {what}")
+        raise BenchFailed(f"{target.origin} does not answer for {target.model!r}: {what}")
     await asyncio.gather(*(_send_one(session, target, fitting, load.tokens) for _ in range(WARM_UP_REQUESTS)))
     return fitting
 

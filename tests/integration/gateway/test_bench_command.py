@@ -178,18 +178,18 @@ async def test_an_engine_that_never_answers_is_tried_twice() -> None:
     origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, aiohttp.ClientSession() as session:
         shot = await send_request(session, Target(origin=origin, model="m"), "hi", 2, ignore_eos=True)
-    assert (shot.fault, shot.status, connections) == ("a new connection was closed without an answer", 0, 2)
+    assert (shot.fault, shot.status, connections) == ("a new connection was closed without a response", 0, 2)
 
 
 @pytest.mark.parametrize(
     ("words", "key", "reason"),
     [
         ((), "sk-wrong", "401"),
-        (("--model", "other"), None, "no [[model]] 'other'"),
-        (("--machine", "m2"), None, "'m2' is not one that serves 'org/model' now; those that do: m1"),
-        (("--machine", "m1", "--direct", "http://127.0.0.1:1"), None, "give one of them"),
+        (("--model", "other"), None, "no [[model]] is named 'other'"),
+        (("--machine", "m2"), None, "'m2' is not a machine that serves 'org/model' now; machines that do: m1"),
+        (("--machine", "m1", "--direct", "http://127.0.0.1:1"), None, "cannot be combined"),
         (("--direct", "http://127.0.0.1:1"), None, "http://127.0.0.1:1 does not answer"),
-        ((), "", "no key"),
+        ((), "", "no API key"),
     ],
 )
 async def test_unmeasurable_figures_are_reported_as_such(
@@ -201,7 +201,7 @@ async def test_unmeasurable_figures_are_reported_as_such(
     assert await run_store.list_runs(bus) == []
 
 
-async def test_two_machines_are_reported_as_a_doubt(front: Front, scripted_engine: ScriptedEngine) -> None:
+async def test_two_machines_are_reported_as_a_caveat(front: Front, scripted_engine: ScriptedEngine) -> None:
     async with scripted() as second:
         second.default = Script(tokens=20)
         await front.machine("m2", "ready", second.base_url)
@@ -214,7 +214,7 @@ async def test_two_machines_are_reported_as_a_doubt(front: Front, scripted_engin
 async def test_of_runs_that_nobody_published_the_newest_are_kept(
     bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch, example_run: BenchRun
 ) -> None:
-    monkeypatch.setattr(run_store, "KEPT", 2)
+    monkeypatch.setattr(run_store, "MAX_UNPUBLISHED", 2)
     for number in range(5):
         published = 1.0 if number == 0 else None
         run = msgspec.structs.replace(example_run, id=f"r{number}", at=float(number), published_at=published)
@@ -256,7 +256,7 @@ async def test_ctrl_c_shows_the_figures_so_far(
     assert (reported["gateway"]["requests"], reported["direct"]["requests"]) == (3, 5)
     assert (reported["gateway"]["completion_tokens"], reported["direct"]["completion_tokens"]) == (60, 100)
     assert reported["added"] is None
-    assert b"stopped after 8 of 20 requests: these figures are not kept" in err
+    assert b"stopped after 8 of 20 requests; these figures are not stored" in err
     assert await run_store.list_runs(bus) == []
 
 
