@@ -136,7 +136,7 @@ class TestObserve:
         assert cloud.calls() == {"DescribeInstances": 2, "DescribeSpotInstanceRequests": 1}
 
     async def test_pages_are_read_to_the_end(self, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ec2, "PAGE", 2)
+        monkeypatch.setattr(ec2, "PAGE_SIZE", 2)
         for _ in range(5):
             account.cloud.add_machine(fleet=FLEET, running=True)
         assert len((await account.provider(fleet=FLEET).observe()).orphans) == 5
@@ -179,7 +179,7 @@ class TestObserve:
     ) -> None:
         provider = account.provider(account.cloud.add_machine())
         await provider.observe()
-        monkeypatch.setattr(ec2, "LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(ec2, "OBSERVE_TIMEOUT_S", 0.1)
         account.cloud.fail("DescribeInstances", seconds=2.0)
         with pytest.raises(ProviderUnavailable, match="within"):
             await provider.observe()
