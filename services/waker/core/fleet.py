@@ -156,9 +156,9 @@ def _apply_call(step: Step, event: Called) -> None:
         )
     )
     machine = step.put(replace(machine, calls=replace(machine.calls, pending=None, ended_at=step.now)))
-    if event.call == "stop":
-        sleeping.apply_call(step, machine, event)
-    elif machine.state == "waking":
+    if event.call == "stop" and machine.stop is not None:
+        sleeping.apply_call(step, machine, machine.stop, event)
+    elif event.call == "start" and machine.attempt is not None:
         waking.apply_call(step, machine, event)
 
 
@@ -189,19 +189,16 @@ def _advance(step: Step, machine: Machine) -> None:
     """Do what the machine needs now."""
     if machine.operator.is_cordoned and machine.state == "ready":
         machine = step.transition(machine, "draining", "the operator keeps it from requests")
-    match machine.state:
-        case "waking":
-            waking.advance(step, machine)
-        case "ready" if may_drain(step.fleet, machine, step.now):
-            step.transition(machine, "draining", f"idle for {step.now - machine.idle_since:.0f} s")
-        case "draining":
-            sleeping.drain(step, machine)
-        case "falling_asleep":
-            sleeping.advance(step, machine)
-        case "broken":
-            sleeping.retry_broken(step, machine)
-        case _:
-            pass
+    if machine.attempt is not None:
+        waking.advance(step, machine, machine.attempt)
+    elif machine.stop is not None:
+        sleeping.advance(step, machine, machine.stop)
+    elif machine.state == "ready" and may_drain(step.fleet, machine, step.now):
+        step.transition(machine, "draining", f"idle for {step.now - machine.idle_since:.0f} s")
+    elif machine.state == "draining":
+        sleeping.drain(step, machine)
+    elif machine.state == "broken":
+        sleeping.retry_broken(step, machine)
     health.advance(step, step.machines[machine.id])
 
 

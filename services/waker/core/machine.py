@@ -1,7 +1,7 @@
 """One machine as the waker knows it: its state, and one immutable part for each thing that is tracked about it.
 
-A part that belongs to a state exists only in that state: `attempt` while waking, `stop` while falling asleep (and
-while broken because it would not stop). `Machine.enter` keeps that true. Times are Unix seconds.
+`attempt` exists exactly while waking, and `stop` exactly while falling asleep: `Machine.enter` keeps that true. Times
+are Unix seconds.
 """
 
 from collections.abc import Mapping
@@ -163,6 +163,8 @@ class Machine:
     charge: PendingCharge | None = None
     probe: Probing = Probing()
     stop: StopAttempts | None = None
+    is_stuck: bool = False
+    """It is broken because it would not stop."""
 
     @property
     def id(self) -> str:
@@ -181,11 +183,6 @@ class Machine:
         """It drains for good: no demand brings it back."""
         observation = self.view.observation
         return self.operator.must_sleep or self.operator.is_cordoned or bool(observation and observation.leaving)
-
-    @property
-    def is_stuck(self) -> bool:
-        """It is broken because it would not stop."""
-        return self.state == "broken" and self.stop is not None
 
     @property
     def idle_since(self) -> float:
@@ -209,19 +206,21 @@ class Machine:
         *,
         alarm: str | None = None,
         attempt: WakeAttempt | None = None,
+        stop: StopAttempts | None = None,
     ) -> "Machine":
         """The machine in another state, without the parts that belong to the state it leaves.
 
         Args:
             alarm: the new alarm; None keeps the present one, unless the machine is well again.
             attempt: the wake that begins; required for `waking`, and only there.
+            stop: the hibernation that begins; required for `falling_asleep`, and only there.
         """
-        assert (attempt is not None) == (state == "waking"), "a wake attempt exists exactly while waking"
+        assert (attempt is not None) == (state == "waking"), "an attempt exists exactly while waking"
+        assert (stop is not None) == (state == "falling_asleep"), "a stop exists exactly while falling asleep"
         is_well = state in ("asleep", "ready", "waking")
         is_down = state in ("asleep", "falling_asleep", "broken", "gone")
         if alarm is None:
             alarm = "" if is_well else self.alarm
-        stop = self.stop if state == "broken" else None
         return replace(
             self,
             state=state,
@@ -233,7 +232,8 @@ class Machine:
             operator=replace(self.operator, must_sleep=False) if is_well else self.operator,
             attempt=attempt,
             probe=replace(self.probe, serial=None, is_reachable=self.probe.is_reachable and not is_down),
-            stop=StopAttempts(retry_at=at) if state == "falling_asleep" else stop,
+            stop=stop,
+            is_stuck=state == "broken" and self.state == "falling_asleep",
         )
 
     def record(self) -> MachineRecord | None:

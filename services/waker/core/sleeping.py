@@ -52,14 +52,14 @@ def drain(step: Step, machine: Machine) -> None:
 
 def hibernate(step: Step, machine: Machine, reason: str) -> None:
     """Put a machine to sleep. A start call under way is awaited: a stop that overtook it would be lost."""
-    machine = step.transition(machine, "falling_asleep", reason)
+    stop = StopAttempts(retry_at=step.now)
+    machine = step.transition(machine, "falling_asleep", reason, stop=stop)
     if machine.calls.pending is None:
-        step.call(machine, "stop")
+        step.call_stop(machine, stop)
 
 
-def apply_call(step: Step, machine: Machine, event: Called) -> None:
+def apply_call(step: Step, machine: Machine, stop: StopAttempts, event: Called) -> None:
     """Apply the result of a stop call. Whatever it was, the next observation shows whether the machine sleeps."""
-    stop = machine.stop or StopAttempts()
     policy = step.spec.observation_policy(machine.spec)
     if event.outcome == "accepted":
         step.put(replace(machine, stop=replace(stop, retry_at=step.now + policy.stuck_s)))
@@ -73,16 +73,15 @@ def apply_call(step: Step, machine: Machine, event: Called) -> None:
         step.put(replace(machine, stop=replace(stop, retry_at=retry_at), alarm=alarm))
 
 
-def advance(step: Step, machine: Machine) -> None:
+def advance(step: Step, machine: Machine, stop: StopAttempts) -> None:
     """Call stop again when that is due; a machine that still runs after the last call is broken."""
-    stop = machine.stop or StopAttempts()
     if machine.calls.pending is not None or step.now < stop.retry_at:
         return
     is_starting = machine.observation is not None and machine.observation.power == "starting"
     if is_starting and step.now - machine.since < STARTING_S:
         return
     if stop.count < STOP_LIMIT:
-        step.call(machine, "stop")
+        step.call_stop(machine, stop)
         return
     reason = f"it still runs after {STOP_LIMIT} attempts to end it"
     if machine.alarm:
@@ -97,9 +96,9 @@ def apply_observation(step: Step, machine: Machine, observation: Observation) ->
         alarm = f"its provider says {observation.provider_state}" if observation.power == "error" else ""
         step.transition(machine, "asleep", machine.reason, at=observation.ended_at, alarm=alarm)
         return
-    if machine.state != "falling_asleep":
-        return
-    stop = machine.stop or StopAttempts()
+    stop = machine.stop
+    if stop is None:
+        return  # it is broken already
     policy = step.spec.observation_policy(machine.spec)
     if observation.power == "stopping" and not stop.count:
         # Somebody, such as the previous leader, has called stop already: a second call would use force.

@@ -109,12 +109,13 @@ class Step:
         at: float | None = None,
         alarm: str | None = None,
         attempt: WakeAttempt | None = None,
+        stop: StopAttempts | None = None,
     ) -> Machine:
         """Change a machine's state and journal that.
 
         Args:
             at: when it happened, if that is known; None: now.
-            alarm: see `Machine.enter`, as for `attempt`.
+            alarm: see `Machine.enter`, as for `attempt` and `stop`.
 
         Raises:
             IllegalTransition: the table of transitions does not have it.
@@ -123,7 +124,7 @@ class Step:
             raise IllegalTransition(f"{machine.id}: {machine.state} to {to}: {reason}")
         moment = self.now if at is None else min(self.now, max(machine.since, at))
         self._end_phase(machine, done=to == "ready")
-        moved = machine.enter(to, reason, moment, alarm=alarm, attempt=attempt)
+        moved = machine.enter(to, reason, moment, alarm=alarm, attempt=attempt, stop=stop)
         if to == "asleep" and machine.operator.keep_awake:
             # It was lost, not put to sleep: the operator's `wake` stands, for whichever machine can serve it.
             moved = replace(moved, operator=replace(moved.operator, keep_awake=False))
@@ -182,16 +183,22 @@ class Step:
             )
         )
 
-    def call(self, machine: Machine, kind: CallKind) -> Machine:
-        """Call the provider to start or stop a machine."""
+    def call_start(self, machine: Machine) -> Machine:
+        """Call the provider to start a machine."""
+        machine = self._begin_call(machine, "start")
+        self._effects.append(StartMachine(machine.id, machine.calls.last_serial, machine.generation))
+        return machine
+
+    def call_stop(self, machine: Machine, stop: StopAttempts) -> Machine:
+        """Call the provider to stop a machine; every call but the first of a hibernation uses force."""
+        machine = self._begin_call(machine, "stop")
+        self._effects.append(StopMachine(machine.id, machine.calls.last_serial, force=stop.count > 0))
+        return self.put(replace(machine, stop=replace(stop, count=stop.count + 1)))
+
+    def _begin_call(self, machine: Machine, kind: CallKind) -> Machine:
         serial = machine.calls.last_serial + 1
         calls = replace(machine.calls, last_serial=serial, pending=Call(kind, serial, self.now))
-        if kind == "start":
-            self._effects.append(StartMachine(machine.id, serial, machine.generation))
-            return self.put(replace(machine, calls=calls))
-        stop = machine.stop or StopAttempts()
-        self._effects.append(StopMachine(machine.id, serial, force=stop.count > 0))
-        return self.put(replace(machine, calls=calls, stop=replace(stop, count=stop.count + 1)))
+        return self.put(replace(machine, calls=calls))
 
     def observe(self, provider: ProviderName, every_s: float) -> None:
         """Observe a provider, unless that is under way or was done within `every_s`."""

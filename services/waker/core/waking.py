@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from services.waker.core import sleeping, unready
 from services.waker.core.events import Called, Observation, Probed, RefusalScope
-from services.waker.core.machine import Backoff, Machine, PendingCharge
+from services.waker.core.machine import Backoff, Machine, PendingCharge, WakeAttempt
 from services.waker.core.policy import cool_down_s, has_untried, starts
 from services.waker.core.state import Wake
 from services.waker.core.step import Step
@@ -31,7 +31,7 @@ def begin(step: Step, machine: Machine, wake: Wake, reason: str) -> None:
         endpoint=None,
         probe=machine.probe.for_new_engine(step.now),
     )
-    step.call(step.begin_attempt(machine, reason, wake.deadline), "start")
+    step.call_start(step.begin_attempt(machine, reason, wake.deadline))
 
 
 def take_over(step: Step, machine: Machine, observation: Observation) -> None:
@@ -50,10 +50,8 @@ def take_over(step: Step, machine: Machine, observation: Observation) -> None:
     apply_observation(step, machine, observation)
 
 
-def advance(step: Step, machine: Machine) -> None:
+def advance(step: Step, machine: Machine, attempt: WakeAttempt) -> None:
     """Do what a wake under way needs now: give up at its deadline or its phase's limit, else probe."""
-    attempt = machine.attempt
-    assert attempt is not None, "a waking machine has an attempt"
     probe = f"; the last probe said {machine.probe.error}" if machine.probe.error else ""
     phase_s = step.now - attempt.phase_since
     if step.now >= attempt.deadline:
@@ -135,7 +133,7 @@ def restart_or_give_up(step: Step, machine: Machine, observation: Observation) -
         endpoint=None,
         probe=machine.probe.for_new_engine(step.now),
     )
-    step.call(machine, "start")
+    step.call_start(machine)
 
 
 def apply_probe(step: Step, machine: Machine, event: Probed) -> None:
