@@ -40,7 +40,7 @@ class CommandHandler:
         except BusError as error:
             return WakerReply(accepted=False, error=f"this waker no longer leads: {error}: try again")
         machines = self._spec.lineups[command.target] if command.order == "wake" else (command.target,)
-        return WakerReply(accepted=True, machines=machines, wake_cap=float(self._spec.wake_cap))
+        return WakerReply(accepted=True, machines=machines, wake_cap=float(self._spec.wake_cap_s))
 
     def _rejection(self, command: WakerCommand) -> str | None:
         """Why the command cannot be followed; None if it can."""

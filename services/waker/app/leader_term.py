@@ -264,7 +264,7 @@ class LeaderTerm:
         try:
             if not await self._resources.lease.verify():
                 raise LeadershipLost("the lease is lost")
-            async with asyncio.timeout(self._spec.call_timeout):
+            async with asyncio.timeout(self._spec.call_timeout_s):
                 result = await call()
         except TimeoutError:
             result = CallResult(outcome="unknown", code="timeout")

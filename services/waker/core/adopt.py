@@ -94,7 +94,7 @@ def _wakes(spec: FleetSpec, persisted: PersistedState, machines: Mapping[str, Ma
     The previous leader's clock may have been ahead of ours.
     """
     wakes = {
-        model: Wake(wake.id, min(wake.deadline, now + spec.wake_cap), wake.keys)
+        model: Wake(wake.id, min(wake.deadline, now + spec.wake_cap_s), wake.keys)
         for model, wake in persisted.wakes.items()
         if model in spec.lineups
     }
@@ -156,7 +156,7 @@ def _resume(machine: Machine, record: MachineRecord, revision: int, memory: Mach
     attempt: WakeAttempt | None = None
     calls = Calls()
     if record.state == "waking":
-        deadline = min(memory.wake_deadline or since + spec.wake_cap, now + spec.wake_cap)
+        deadline = min(memory.wake_deadline or since + spec.wake_cap_s, now + spec.wake_cap_s)
         attempt = WakeAttempt(deadline=deadline, phase="calling", phase_since=now, ready_at=None)
         if spec.observation_policy(machine.spec).settle_s:
             # A call may be invisible for a moment: an observation made too soon proves nothing.

@@ -74,16 +74,18 @@ def _drop_expired(step: Step) -> None:
     step.demand = {
         key: level
         for key, level in step.demand.items()
-        if now - level.at <= spec.demand_timeout and now < level.deadline
+        if now - level.at <= spec.demand_timeout_s and now < level.deadline
     }
-    step.gateways = {name: report for name, report in step.gateways.items() if now - report.at <= spec.gateway_timeout}
+    step.gateways = {
+        name: report for name, report in step.gateways.items() if now - report.at <= spec.gateway_timeout_s
+    }
 
 
 def _apply_demand(step: Step, event: DemandReported) -> None:
     request = event.request
     key = (request.model, request.gateway)
     known = step.demand.get(key)
-    is_late = known is not None and _is_late(request.sent_at, known.request.sent_at, step.spec.demand_timeout)
+    is_late = known is not None and _is_late(request.sent_at, known.request.sent_at, step.spec.demand_timeout_s)
     if request.model in step.spec.lineups and not is_late:
         if known is not None and not known.request.waiting:
             del step.demand[key]  # new demand queues behind what waits already
@@ -104,7 +106,7 @@ def _apply_record(step: Step, event: RecordWritten) -> None:
 def _apply_activity(step: Step, event: ActivityReported) -> None:
     activity = event.activity
     known = step.gateways.get(activity.gateway)
-    if known is not None and _is_late(activity.sent_at, known.activity.sent_at, step.spec.gateway_timeout):
+    if known is not None and _is_late(activity.sent_at, known.activity.sent_at, step.spec.gateway_timeout_s):
         # The gateway is alive, even if its clock was set back: a drain keeps waiting for it.
         step.gateways[activity.gateway] = GatewayReport(known.activity, step.now)
         return
@@ -165,7 +167,7 @@ def _apply_call(step: Step, event: Called) -> None:
 def _end_lost_call(step: Step, machine: Machine) -> None:
     """End a call whose result was lost: its outcome is unknown."""
     call = machine.calls.pending
-    if call is not None and step.now - call.sent_at > step.spec.call_timeout + LOST_AFTER_S:
+    if call is not None and step.now - call.sent_at > step.spec.call_timeout_s + LOST_AFTER_S:
         seconds = step.now - call.sent_at
         event = Called(
             machine=machine.id, call=call.kind, serial=call.serial, outcome="unknown", seconds=seconds, code="lost"

@@ -75,14 +75,14 @@ class FleetSpec:
     """By tier."""
     new_id: Callable[[float], str]
     """Makes a wake's id from the time at which it begins."""
-    wake_cap: float
-    hedge_margin: float
+    wake_cap_s: float
+    hedge_margin_s: float
     phase_limits: Mapping[Phase, float]
     restart_limit: int
-    call_timeout: float
-    probe_interval: float
-    demand_timeout: float
-    gateway_timeout: float
+    call_timeout_s: float
+    probe_interval_s: float
+    demand_timeout_s: float
+    gateway_timeout_s: float
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     """USD per hour, by tier."""
     observation_policies: Mapping[ProviderName, ObservationPolicy] = field(default_factory=observation_policies)
@@ -103,8 +103,8 @@ def fleet_spec_of(config: Config, new_id: Callable[[float], str]) -> FleetSpec:
         lineups={m.name: tuple(machine.id for machine in config.machines_of(m)) for m in config.model},
         idle={tier.name: idle_settings(config, tier) for tier in config.tier},
         new_id=new_id,
-        wake_cap=float(config.wake_cap),
-        hedge_margin=min(settings.hedge_margin, config.wake_cap / 10),
+        wake_cap_s=float(config.wake_cap),
+        hedge_margin_s=min(settings.hedge_margin, config.wake_cap / 10),
         phase_limits={
             "calling": settings.call_timeout * 2,
             "booting": settings.booting_limit,
@@ -113,10 +113,10 @@ def fleet_spec_of(config: Config, new_id: Callable[[float], str]) -> FleetSpec:
             "first_token": settings.first_token_limit,
         },
         restart_limit=settings.restart_limit,
-        call_timeout=settings.call_timeout,
-        probe_interval=settings.probe_interval,
-        demand_timeout=settings.demand_timeout,
-        gateway_timeout=settings.gateway_timeout,
+        call_timeout_s=settings.call_timeout,
+        probe_interval_s=settings.probe_interval,
+        demand_timeout_s=settings.demand_timeout,
+        gateway_timeout_s=settings.gateway_timeout,
         prices={tier.name: Decimal(tier.price_per_hour) for tier in config.tier if tier.price_per_hour is not None},
     )
 

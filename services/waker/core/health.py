@@ -54,7 +54,7 @@ def apply_probe(step: Step, machine: Machine, event: Probed) -> None:
 
 def _apply_failure(step: Step, machine: Machine, event: Probed) -> None:
     failures = machine.probe.failures + 1
-    pause_s = min(step.spec.probe_interval * 2.0 ** min(failures, 16), BACK_OFF_S)
+    pause_s = min(step.spec.probe_interval_s * 2.0 ** min(failures, 16), BACK_OFF_S)
     if demand_for(step.fleet, machine.spec.models):
         pause_s = min(pause_s, DEMANDED_S)
     probe = replace(machine.probe, failures=failures, error=event.code, next_at=step.now + pause_s, is_reachable=False)

@@ -86,7 +86,7 @@ def is_unused(fleet: Fleet, machine: Machine, now: float) -> bool:
     return (
         machine.spec.sleeps
         and not machine.operator.keep_awake
-        and now - fleet.leading_since >= fleet.spec.gateway_timeout
+        and now - fleet.leading_since >= fleet.spec.gateway_timeout_s
         and is_provider_healthy(fleet, machine, now)
         and in_flight(fleet, machine.id) == 0
         and not has_demand(fleet, machine)
@@ -161,7 +161,7 @@ def is_drained(fleet: Fleet, machine: Machine, now: float) -> bool:
     A new leader does not know yet which gateways are alive.
     """
     revision = machine.drain_revision
-    if revision is None or now - fleet.leading_since < fleet.spec.gateway_timeout:
+    if revision is None or now - fleet.leading_since < fleet.spec.gateway_timeout_s:
         return False
     uses = [report.activity.machines.get(machine.id) for report in fleet.gateways.values()]
     return all(
@@ -273,8 +273,8 @@ def starts(machine: Machine, wake_id: str | None) -> int:
 def is_hedge_due(fleet: Fleet, machine: Machine, deadline: float, now: float) -> bool:
     """Whether the next machine must start now to be ready before the deadline."""
     usual_s = fleet.history.get(machine.spec.tier, History()).slow_wake_s()
-    needed_s = fleet.spec.wake_cap / 2 if usual_s is None else usual_s
-    return deadline - now < needed_s + fleet.spec.hedge_margin
+    needed_s = fleet.spec.wake_cap_s / 2 if usual_s is None else usual_s
+    return deadline - now < needed_s + fleet.spec.hedge_margin_s
 
 
 def cool_down_s(failures: int) -> float:

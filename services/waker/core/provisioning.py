@@ -72,7 +72,7 @@ def _try_next(step: Step, model: str, wake: Wake | None, levels: list[DemandLeve
             step.transition(mate, "draining", f"its pair is wanted for {model}")
         return
     if wake is None:
-        wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap, keys_of(step.fleet, levels))
+        wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap_s, keys_of(step.fleet, levels))
         key_wakes.count(step, wake.keys)
         step.wakes[model] = wake
     waking.begin(step, machine, wake, f"requests wait for {model}" if levels else f"the operator wants {model}")
@@ -93,5 +93,5 @@ def _warm(step: Step, tier: str) -> None:
     names = [m.id for m in step.machines.values() if m.spec.tier == tier and m.spec.models]
     machine = candidate(step.fleet, names, "", step.now)
     if machine is not None:
-        wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap)
+        wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap_s)
         waking.begin(step, machine, wake, "a schedule or the usual pattern of use wants it awake")

@@ -221,7 +221,7 @@ class Step:
     def send_probe(self, machine: Machine) -> None:
         """Probe the engine if that is due: for any response or, once it has responded, for one token."""
         probe = machine.probe
-        if probe.serial is not None and self.now - probe.sent_at > self.spec.call_timeout + LOST_AFTER_S:
+        if probe.serial is not None and self.now - probe.sent_at > self.spec.call_timeout_s + LOST_AFTER_S:
             probe = replace(probe, serial=None)  # its result was lost
             machine = self.put(replace(machine, probe=probe))
         if machine.endpoint is None or probe.serial is not None or self.now < probe.next_at:
@@ -235,8 +235,8 @@ class Step:
             )
         )
         step: ProbeStep = "token" if probe.is_reachable and machine.state not in ("ready", "draining") else "reach"
-        limit_s = self.spec.call_timeout if machine.attempt is None else machine.attempt.deadline - self.now
-        timeout_s = min(limit_s, self.spec.call_timeout)
+        limit_s = self.spec.call_timeout_s if machine.attempt is None else machine.attempt.deadline - self.now
+        timeout_s = min(limit_s, self.spec.call_timeout_s)
         self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.spec.served_as, timeout_s))
 
     def journal(self, entry: JournalEntry) -> None:

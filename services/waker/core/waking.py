@@ -46,7 +46,7 @@ def take_over(step: Step, machine: Machine, observation: Observation) -> None:
         probe=machine.probe.for_new_engine(step.now),
     )
     reason = "it was running without our doing and is taken over"
-    machine = step.begin_attempt(machine, reason, step.now + step.spec.wake_cap)
+    machine = step.begin_attempt(machine, reason, step.now + step.spec.wake_cap_s)
     apply_observation(step, machine, observation)
 
 
@@ -56,7 +56,7 @@ def advance(step: Step, machine: Machine, attempt: WakeAttempt) -> None:
     phase_s = step.now - attempt.phase_since
     if step.now >= attempt.deadline:
         reason = f"not ready within the wake's deadline, after {step.now - machine.since:.1f} s{probe}"
-        if attempt.deadline - machine.since < step.spec.wake_cap / 2:
+        if attempt.deadline - machine.since < step.spec.wake_cap_s / 2:
             fail(step, machine, reason, running=True)  # it joined its wake late, which proves little
         else:
             give_up(step, machine, reason, running=True)
@@ -145,7 +145,7 @@ def apply_probe(step: Step, machine: Machine, event: Probed) -> None:
     elif not event.answered:
         if event.is_host_up and machine.phase == "reaching":
             machine = step.enter_phase(machine, "loading")
-        next_at = step.now + step.spec.probe_interval
+        next_at = step.now + step.spec.probe_interval_s
         probe = replace(probe, failures=probe.failures + 1, error=event.code, next_at=next_at)
         machine = step.put(replace(machine, probe=probe))
         reason = f"its engine is up, and does not do yet what its model is for: {event.code}"

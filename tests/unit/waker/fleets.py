@@ -104,14 +104,14 @@ def spec(*, static: bool = False, provider: ProviderName = "process", **changes:
         lineups=lineups,
         idle={"a": idle(), "b": idle(), "s": idle()},
         new_id=lambda _now: f"wake-{next(ids)}",
-        wake_cap=CAP,
-        hedge_margin=5.0,
+        wake_cap_s=CAP,
+        hedge_margin_s=5.0,
         phase_limits=dict.fromkeys(PHASES, CAP),
         restart_limit=LIMIT,
-        call_timeout=30.0,
-        probe_interval=0.25,
-        demand_timeout=DEMAND,
-        gateway_timeout=GATEWAY,
+        call_timeout_s=30.0,
+        probe_interval_s=0.25,
+        demand_timeout_s=DEMAND,
+        gateway_timeout_s=GATEWAY,
     )
     return replace(plain, **changes)
 

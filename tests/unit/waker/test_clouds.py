@@ -205,7 +205,7 @@ def test_past_the_cap_it_is_put_to_sleep_and_the_waiters_get_a_new_attempt(world
 @pytest.mark.parametrize("phase", PHASES)
 def test_each_phase_has_its_limit(phase: str) -> None:
     limits = {p: 15.0 if p == phase else CAP for p in PHASES}
-    world = World(spec=spec(provider="ec2", phase_limits=limits, call_timeout=100.0, wake_cap=300.0))
+    world = World(spec=spec(provider="ec2", phase_limits=limits, call_timeout_s=100.0, wake_cap_s=300.0))
     world.want()
     if phase != "calling":
         world.started()

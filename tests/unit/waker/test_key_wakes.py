@@ -21,7 +21,7 @@ NOON = 1_790_000_000.0
 @pytest.fixture
 def world() -> Iterator[World]:
     tiers = dict.fromkeys("abs", idle(timeout=600.0, unused_awake=20.0))
-    world = World(spec=spec(prices={"a": PRICE}, idle=tiers, wake_cap=600.0), now=NOON)
+    world = World(spec=spec(prices={"a": PRICE}, idle=tiers, wake_cap_s=600.0), now=NOON)
     yield world
     invariants(world)
 
