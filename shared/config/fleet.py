@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.config.providers import ProviderName, ProviderTraits, traits_of
-from shared.config.section import Section
-from shared.config.values import Duration, Money, PositiveInt
+from shared.config.values import Duration, Money, PositiveInt, Section
 
 IdlePolicy = Literal["fixed", "break_even", "histogram"]
 

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from shared.config.section import Section
-from shared.config.values import Bounds, Duration, Money
+from shared.config.values import Bounds, Duration, Money, Section
 from shared.units import HOUR_S
 
 

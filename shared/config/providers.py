@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.config.section import Section
+from shared.config.values import Section
 
 ProviderName = Literal["ec2", "hyperstack", "process", "static"]
 

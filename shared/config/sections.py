@@ -8,8 +8,7 @@ import msgspec
 from shared.config.fleet import IdlePolicy, Machine, Model, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource
 from shared.config.providers import ProviderSection
-from shared.config.section import Section
-from shared.config.values import Bounds, Duration, Interval, Money, Port, PositiveInt
+from shared.config.values import Bounds, Duration, Interval, Money, Port, PositiveInt, Section
 from shared.units import DAY_S
 
 _BAND_STEPS = "0.05 0.10 0.15 0.20 0.30 0.50 0.75 1 1.50 2 3 5 7.50 10 15 20 30 50 75 100"

@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 from shared.config.fleet import Machine, Model, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
 from shared.config.providers import HyperstackSection, traits_of
-from shared.config.section import Section
 from shared.config.sections import Config, GatewaySection
-from shared.config.values import Bounds, Money
+from shared.config.values import Bounds, Money, Section
 from shared.weekly_window import window_fault
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -1,4 +1,4 @@
-"""What fields of the configuration hold beyond TOML's types: durations, exact amounts, bounded numbers."""
+"""What the sections of the configuration are made of: their base class, durations, exact amounts, bounded numbers."""
 
 import math
 import re
@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
+import msgspec
+
 from shared.messages.values import check_amounts
 from shared.units import DAY_S, HOUR_S, MINUTE_S
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE_S, "h": HOUR_S, "d": DAY_S}
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file. A key that it does not have is an error."""
 
 
 class Duration(float):

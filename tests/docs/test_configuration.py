@@ -7,8 +7,8 @@ import pytest
 
 from shared.config.load import parse
 from shared.config.providers import ProviderSection
-from shared.config.section import Section
 from shared.config.sections import Config, ServiceSection
+from shared.config.values import Section
 from tests.docs.pages import page, quoted
 
 PAGE = page("docs/reference/configuration.md")
