@@ -23,7 +23,7 @@ def budget_limits(config: Config) -> dict[str, Money]:
 
 
 class GateView:
-    """Why a gate is closed to new spending; an empty reason means that it is open. `view` is of bucket `budget`."""
+    """Tells why new spending is closed, or None while it is open. `view` is of bucket `budget`."""
 
     def __init__(self, config: Config, view: Mapping[str, BudgetGate], age: Callable[[str], float]) -> None:
         """`age` returns how many seconds ago the entry of a scope was written."""
@@ -35,38 +35,36 @@ class GateView:
         """The scopes that have a gate."""
         self._tiers = {model.name: tuple(map(tier_scope, model.lineup)) for model in config.model}
 
-    def fleet(self, now: float) -> str:
-        return self._fault(FLEET, now)
+    def tier_closed_reason(self, tier: str, now: float) -> str | None:
+        """Return why the tier is closed, by its own gate or the fleet's; None if it is open."""
+        fleet = self._closed_reason(FLEET, now)
+        return self._closed_reason(tier_scope(tier), now) if fleet is None else fleet
 
-    def tier(self, tier: str, now: float) -> str:
-        """Return why the tier is closed, by its own gate or the fleet's."""
-        return self._fault(FLEET, now) or self._fault(tier_scope(tier), now)
-
-    def model(self, model: str, now: float) -> str:
+    def model_closed_reason(self, model: str, now: float) -> str | None:
         """Return why the model is closed: by the fleet's gate, or by all its tiers' (the first one's reason)."""
         if not self.limited:
-            return ""
-        fault = self._fault(FLEET, now)
-        if fault:
-            return fault
+            return None
+        first = self._closed_reason(FLEET, now)
+        if first is not None:
+            return first
         for scope in self._tiers[model]:
-            closed = self._fault(scope, now)
-            if not closed:
-                return ""
-            fault = fault or closed
-        return fault
+            reason = self._closed_reason(scope, now)
+            if reason is None:
+                return None
+            first = reason if first is None else first
+        return first
 
-    def _fault(self, scope: str, now: float) -> str:
+    def _closed_reason(self, scope: str, now: float) -> str | None:
         if scope not in self.limited:
-            return ""
+            return None
         gate = self._view.get(scope)
         if gate is not None and self._observed_ago(scope, gate, now) <= self._patience:
-            return "" if gate.open else gate.reason
+            return None if gate.open else gate.reason
         if not self._open_when_dark:
             return "billing_unobservable"
         # Today's spend cannot shrink, and an operator's order lasts until midnight.
         closed_today = gate is not None and not gate.open and now // DAY_S == gate.observed_at // DAY_S
-        return gate.reason if gate is not None and closed_today else ""
+        return gate.reason if gate is not None and closed_today else None
 
     def _observed_ago(self, scope: str, gate: BudgetGate, now: float) -> float:
         if gate.observed_age_s is not None:

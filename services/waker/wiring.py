@@ -42,7 +42,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     gates = GateView(config, budget, budget.age)
 
     def closed_tiers() -> frozenset[str]:
-        return frozenset(tier.name for tier in config.tier if gates.tier(tier.name, runtime.now()))
+        now = runtime.now()
+        return frozenset(t.name for t in config.tier if gates.tier_closed_reason(t.name, now) is not None)
 
     providers = build_providers(config, runtime.data_dir)
     resources = TermResources(

@@ -34,7 +34,7 @@ class Lease:
         self._led_at = clock()
         """When any replica last took or renewed it."""
         self._leader_revision: int | None = None
-        self._error = ""
+        self._error: str | None = None
 
     @property
     def leaderless_seconds(self) -> float:
@@ -63,7 +63,7 @@ class Lease:
                 self._revision = await self._bus.update(LEASES, self._name, self._holder, revision=self._revision)
             # Counted from before the call: the key's time on the server started no earlier.
             self._valid_until = sent_at + LEASE_SECONDS
-            self._led_at, self._error = self._clock(), ""
+            self._led_at, self._error = self._clock(), None
         except Conflict:
             if self.token is not None:
                 log.warning("lease_lost", lease=self._name)
@@ -85,7 +85,7 @@ class Lease:
             return
         if entry is not None and entry.revision != self._leader_revision:
             self._leader_revision = entry.revision
-            self._led_at, self._error = self._clock(), ""
+            self._led_at, self._error = self._clock(), None
 
     async def verify(self) -> bool:
         """Ask the server whether the lease is still held, right before anything that must not be done twice."""

@@ -147,13 +147,13 @@ async def _ignore_output(process: asyncio.subprocess.Process) -> None:
         pass
 
 
-def last_plain_line(log_path: Path) -> str:
-    """Return the last line of a log that was written for people."""
+def last_plain_line(log_path: Path) -> str | None:
+    """Return the last line of a log that was written for people, if there is one."""
     try:
         with log_path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - CHUNK_BYTES))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        return ""
+        return None
     plain = [line for line in lines if line.strip() and not line.startswith("{")]
-    return plain[-1].removeprefix("spotinference ") if plain else ""
+    return plain[-1].removeprefix("spotinference ") if plain else None

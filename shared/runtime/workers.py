@@ -112,7 +112,9 @@ class Workers:
 
             async def metrics(_request: web.Request) -> web.Response:
                 texts = await self._fetch_all(session, "/metrics")
-                body = generate_latest(_MergedMetrics((number, text) for number, text in texts.items() if text))
+                body = generate_latest(
+                    _MergedMetrics((number, text) for number, text in texts.items() if text is not None)
+                )
                 return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
             app = web.Application()
@@ -125,15 +127,15 @@ class Workers:
             finally:
                 await runner.cleanup()
 
-    async def _fetch_all(self, session: aiohttp.ClientSession, page: str) -> dict[int, str]:
-        """Fetch a page of each worker; empty if it did not answer."""
+    async def _fetch_all(self, session: aiohttp.ClientSession, page: str) -> dict[int, str | None]:
+        """Fetch a page of each worker; None if it did not answer."""
         pages = await asyncio.gather(*(_fetch(session, child.running, page) for child in self._children))
         return dict(enumerate(pages))
 
 
-def _faults(text: str) -> dict[str, str]:
+def _faults(text: str | None) -> dict[str, str]:
     """Return the faults in a worker's `/readyz`."""
-    if not text:
+    if text is None:
         return {"gone": "no answer"}
     try:
         return decode(text, _Readiness).faults
@@ -141,14 +143,14 @@ def _faults(text: str) -> dict[str, str]:
         return {"readyz": str(error)}
 
 
-async def _fetch(session: aiohttp.ClientSession, worker: RunningService | None, page: str) -> str:
+async def _fetch(session: aiohttp.ClientSession, worker: RunningService | None, page: str) -> str | None:
     if worker is None:
-        return ""
+        return None
     try:
         async with session.get(f"{worker.metrics_url}{page}") as answer:
             return decode_text(await answer.read())
     except (aiohttp.ClientError, TimeoutError, Unreadable):
-        return ""
+        return None
 
 
 def _log_restart(text: str) -> None:

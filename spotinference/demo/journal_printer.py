@@ -18,7 +18,7 @@ class JournalPrinter:
         self._printer = printer
         self._transitions: list[Transition] = []
         self._changed = asyncio.Event()
-        self._last_line = ""
+        self._last_line: str | None = None
         self._held: list[str] | None = None
 
     def print_entries(self, messages: Iterable[Received], limit: int | None = None) -> None:
@@ -29,7 +29,7 @@ class JournalPrinter:
                 self._transitions.append(entry)
                 self._changed.set()
             line = describe(entry)
-            if line and line != self._last_line:  # a probe is repeated until it succeeds
+            if line is not None and line != self._last_line:  # a probe is repeated until it succeeds
                 self._last_line = line
                 self._print(line)
 
@@ -73,13 +73,13 @@ class JournalPrinter:
         return self._transitions[-1].reason if self._transitions else "the waker has written nothing"
 
 
-def describe(entry: Journalled) -> str:
-    """Return one line of text; empty for a success that changes no state."""
+def describe(entry: Journalled) -> str | None:
+    """Return one line of text; None for a success that changes no state."""
     if isinstance(entry, Transition):
         return f"journal  {entry.from_state or 'new'} → {entry.to_state}: {entry.reason}"
     if isinstance(entry, ProviderCall) and entry.outcome != "accepted":
         return f"journal  {entry.call}: {entry.outcome} {entry.code}".rstrip()
-    return ""
+    return None
 
 
 @asynccontextmanager

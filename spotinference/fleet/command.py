@@ -54,8 +54,8 @@ async def _draw(bus: JetStreamBus) -> None:
                 await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _stale_note(bus: Bus) -> str:
-    return "" if bus.connected else "the bus does not answer: this is the last known state"
+def _stale_note(bus: Bus) -> str | None:
+    return None if bus.connected else "the bus does not answer: this is the last known state"
 
 
 async def _stream_json(bus: JetStreamBus) -> None:

@@ -114,7 +114,7 @@ def without_clock_fields(rows: Sequence[Row]) -> list[Row]:
     return [msgspec.structs.replace(row, eta_seconds=None, idle_seconds=None, state_seconds=0) for row in rows]
 
 
-def fleet_table(rows: Sequence[Row], note: str = "") -> Group:
+def fleet_table(rows: Sequence[Row], note: str | None = None) -> Group:
     """Return `note`, a table of the machines, the progress of each wake, and what needs the operator's attention."""
     table = Table(
         "machine", "tier", "state", "for", "phase", "eta", "in flight", "idle", "endpoint", box=None, pad_edge=False
@@ -133,7 +133,7 @@ def fleet_table(rows: Sequence[Row], note: str = "") -> Group:
             "" if row.idle_seconds is None else format_duration(row.idle_seconds),
             Text(row.endpoint or ""),
         )
-    above = [Text(note, "bold yellow")] if note else []
+    above = [] if note is None else [Text(note, "bold yellow")]
     return Group(
         *above,
         table if rows else Text("no machines on record"),

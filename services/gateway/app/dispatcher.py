@@ -36,13 +36,13 @@ class Dispatcher:
 
     def check_gate(self, model: str) -> None:
         """Raise `ApiError` (503) if the model's budget gate is closed."""
-        if reason := self.gates.model(model, self.now()):
+        if (reason := self.gates.model_closed_reason(model, self.now())) is not None:
             raise self._gate_closed(reason)
 
     def estimate(self, model: Model) -> WakeEstimate:
         """Return what is known of a wake of the model, from its machines in open tiers."""
         now = self.now()
-        tiers = [tier for tier in model.lineup if not self.gates.tier(tier, now)] or model.lineup
+        tiers = [tier for tier in model.lineup if self.gates.tier_closed_reason(tier, now) is None] or model.lineup
         machines = [machine for machine in self.config.machines_of(model) if machine.tier in tiers]
         records = [(r, self.fleet.age(m.id)) for m in machines if (r := self.fleet.get(m.id)) is not None]
         return estimate_wake(tiers[0], records, now)
@@ -74,7 +74,7 @@ class Dispatcher:
         """Evict requests behind closed gates. Call this on each change, and every second, since gates expire."""
         now = self.now()
         for model in self.scheduler.waiting_models():
-            if reason := self.gates.model(model, now):
+            if (reason := self.gates.model_closed_reason(model, now)) is not None:
                 for ticket in self.scheduler.evict(model, DISPATCH_SLICE):
                     ticket.on_refuse(self._gate_closed(reason))
                 if self.scheduler.has_waiting(model):

@@ -152,7 +152,7 @@ class RequestScheduler:
         """
         spared: list[_Machine] = []
         for tier, machines in self._tiers[model]:
-            if self._gates is not None and self._gates.tier(tier, now):
+            if self._gates is not None and self._gates.tier_closed_reason(tier, now) is not None:
                 continue
             free = [m for m in machines if m.in_flight < m.room and m.id != exclude and self._ready(m)]
             closed = (

@@ -121,13 +121,13 @@ class Fleet(dict[str, MachineRecord]):
 class Gates:
     """A budget gate: `reason` closes it."""
 
-    reason = ""
+    reason: str | None = None
 
-    def model(self, _model: str, _now: float) -> str:
+    def model_closed_reason(self, _model: str, _now: float) -> str | None:
         return self.reason
 
-    def tier(self, _tier: str, _now: float) -> str:
-        return ""
+    def tier_closed_reason(self, _tier: str, _now: float) -> str | None:
+        return None
 
 
 class Books:

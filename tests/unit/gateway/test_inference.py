@@ -79,7 +79,7 @@ async def test_a_request_is_rejected_in_each_state_of_the_gateway(front: Front) 
     front.books.fault = None
     front.gates.reason = "closed_by_operator"
     assert await refused(front, post()) == (503, "budget_closed")
-    front.gates.reason = ""
+    front.gates.reason = None
     front.lifecycle.is_leaving = True
     assert await refused(front, post()) == (503, "waking")
     front.lifecycle.is_leaving = False
@@ -375,7 +375,7 @@ def _act(front: Front, action: str, pick: int) -> None:
     elif action == "evict":
         front.gates.reason = "closed_by_operator"
         front.dispatcher.check_gates()
-        front.gates.reason = ""
+        front.gates.reason = None
     elif calls:
         _answer(calls[pick % len(calls)], action)
 

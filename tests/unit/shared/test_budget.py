@@ -1,4 +1,4 @@
-"""What the gates say to the gateway and the waker: closed tiers, whole lineups, old gates and clocks that are set."""
+"""The budget gates as the gateway and the waker read them: closed tiers, whole lineups, stale gates, clock changes."""
 
 from decimal import Decimal
 
@@ -46,52 +46,55 @@ A, B = tier_scope("a"), tier_scope("b.c")
 
 
 def test_a_tier_is_closed_by_its_own_gate_or_the_fleets() -> None:
-    seen = view({A: gate(CLOSED), B: gate()})
-    assert (seen.tier("a", NOON), seen.tier("b.c", NOON), seen.fleet(NOON)) == (CLOSED, "", "")
-    seen = view({FLEET: gate("closed_by_operator"), A: gate(), B: gate()}, fleet=WITH_FLEET)
-    assert (seen.tier("a", NOON), seen.fleet(NOON)) == ("closed_by_operator", "closed_by_operator")
+    gates = view({A: gate(CLOSED), B: gate()})
+    assert (gates.tier_closed_reason("a", NOON), gates.tier_closed_reason("b.c", NOON)) == (CLOSED, None)
+    gates = view({FLEET: gate("closed_by_operator"), A: gate(), B: gate()}, fleet=WITH_FLEET)
+    assert {gates.tier_closed_reason(tier, NOON) for tier in ("a", "b.c")} == {"closed_by_operator"}
 
 
 def test_a_model_is_closed_with_all_of_its_tiers_or_with_the_fleet() -> None:
-    half = view({A: gate(CLOSED), B: gate()})
-    assert (half.model("m", NOON), half.model("n", NOON)) == ("", CLOSED)
-    assert view({A: gate(CLOSED), B: gate("closed_by_operator")}).model("m", NOON) == CLOSED
-    assert view({A: gate(CLOSED)}, b="").model("m", NOON) == "", "a tier without a budget has no gate"
-    assert view({FLEET: gate(CLOSED), A: gate(), B: gate()}, fleet=WITH_FLEET).model("m", NOON) == CLOSED
+    gates = view({A: gate(CLOSED), B: gate()})
+    assert (gates.model_closed_reason("m", NOON), gates.model_closed_reason("n", NOON)) == (None, CLOSED)
+    assert view({A: gate(CLOSED), B: gate("closed_by_operator")}).model_closed_reason("m", NOON) == CLOSED
+    assert view({A: gate(CLOSED)}, b="").model_closed_reason("m", NOON) is None, "a tier without a budget has no gate"
+    assert view({FLEET: gate(CLOSED), A: gate(), B: gate()}, fleet=WITH_FLEET).model_closed_reason("m", NOON) == CLOSED
 
 
 def test_a_gate_without_an_entry_is_closed() -> None:
-    assert view({}).tier("a", NOON) == "billing_unobservable"
-    assert view({}).model("m", NOON) == "billing_unobservable"
-    assert view({A: gate()}).model("m", NOON) == ""
+    assert view({}).tier_closed_reason("a", NOON) == "billing_unobservable"
+    assert view({}).model_closed_reason("m", NOON) == "billing_unobservable"
+    assert view({A: gate()}).model_closed_reason("m", NOON) is None
 
 
 @pytest.mark.parametrize(
-    ("ago", "fault"), [(300.0, ""), (300.1, "billing_unobservable"), (-300.0, ""), (-301.0, "billing_unobservable")]
+    ("ago_s", "reason"),
+    [(300.0, None), (300.1, "billing_unobservable"), (-300.0, None), (-301.0, "billing_unobservable")],
 )
-def test_a_gate_is_closed_when_its_figure_is_old_or_from_the_future(ago: float, fault: str) -> None:
-    assert view({A: gate(at=NOON - ago)}).tier("a", NOON) == fault
+def test_a_gate_is_closed_when_its_figure_is_old_or_from_the_future(ago_s: float, reason: str | None) -> None:
+    assert view({A: gate(at=NOON - ago_s)}).tier_closed_reason("a", NOON) == reason
 
 
 @pytest.mark.parametrize(
-    ("last_gate", "fault"),
+    ("last_gate", "reason"),
     [
-        (None, ""),
-        (gate(at=NOON - 301), ""),
+        (None, None),
+        (gate(at=NOON - 301), None),
         (gate(CLOSED, at=NOON - 301), CLOSED),
-        (gate(CLOSED, at=NOON - 301 - 43_200), ""),
+        (gate(CLOSED, at=NOON - 301 - 43_200), None),
         (gate(CLOSED, at=NOON - 10), CLOSED),
     ],
 )
-def test_a_gate_closed_today_stays_closed_when_dark_is_open(last_gate: BudgetGate | None, fault: str) -> None:
-    seen = view({} if last_gate is None else {A: last_gate}, fleet='when_dark = "open"')
-    assert seen.tier("a", NOON) == fault
+def test_a_gate_closed_today_stays_closed_when_dark_is_open(last_gate: BudgetGate | None, reason: str | None) -> None:
+    gates = view({} if last_gate is None else {A: last_gate}, fleet='when_dark = "open"')
+    assert gates.tier_closed_reason("a", NOON) == reason
 
 
 def test_without_any_budget_nothing_is_closed() -> None:
     nothing = FILE.format(fleet="", b="").replace('daily_budget = "5"', "")
-    seen = GateView(parse(nothing, "test"), {}, lambda _scope: 0.0)
-    assert (seen.limited, seen.model("m", NOON), seen.tier("a", NOON), seen.fleet(NOON)) == (frozenset(), "", "", "")
+    gates = GateView(parse(nothing, "test"), {}, lambda _scope: 0.0)
+    assert gates.limited == frozenset()
+    assert gates.model_closed_reason("m", NOON) is None
+    assert gates.tier_closed_reason("a", NOON) is None
 
 
 def test_scopes_are_the_buckets_keys() -> None:

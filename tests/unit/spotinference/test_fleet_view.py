@@ -40,7 +40,7 @@ def row(use: MachineUse | None = None, **fields: Any) -> Row:
     return only
 
 
-def drawn(*records: MachineRecord, note: str = "") -> str:
+def drawn(*records: MachineRecord, note: str | None = None) -> str:
     console = Console(record=True, width=160, file=io.StringIO())
     console.print(fleet_table(machine_rows(records, {}, NOW), note))
     return console.export_text(styles=False)
