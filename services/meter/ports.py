@@ -9,8 +9,9 @@ from typing import Protocol
 
 from services.meter.core.batch import Batch, QuarantineKind
 from services.meter.core.completeness import Heartbeat, Source
-from services.meter.core.day import Day, DayFacts
+from services.meter.core.day import Day
 from services.meter.core.day_audit import LedgerDay
+from services.meter.core.day_tokens import DayFacts
 from services.meter.core.engine_counters import EngineCounters
 from services.meter.core.engine_readings import EngineReading
 from services.meter.core.fleet_event import FleetEvent

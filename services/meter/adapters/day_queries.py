@@ -20,18 +20,11 @@ from services.meter.adapters.tables import (
     runs,
     sources,
 )
+from services.meter.core.busy_intervals import Interval, append_interval, serving_interval
 from services.meter.core.completeness import Source
-from services.meter.core.day import (
-    COLUMNS,
-    DIRECTION,
-    TIMES,
-    Day,
-    DayFacts,
-    Interval,
-    append_interval,
-    format_dimension,
-    serving_interval,
-)
+from services.meter.core.day import Day
+from services.meter.core.day_tokens import DayFacts
+from services.meter.core.dimensions import COLUMNS, DIRECTION, TIMES, format_dimension
 from services.meter.core.rollups import MINUTES_PER_HOUR
 from services.meter.core.sequence_ranges import SeqRange
 from shared.errors import Rejected

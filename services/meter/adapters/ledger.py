@@ -33,8 +33,10 @@ from services.meter.adapters.tables import (
     sources,
     unknowns,
 )
-from services.meter.core.batch import Batch, CountableEvent, QuarantineKind, is_same_event
-from services.meter.core.day import Day, DayFacts
+from services.meter.core.batch import Batch, CountableEvent, QuarantineKind
+from services.meter.core.day import Day
+from services.meter.core.day_tokens import DayFacts
+from services.meter.core.event_validation import is_same_event
 from services.meter.core.history import history_page
 from services.meter.core.record_result import RecordResult
 from services.meter.core.rollups import MonthKey, hour_rollups, key_month_tokens, minute_rollups, minute_totals

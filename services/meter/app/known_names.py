@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from services.meter.core.batch import Batch, is_name
+from services.meter.core.batch import Batch
+from services.meter.core.event_validation import is_name
 from services.meter.ports import QuarantineStore
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS, SOURCES, Bucket

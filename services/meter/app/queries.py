@@ -7,7 +7,7 @@ from prometheus_client import Gauge
 
 from services.meter.app.database_outage import DATABASE_DOWN
 from services.meter.app.recovery import Recovery
-from services.meter.core.day import build_tokens, requested_days, with_reason
+from services.meter.core.day_tokens import build_tokens, requested_days, with_reason
 from services.meter.core.performance import build_figures, requested_hours
 from services.meter.core.token_pages import tokens_page
 from services.meter.ports import Ledger, PerformanceReader

@@ -12,8 +12,8 @@ import structlog
 
 from services.meter.app.database_outage import DATABASE_DOWN
 from services.meter.app.recorder import Recorder
-from services.meter.core.batch import SEQ_LIMIT, is_name
 from services.meter.core.completeness import search_start
+from services.meter.core.event_validation import SEQ_LIMIT, is_name
 from services.meter.metrics import Metrics
 from services.meter.ports import ConfirmedMarks
 from shared.bus import subjects, topology

@@ -2,23 +2,16 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import msgspec
 
+from services.meter.core.event_validation import SEQ_LIMIT, clamp_token_counts, event_errors, is_name
 from services.meter.core.sequence_ranges import SeqRange, merge_ranges, single_range
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import UsageEvent
-
-NAME_BYTES = 400
-"""Longest name in UTF-8: five of them are one key of the rollups, and PostgreSQL's index takes 2700 bytes."""
-COUNT_LIMIT = 2**40
-"""Tokens in one event: far above any context, far below where a day's sum would overflow 64 bits."""
-SEQ_LIMIT = 2**62
-TIME_LIMIT = 2**33
-"""Unix seconds, in the year 2242."""
 
 AHEAD_SECONDS = 300.0
 """How far a gateway's clock may be ahead of the meter's."""
@@ -39,12 +32,6 @@ class QuarantineKind(StrEnum):
     """Its key never existed."""
     UNKNOWN_SOURCE = "unknown_source"
     """Its gateway never announced itself."""
-
-
-_NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
-_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-_COUNTS = ("generation", "status", "choices", "max_tokens", "body_bytes")
-_SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +92,7 @@ class Batch:
         kept = tuple(m for m in self.countable if m.event.completed_at >= oldest)
         if len(kept) == len(self.countable):
             return self
-        old = tuple(_old(m, oldest) for m in self.countable if m.event.completed_at < oldest)
+        old = tuple(_quarantine_old(m, oldest) for m in self.countable if m.event.completed_at < oldest)
         return replace(self, countable=kept, quarantined=self.quarantined + old)
 
     @property
@@ -127,9 +114,9 @@ class Batch:
         quarantined = [replace(q, source=None, source_seq=None) if q.source in sources else q for q in self.quarantined]
         for message in self.countable:
             if message.event.source in sources:
-                quarantined.append(_unknown(message, QuarantineKind.UNKNOWN_SOURCE, message.event.source))
+                quarantined.append(_quarantine_unknown(message, QuarantineKind.UNKNOWN_SOURCE, message.event.source))
             elif message.event.key_id in keys:
-                quarantined.append(_unknown(message, QuarantineKind.UNKNOWN_KEY, message.event.key_id))
+                quarantined.append(_quarantine_unknown(message, QuarantineKind.UNKNOWN_KEY, message.event.key_id))
             else:
                 kept.append(message)
         return replace(self, countable=tuple(kept), quarantined=tuple(quarantined))
@@ -146,10 +133,10 @@ class Batch:
             if q.source is None or q.source_seq is None:
                 flags.append(False)
                 continue
-            number = (q.source, q.source_seq)
+            position = (q.source, q.source_seq)
             is_stored = any(r.first <= q.source_seq <= r.last for r in stored.get(q.source, ()))
-            flags.append(not is_stored and number not in taken)
-            taken.add(number)
+            flags.append(not is_stored and position not in taken)
+            taken.add(position)
         return tuple(flags)
 
 
@@ -169,13 +156,13 @@ def parse_batch(payloads: Iterable[bytes], received_at: float, *, keep_s: float 
         try:
             event = decode(payload, UsageEvent)
         except Unreadable as error:
-            quarantined.append(_quarantined(payload, QuarantineKind.UNREADABLE, str(error), received_at))
+            quarantined.append(_quarantine(payload, QuarantineKind.UNREADABLE, str(error), received_at))
             continue
-        judged = classify_event(clamp_token_counts(event), payload, received_at)
-        if isinstance(judged, CountableEvent):
-            countable.append(judged)
+        result = classify_event(clamp_token_counts(event), payload, received_at)
+        if isinstance(result, CountableEvent):
+            countable.append(result)
         else:
-            quarantined.append(judged)
+            quarantined.append(result)
     batch = Batch(countable=tuple(countable), quarantined=tuple(quarantined), received_at=received_at)
     return batch.quarantine_older(received_at - keep_s)
 
@@ -183,69 +170,13 @@ def parse_batch(payloads: Iterable[bytes], received_at: float, *, keep_s: float 
 def classify_event(event: UsageEvent, payload: bytes, received_at: float) -> CountableEvent | UncountableMessage:
     """Decide whether an event can be counted, by itself."""
     if error := next(event_errors(event), None):
-        return _quarantined(payload, QuarantineKind.INVALID, error, received_at)
+        return _quarantine(payload, QuarantineKind.INVALID, error, received_at)
     if event.completed_at > received_at + AHEAD_SECONDS:
-        return _future(event, payload, received_at)
+        return _quarantine_future(event, payload, received_at)
     return CountableEvent(event=event, payload=payload)
 
 
-def clamp_token_counts(event: UsageEvent) -> UsageEvent:
-    """Return the event with its plausible token counts; an implausible one becomes 0, as if it was not reported.
-
-    These numbers come from engines. None of them may keep an event from being counted, or make a sum negative.
-    """
-    prompt, cached, completion, reasoning = (_count(getattr(event, name)) for name in _TOKENS)
-    cached, reasoning = min(cached, prompt), min(reasoning, completion)
-    counts = (prompt, cached, completion, reasoning)
-    if counts == tuple(getattr(event, name) for name in _TOKENS):
-        return event
-    return msgspec.structs.replace(event, **dict(zip(_TOKENS, counts, strict=True)))
-
-
-def is_same_event(event: UsageEvent, stored: UsageEvent) -> bool:
-    """Whether a repeated event equals the stored one, which an older meter may have stored without its bounds."""
-    if not stored.max_tokens and not stored.body_bytes:
-        event = msgspec.structs.replace(event, max_tokens=0, body_bytes=0)
-    return event == clamp_token_counts(stored)
-
-
-def _count(tokens: int) -> int:
-    return tokens if 0 <= tokens < COUNT_LIMIT else 0
-
-
-def event_errors(event: UsageEvent) -> Iterator[str]:
-    """Yield why an event cannot be counted, field by field."""
-    for name in _NAMES:
-        value = getattr(event, name)
-        if value is not None:
-            yield from _name_errors(name, value)
-    if not 1 <= event.source_seq < SEQ_LIMIT:
-        yield f"source_seq: expected 1 or more, got {event.source_seq}"
-    for name in _COUNTS:
-        value = getattr(event, name)
-        if not 0 <= value < COUNT_LIMIT:
-            yield f"{name}: expected 0 to 2^40, got {value}"
-    for name in _SECONDS:
-        value = getattr(event, name)
-        if value is not None and not 0 <= value < TIME_LIMIT:
-            yield f"{name}: expected 0 to 2^33 seconds, got {value}"
-
-
-def is_name(text: str) -> bool:
-    """Whether this is valid as the name of a source or a key."""
-    return not any(_name_errors("id", text))
-
-
-def _name_errors(name: str, value: str) -> Iterator[str]:
-    if not value and name != "wake_id":
-        yield f"{name}: expected a name, got an empty string"
-    if "\0" in value:
-        yield f"{name}: expected a name without a NUL"
-    if len(value.encode()) > NAME_BYTES:
-        yield f"{name}: expected at most {NAME_BYTES} bytes"
-
-
-def _future(event: UsageEvent, payload: bytes, received_at: float) -> UncountableMessage:
+def _quarantine_future(event: UsageEvent, payload: bytes, received_at: float) -> UncountableMessage:
     """Quarantine it on the day on which it arrived: no clock says when it completed."""
     ahead = event.completed_at - received_at
     return UncountableMessage(
@@ -258,7 +189,7 @@ def _future(event: UsageEvent, payload: bytes, received_at: float) -> Uncountabl
     )
 
 
-def _old(message: CountableEvent, oldest: float) -> UncountableMessage:
+def _quarantine_old(message: CountableEvent, oldest: float) -> UncountableMessage:
     event = message.event
     return UncountableMessage(
         payload=message.payload,
@@ -270,7 +201,7 @@ def _old(message: CountableEvent, oldest: float) -> UncountableMessage:
     )
 
 
-def _unknown(message: CountableEvent, kind: QuarantineKind, name: str) -> UncountableMessage:
+def _quarantine_unknown(message: CountableEvent, kind: QuarantineKind, name: str) -> UncountableMessage:
     event = message.event
     is_key = kind == QuarantineKind.UNKNOWN_KEY
     return UncountableMessage(
@@ -284,16 +215,16 @@ def _unknown(message: CountableEvent, kind: QuarantineKind, name: str) -> Uncoun
     )
 
 
-def _quarantined(payload: bytes, kind: QuarantineKind, reason: str, received_at: float) -> UncountableMessage:
+def _quarantine(payload: bytes, kind: QuarantineKind, reason: str, received_at: float) -> UncountableMessage:
     source, source_seq, at = None, None, received_at
     try:
-        number = decode(payload, _SourcePosition)
+        position = decode(payload, _SourcePosition)
     except Unreadable:
-        number = None
-    if number and not any(_name_errors("source", number.source)) and 1 <= number.source_seq < SEQ_LIMIT:
-        source, source_seq = number.source, number.source_seq
+        position = None
+    if position and is_name(position.source) and 1 <= position.source_seq < SEQ_LIMIT:
+        source, source_seq = position.source, position.source_seq
         # A day that has not begun lacks nothing.
-        at = number.completed_at if 0 <= number.completed_at <= received_at + AHEAD_SECONDS else received_at
+        at = position.completed_at if 0 <= position.completed_at <= received_at + AHEAD_SECONDS else received_at
     # PostgreSQL's text cannot hold a NUL, and the reason may quote one.
     reason = reason.replace("\0", "\\0")
     return UncountableMessage(payload=payload, kind=kind, reason=reason, source=source, source_seq=source_seq, at=at)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from services.meter.core.day import check_dimensions
+from services.meter.core.dimensions import check_dimensions
 from services.meter.core.sketch import RELATIVE_ERROR, Sketch
 from shared.errors import Rejected
 from shared.messages.gateway import UsageEvent

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from services.meter.core.batch import Batch, CountableEvent, QuarantineKind, clamp_token_counts, classify_event
+from services.meter.core.batch import Batch, CountableEvent, QuarantineKind, classify_event
+from services.meter.core.event_validation import clamp_token_counts
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import UsageEvent
 

@@ -17,7 +17,8 @@ from services.meter.app.consumer import Consumer
 from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
 from services.meter.core.batch import Batch
-from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import build_tokens
 from services.meter.core.record_result import RecordResult
 from services.meter.metrics import Metrics
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE

@@ -15,7 +15,8 @@ from services.meter.app.gap_queries import GapQueries
 from services.meter.app.source_heartbeats import SourceHeartbeats
 from services.meter.core.batch import parse_batch
 from services.meter.core.completeness import Heartbeat
-from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import build_tokens
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

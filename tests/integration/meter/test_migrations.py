@@ -14,7 +14,8 @@ from sqlalchemy import MetaData, func, insert, select
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.core.batch import parse_batch
-from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import build_tokens
 from services.meter.core.rollups import (
     HourKey,
     MinuteKey,

@@ -17,7 +17,8 @@ from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
 from services.meter.app.recovery import Recovery
 from services.meter.core.batch import parse_batch
-from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import build_tokens
 from services.meter.metrics import Metrics
 from shared import database
 from shared.bus import subjects, topology

@@ -13,7 +13,8 @@ from services.meter.app.consumer import Consumer
 from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
 from services.meter.core.batch import AHEAD_SECONDS, parse_batch
-from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import build_tokens
 from services.meter.metrics import Metrics
 from shared import database
 from shared.bus import subjects, topology

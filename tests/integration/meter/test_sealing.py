@@ -12,7 +12,8 @@ from services.meter.adapters import sealing, tables
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.sealing import Sealer
 from services.meter.core.batch import parse_batch
-from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import build_tokens
 from services.meter.core.digest import DigestKey, digest_events
 from shared import database
 from shared.messages.codec import encode

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, clamp_token_counts, parse_batch
+from services.meter.core.batch import parse_batch
+from services.meter.core.event_validation import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, clamp_token_counts
 from services.meter.core.sequence_ranges import SeqRange
 from shared.messages.codec import encode
 from tests.unit.meter.events import MIDNIGHT, event

@@ -1,4 +1,4 @@
-"""A day's bounds, intervals and completeness."""
+"""Days, their tokens by dimension, their busy intervals, and whether they are complete."""
 
 from itertools import pairwise
 
@@ -6,17 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.meter.core.busy_intervals import Interval, append_interval, serving_interval
 from services.meter.core.completeness import Source
-from services.meter.core.day import (
-    DayFacts,
-    Interval,
-    append_interval,
-    build_tokens,
-    format_dimension,
-    parse_day,
-    requested_days,
-    serving_interval,
-)
+from services.meter.core.day import parse_day
+from services.meter.core.day_tokens import DayFacts, build_tokens, requested_days
+from services.meter.core.dimensions import format_dimension
 from services.meter.core.sequence_ranges import SeqRange, single_range
 from shared.errors import Rejected
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
@@ -37,9 +31,11 @@ def facts(*sources: Source, quarantined: int = 0) -> DayFacts:
     return DayFacts(sums=sums, sources=sources, quarantined=quarantined, busy={})
 
 
-def tokens_of(day_facts: DayFacts, *, by: tuple[str, ...] = ("model",), read_dry_at: float | None = SETTLED) -> Tokens:
+def tokens_of(
+    day_facts: DayFacts, *, by: tuple[str, ...] = ("model",), backlog_empty_at: float | None = SETTLED
+) -> Tokens:
     return build_tokens(
-        DAY, TokensQuery(day=DAY.name, by=by), day_facts, read_dry_at, now=SETTLED + 9, source_silence_s=SILENCE
+        DAY, TokensQuery(day=DAY.name, by=by), day_facts, backlog_empty_at, now=SETTLED + 9, source_silence_s=SILENCE
     )
 
 
@@ -89,7 +85,7 @@ def test_range_includes_both_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "read_dry_at", "missing", "complete"),
+    ("source", "backlog_empty_at", "missing", "complete"),
     [
         (None, None, 0, False),
         (None, SETTLED - 0.001, 0, False),
@@ -101,9 +97,9 @@ def test_range_includes_both_days() -> None:
     ],
 )
 def test_day_is_complete_when_it_is_over_and_nothing_is_missing(
-    source: Source | None, read_dry_at: float | None, missing: int, complete: bool
+    source: Source | None, backlog_empty_at: float | None, missing: int, complete: bool
 ) -> None:
-    got = tokens_of(facts(*([source] if source else [])), read_dry_at=read_dry_at)
+    got = tokens_of(facts(*([source] if source else [])), backlog_empty_at=backlog_empty_at)
     assert (got.open_gaps, got.complete, bool(got.reasons)) == (missing, complete, not complete)
 
 
