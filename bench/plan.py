@@ -8,8 +8,9 @@ from itertools import chain
 from shared.config.fleet import Tier
 from shared.config.sections import Config, WakerSection
 from shared.config.values import Money
+from shared.units import DAY_S
 from spotinference.plan.policies import plan_tier
-from spotinference.plan.traffic import DAY_S, Request, traffic
+from spotinference.plan.traffic import Request, traffic
 
 START = 1_767_225_600.0
 """2026-01-01T00:00:00Z."""

@@ -3,7 +3,9 @@
 from datetime import UTC, datetime
 from itertools import pairwise
 
-_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+from shared.units import DAY_S, HOUR_S, MINUTE_S
+
+_UNITS = (("d", int(DAY_S)), ("h", int(HOUR_S)), ("m", int(MINUTE_S)), ("s", 1))
 
 
 def today() -> str:

@@ -7,12 +7,13 @@ from shared.bus.subjects import BILLING_BANDS
 from shared.messages.billing import Bands, BandsQuery
 from spotinference.bands.view import print_bands
 from spotinference.context import Context, request_reply, suite_options
+from spotinference.option_types import DayParam
 from spotinference.terminal import echo_json
 from spotinference.times import today
 
 
 @click.command()
-@click.option("--day", help="UTC day, YYYY-MM-DD.  [default: today]")
+@click.option("--day", type=DayParam(), help="UTC day.  [default: today]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def bands(context: Context, day: str | None, *, as_json: bool) -> None:

@@ -6,19 +6,21 @@ import click
 
 from spotinference.context import Context, suite_options
 from spotinference.doctor.collector import collect_links
+from spotinference.option_types import DayParam
 from spotinference.terminal import echo_json, print_line
 from spotinference.times import today
 
 
 @click.command()
-@click.option("--day", default=today, show_default="today", help="UTC day, YYYY-MM-DD.")
+@click.option("--day", type=DayParam(), help="UTC day.  [default: today]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
-def doctor(context: Context, day: str, *, as_json: bool) -> None:
+def doctor(context: Context, *, day: str | None, as_json: bool) -> None:
     """Verify a day's counts, from the engines and the gateways to the ledger and the report. Changes nothing.
 
     Exits with status 1 if anything is wrong.
     """
+    day = day or today()
     links = context.run_with_bus(lambda bus: collect_links(bus, context, day))
     is_ok = all(link.diagnostic.level != "wrong" for link in links)
     if as_json:

@@ -1,6 +1,5 @@
 """The command `journal`."""
 
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,28 +9,11 @@ import click
 from shared.bus.ports import Bus, Received
 from shared.bus.subjects import journal as journal_subject
 from shared.bus.topology import FLEET_JOURNAL
-from shared.config.values import Duration
 from spotinference.context import Context, suite_options
 from spotinference.journal.follower import ALL_SUBJECTS, decode_entries, follow_journal
 from spotinference.journal.view import print_json, print_text
 from spotinference.keys.store import read_key_names
-from spotinference.times import parse_time
-
-
-class TimeParam(click.ParamType[float]):
-    """Unix seconds: an RFC 3339 time, or a duration before now."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value)
-        with suppress(ValueError):
-            return time.time() - Duration.parse(text)
-        try:
-            return parse_time(text)
-        except ValueError:
-            expected = "a time such as 2027-01-31T12:00:00Z or a duration such as 2h"
-            self.fail(f"expected {expected}, got {text!r}", param, ctx)
+from spotinference.option_types import TimeParam
 
 
 @click.command()

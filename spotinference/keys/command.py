@@ -150,4 +150,4 @@ def _expiry(text: str) -> float:
     try:
         return parse_time(text)
     except ValueError:
-        raise Misconfigured(f"--expires: expected a time such as 2027-01-31T12:00:00Z, got {text!r}") from None
+        raise click.UsageError(f"--expires: expected a time such as 2027-01-31T12:00:00Z, got {text!r}") from None

@@ -15,11 +15,12 @@ from shared.config.sections import Config
 from shared.errors import BusUnavailable, Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import TierMemory
+from shared.units import DAY_S
 from spotinference.context import Context, exit_with_error, suite_options
+from spotinference.option_types import DayParam
 from spotinference.plan.policies import WakeFrom, plan_tier
 from spotinference.plan.replay import Span
 from spotinference.plan.traffic import (
-    DAY_S,
     Requests,
     day_span,
     group_by_tier,
@@ -41,14 +42,11 @@ WakeTimes = dict[str, tuple[float, ...]]
 """Durations of the last wakes in seconds, by tier."""
 
 
-def _day(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+def _start_of_day(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
     """Return the start of the UTC day in Unix seconds."""
     if text is None:
         return None
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter(f"expected YYYY-MM-DD, got {text!r}", context, parameter) from None
+    day = date.fromisoformat(text)
     return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
@@ -62,13 +60,14 @@ def _day(context: click.Context, parameter: click.Parameter, text: str | None) -
 @click.option(
     "--from",
     "first",
-    callback=_day,
+    type=DayParam(),
+    callback=_start_of_day,
     help=f"First UTC day.  [default: {LEDGER_DAYS} days ago, or the trace's first day]",
 )
-@click.option("--to", "last", callback=_day, help="Last UTC day, inclusive.")
+@click.option("--to", "last", type=DayParam(), callback=_start_of_day, help="Last UTC day, inclusive.")
 @click.option("--tier", "only_tier", help="Show one tier only.")
 @click.option(
-    "--wake-seconds", type=click.FloatRange(0, 86400), help="Duration of a wake, instead of the measured one."
+    "--wake-seconds", type=click.FloatRange(0, DAY_S), help="Duration of a wake, instead of the measured one."
 )
 @click.option(
     "--tokens-per-second",

@@ -15,11 +15,11 @@ from shared.bus.subjects import METER_HISTORY
 from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.meter import History, HistoryQuery
+from shared.units import DAY_S
 from spotinference.context import request_reply
 from spotinference.plan.replay import Span, Traffic
 
 COLUMNS = ("time", "model", "tokens")
-DAY_S = 86400.0
 LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _WHOLE = re.compile(r"\d{1,15}", re.ASCII)

@@ -9,7 +9,13 @@ from spotinference.terminal import print_line
 
 
 @click.command()
-@click.option("--replicas", default=1, show_default=True, help="Copies of each stream, in a cluster of NATS servers.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    default=1,
+    show_default=True,
+    help="Copies of each stream, in a cluster of NATS servers.",
+)
 @suite_options
 def provision(context: Context, replicas: int) -> None:
     """Create the streams, consumers and buckets that are missing on the bus. Safe to repeat."""

@@ -15,6 +15,7 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_REPORT, BILLING_REPORTS
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from spotinference.context import Context, request_reply, suite_options
+from spotinference.option_types import DayParam
 from spotinference.output_file import write_output
 from spotinference.report.explanation_view import explanation_json, find_explanation, render_explanation
 from spotinference.report.view import render_report
@@ -35,9 +36,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--day", help="UTC day, YYYY-MM-DD.  [default: today]")
+@click.option("--day", type=DayParam(), help="UTC day.  [default: today]")
 @click.option("--days", type=click.IntRange(1), help="Number of days, ending at --to.")
-@click.option("--to", help="With --days: last day.  [default: today]")
+@click.option("--to", type=DayParam(), help="With --days: last day.  [default: today]")
 @click.option(
     "--explain", metavar="FIGURE", help="Show the parts of a figure: `unattributed`, `shared` or a tier's name."
 )

@@ -13,6 +13,7 @@ from shared.errors import Rejected
 from shared.messages.billing import Statement, StatementQuery
 from spotinference.context import Context, exit_with_error, request_reply, suite_options
 from spotinference.keys.store import find_key_ids
+from spotinference.option_types import MonthParam
 from spotinference.output_file import write_output
 from spotinference.statement.view import print_statement
 from spotinference.terminal import echo_json, print_line
@@ -26,7 +27,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.argument("key", metavar="KEY")
-@click.option("--month", help="Calendar month in UTC, YYYY-MM.  [default: this month]")
+@click.option("--month", type=MonthParam(), help="Calendar month in UTC.  [default: this month]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--csv", type=_FILE, help="Write a CSV file, with all decimals.")
 @click.option("--html", type=_FILE, help="Write a self-contained HTML file.")

@@ -10,16 +10,17 @@ from shared.bus.subjects import METER_TOKENS
 from shared.messages.meter import Tokens, TokensQuery
 from spotinference.context import Context, request_reply, suite_options
 from spotinference.keys.store import read_key_names
+from spotinference.option_types import DayParam
 from spotinference.terminal import echo_json
 from spotinference.times import today
 from spotinference.usage.view import KEY, KEY_NAME, _with_name, print_usage, usage_json, write_csv
 
 
 @click.command()
-@click.option("--day", help="UTC day, YYYY-MM-DD.  [default: today]")
+@click.option("--day", type=DayParam(), help="UTC day.  [default: today]")
 @click.option("--days", type=click.IntRange(1, 366), help="Number of days, ending at --to.")
-@click.option("--from", "first", help="First day, instead of --days.")
-@click.option("--to", help="With --days or --from: last day.  [default: today]")
+@click.option("--from", "first", type=DayParam(), help="First day, instead of --days.")
+@click.option("--to", type=DayParam(), help="With --days or --from: last day.  [default: today]")
 @click.option(
     "--by",
     default="",
@@ -71,5 +72,5 @@ def _span(day: str | None, days: int | None, first: str | None, to: str | None) 
         return first, last
     try:
         return (date.fromisoformat(last) - timedelta(days=(days or 1) - 1)).isoformat(), last
-    except (ValueError, OverflowError):
-        raise click.UsageError(f"--to: expected YYYY-MM-DD such as 2026-11-23, got {to!r}") from None
+    except OverflowError:
+        raise click.UsageError(f"--days: {days} days before {last} is no date") from None

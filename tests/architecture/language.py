@@ -26,25 +26,9 @@ UNITS = PurePosixPath("shared/units.py")
 _LENGTH = re.compile(r"_?(DAY|HOUR|MINUTE)(_S|_MS|_SECONDS|_MILLIS)?")
 _DAY_NUMBERS = {86_400, 86_400_000}
 
-PLAIN_NAMES_PENDING = (
-    *("services/waker/adapters", "shared/clouds", "tests/contract"),
-    *("tests/integration/waker", "tests/unit/waker", "tests/simulation"),
-)
-"""Folders whose names are still being made plain."""
-LENGTHS_PENDING = (
-    *("services/gateway/adapters", "services/waker/core", "services/billing/app"),
-    *("spotinference/times.py", "spotinference/plan"),
-)
-
-
-def _is_pending(path: PurePosixPath, folders: tuple[str, ...]) -> bool:
-    return any(path.is_relative_to(folder) for folder in folders)
-
 
 def plain_identifiers(path: PurePosixPath, text: str) -> list[str]:
     """No class, function, parameter or variable is named with a word that says too little."""
-    if _is_pending(path, PLAIN_NAMES_PENDING):
-        return []
     return [
         f"line {line}: {name!r} says too little: name what it holds or does"
         for name, line in sorted(_defined_names(ast.parse(text)), key=lambda pair: pair[1])
@@ -97,7 +81,7 @@ def _log_event(node: ast.Call) -> str | None:
 
 def one_day(path: PurePosixPath, text: str) -> list[str]:
     """Lengths of time come from `shared.units`. A migration stays as it was written."""
-    if path.parts[0] not in PRODUCT or path == UNITS or "versions" in path.parts or _is_pending(path, LENGTHS_PENDING):
+    if path.parts[0] not in PRODUCT or path == UNITS or "versions" in path.parts:
         return []
     return [
         f"line {line}: {what}: import it from `shared.units`"

@@ -26,12 +26,12 @@ from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable, Conflict, Rejected
 from shared.messages.budget import BudgetGate, GateOrder, Gates, GatesQuery
 from shared.messages.codec import Unreadable, decode, encode
+from shared.units import DAY_S
 
 log = structlog.get_logger()
 
 TRIES = 3
 """Another leader may write at the same time, until its lease ends."""
-DAY_S = 86400.0
 CATCH_UP_SECONDS = 0.1
 CATCH_UP_TRIES = 100
 """Ten seconds for the journal in each update; after that the spend counts as unknown."""

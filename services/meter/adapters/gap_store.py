@@ -70,10 +70,9 @@ class SqlGapStore:
             await connection.execute(lock)
             gaps = [gap for gap in await _open_gaps(connection, now) if gap.source == order.source]
             if not any(gap.first <= order.first <= order.last <= gap.last for gap in gaps):
-                missing = ", ".join(f"{gap.first} to {gap.last}" for gap in gaps[:5]) or "nothing"
-                raise Rejected(
-                    f"{order.source}: events {order.first} to {order.last} are not all missing: only {missing} are"
-                )
+                missing = ", ".join(f"{gap.first} to {gap.last}" for gap in gaps[:5])
+                state = f"only {missing} are missing" if missing else "no events of it are missing"
+                raise Rejected(f"{order.source}: events {order.first} to {order.last} are not all missing: {state}")
             row = {"source": order.source, "first": order.first, "last": order.last}
             row |= {"declared_by": order.by, "reason": order.reason, "declared_at": now}
             await connection.execute(insert(losses), row)

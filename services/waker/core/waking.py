@@ -9,8 +9,8 @@ from services.waker.core.policy import cool_down_s, has_untried, starts
 from services.waker.core.state import Wake
 from services.waker.core.step import Step
 from shared.messages.waker import ProviderCall
+from shared.units import HOUR_S
 
-HOUR_S = 3600.0
 TRANSIENT_S = 5.0
 """A machine that was just changing state is observed again before it is tried again."""
 ACCOUNT_S = 60.0

@@ -16,6 +16,7 @@ from services.gateway.core import errors
 from services.gateway.core.body_framing import BodyFraming
 from services.gateway.core.buffer_memory import BufferedBytes, BufferMemory
 from services.gateway.core.errors import ApiError
+from shared.units import DAY_S
 
 READ_BYTES = 64 * 1024
 """Bytes of an unread body, of which twice as many pause the reading; also of pipelined data."""
@@ -25,7 +26,7 @@ FRAMING_PER_BYTE = 8
 """Bytes of chunk framing per byte of body: slightly more than for a body sent one byte at a time."""
 MAX_HEADERS = 128
 """Header lines of a request: each costs about 300 bytes on top of its own, before the key is known."""
-NEVER_SECONDS = 10 * 365 * 86_400.0
+NEVER_SECONDS = 10 * 365 * DAY_S
 """Disables aiohttp's own timer of idle connections: the gateway's clock does that."""
 _ILLEGAL = b"\0"
 """A byte that is invalid in a request's head."""

@@ -4,7 +4,8 @@ from shared.bus.memory import MemoryBus
 from shared.bus.subjects import METER_HISTORY
 from shared.messages.codec import decode, encode
 from shared.messages.meter import History, HistoryQuery, Use
-from spotinference.plan.traffic import DAY_S, Request, read_ledger
+from shared.units import DAY_S
+from spotinference.plan.traffic import Request, read_ledger
 
 
 def use(completed_at: float, *, waited: float = 0.0, seconds: float = 1.0, model: int = 0) -> Use:

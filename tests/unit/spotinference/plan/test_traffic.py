@@ -6,8 +6,8 @@ import pytest
 
 from shared.config.load import parse
 from shared.errors import Misconfigured
+from shared.units import DAY_S
 from spotinference.plan.traffic import (
-    DAY_S,
     Request,
     Requests,
     day_span,
