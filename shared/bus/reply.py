@@ -33,11 +33,12 @@ class Outage:
 async def attempt(work: Callable[[], Awaitable[A]], *outages: Outage) -> A | ErrorReply:
     """Return what `work` returns, or the `ErrorReply` for what a client can be told of its failure.
 
-    That is `Unreadable`, `Rejected`, `BusUnavailable` and the errors of the `outages`; others are raised.
+    That is `Rejected`, `BusUnavailable` and the errors of the `outages`; others are raised. So is `Unreadable`: it is
+    about data of ours, which no client can repair.
     """
     try:
         return await work()
-    except (Unreadable, Rejected) as error:
+    except Rejected as error:
         return ErrorReply(reason=str(error))
     except BusUnavailable as error:
         return ErrorReply(reason=f"the bus does not answer ({error}): try again later")
@@ -47,6 +48,17 @@ async def attempt(work: Callable[[], Awaitable[A]], *outages: Outage) -> A | Err
                 log.warning("request_failed", reason=outage.describe(error))
                 return ErrorReply(reason=outage.reason)
         raise
+
+
+async def attempt_query(
+    data: bytes, query_type: type[Q], work: Callable[[Q], Awaitable[A]], *outages: Outage
+) -> A | ErrorReply:
+    """Decode the query and `attempt` the work; the `ErrorReply` to an invalid query says what is wrong with it."""
+    try:
+        query = decode(data, query_type)
+    except Unreadable as error:
+        return ErrorReply(reason=str(error))
+    return await attempt(lambda: work(query), *outages)
 
 
 def encode_reply(answer: msgspec.Struct, *, if_too_large: str) -> bytes:
@@ -60,9 +72,6 @@ def encode_reply(answer: msgspec.Struct, *, if_too_large: str) -> bytes:
 async def reply(
     data: bytes, query_type: type[Q], work: Callable[[Q], Awaitable[A]], *outages: Outage, if_too_large: str
 ) -> bytes:
-    """Decode the query, do the `work`, and encode its answer or the `ErrorReply`, as `attempt` and `encode_reply` do.
-
-    A query that is no `query_type` is answered with what is wrong with it.
-    """
-    answer = await attempt(lambda: work(decode(data, query_type)), *outages)
+    """Decode the query, do the `work`, and encode its answer or the `ErrorReply`."""
+    answer = await attempt_query(data, query_type, work, *outages)
     return encode_reply(answer, if_too_large=if_too_large)

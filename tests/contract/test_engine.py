@@ -91,7 +91,7 @@ def test_a_missing_model_is_reported() -> None:
 def test_a_file_that_is_no_model_is_reported() -> None:
     ended = _run("--port", str(free_port()), "--model", __file__)
     assert ended.returncode == 1
-    assert "is it a GGUF model" in ended.stderr
+    assert "is the file a GGUF model" in ended.stderr
 
 
 def test_sigterm_ends_it_with_0(engine: Engine) -> None:

@@ -31,10 +31,10 @@ from services.billing.core.utc_time import Window, day_window
 from services.billing.metrics import Metrics
 from services.billing.ports import DayStore, RevisionStore
 from services.billing.settings import Settings
-from shared.bus.reply import MAX_REPLY_BYTES, attempt
+from shared.bus.reply import MAX_REPLY_BYTES, attempt_query
 from shared.errors import Rejected
 from shared.messages.billing import DayReport, ReportQuery
-from shared.messages.codec import decode, encode
+from shared.messages.codec import encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 from shared.units import to_millis
 
@@ -105,7 +105,7 @@ class DayReports:
         self._lock = asyncio.Lock()
 
     async def answer(self, data: bytes) -> bytes:
-        answer = await attempt(lambda: self._answer(decode(data, ReportQuery)), DATABASE_DOWN)
+        answer = await attempt_query(data, ReportQuery, self._answer, DATABASE_DOWN)
         self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
         return encode(fit_to_message(add_key_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 

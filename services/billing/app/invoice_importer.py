@@ -30,6 +30,7 @@ from shared.bus.ports import Bus
 from shared.bus.reply import Outage, attempt, reply
 from shared.errors import Rejected
 from shared.file_digest import sha256_of_file
+from shared.messages.codec import Unreadable
 from shared.messages.invoices import (
     DeliveredFile,
     ImportAnswer,
@@ -217,7 +218,11 @@ class InvoiceImporter:
 
     async def _fetched(self, file: DeliveredFile, path: Path) -> tuple[DeliveredFile, Path]:
         with path.open("wb") as into:
-            if not await self._bus.copy_object(topology.INVOICES, file.sha256, into):
+            try:
+                is_stored = await self._bus.copy_object(topology.INVOICES, file.sha256, into)
+            except Unreadable as error:
+                raise Rejected(f"files: {error}: upload the file again") from error
+            if not is_stored:
                 raise Rejected(f"files: the object store has no {file.sha256!r}: upload the file")
         if await asyncio.to_thread(sha256_of_file, path) != file.sha256:
             raise Rejected("files: a file in the object store does not have the SHA-256 of its name: upload it again")

@@ -13,10 +13,10 @@ from services.billing.core.utc_time import Window, day_of, day_window
 from services.billing.metrics import Metrics
 from services.billing.ports import DayStore
 from services.billing.settings import Settings
-from shared.bus.reply import MAX_REPLY_BYTES, attempt, encode_reply
+from shared.bus.reply import MAX_REPLY_BYTES, attempt_query, encode_reply
 from shared.errors import Rejected
 from shared.messages.billing import PeriodReport, ReportsQuery
-from shared.messages.codec import decode, encode
+from shared.messages.codec import encode
 from shared.messages.meter import ErrorReply
 from shared.units import DAY_MS
 
@@ -38,7 +38,7 @@ class PeriodReports:
         self._metrics = metrics
 
     async def answer(self, data: bytes) -> bytes:
-        answer = await attempt(lambda: self._period(decode(data, ReportsQuery)), DATABASE_DOWN)
+        answer = await attempt_query(data, ReportsQuery, self._period, DATABASE_DOWN)
         self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
         return encode_reply(answer, if_too_large="ask for fewer days")
 

@@ -183,7 +183,7 @@ async def test_no_line_is_written_when_the_access_log_is_off(opened: Opened, scr
     assert own_error(await send_request(front, whole(front, b"{"))) == "400 invalid_json"
     assert await front.service.stop() == 0
     log = front.service.log.read_text("utf-8")
-    assert '"stopped"' in log
+    assert '"service_stopped"' in log
     assert '"request"' not in log
 
 

@@ -47,6 +47,6 @@ async def test_wake_ends_at_the_cap_with_its_reason_in_the_journal(
         if command[0] == "no-such-engine":
             checked = await suite.command("check")
             assert checked.status == 1
-            assert "no program 'no-such-engine'" in checked.err
+            assert "program 'no-such-engine' is not on the PATH" in checked.err
         assert await suite.stop() == 0
         assert processes_of(tmp_path) == []

@@ -89,7 +89,7 @@ async def test_a_model_of_embeddings_is_probed_served_and_counted(
         assert (counted["requests"], counted["prompt_tokens"], counted["completion_tokens"]) == (1, 5, 0)
         assert made.keys == {f"Bearer {KEY}"}, "the waker's and the gateway's; no client's key reaches an engine"
         checked = await suite.command("check")
-        assert "an engine answers for vectors; the waker holds it ready" in checked.out
+        assert "an engine answers for vectors; the waker considers it ready" in checked.out
         logs = "".join(file.read_text() for file in (tmp_path / "data" / "logs").iterdir())
         assert KEY not in logs
         assert await suite.stop() == 0

@@ -66,7 +66,7 @@ WRONG = {
     "no columns that we know": b"name,amount\na,1\n",
     "801 columns, and at most 800": b"date,resource,cost,currency," + b",".join(b"t%d" % n for n in range(797)) + b"\n",
     "2,000,000 columns": b"," * 1_999_999 + b"date\n",
-    "a line or a charge of more than 4,194,304 bytes": FOCUS + b'"a\n",' * 900_000,
+    "a line or a charge has more than 4,194,304 bytes": FOCUS + b'"a\n",' * 900_000,
     "more than 100,000 empty lines": FOCUS + b"\n" * 100_001,
     "more than 100,000 empty lines:": gzip.compress(b"\n" * 100_001 + FOCUS),
     "the header again": FOCUS * 2,

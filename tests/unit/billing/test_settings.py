@@ -25,7 +25,7 @@ def test_a_rate_that_another_spelling_has_already_is_refused(text: str) -> None:
 
 
 def test_an_id_of_azure_belongs_to_one_machine_in_whatever_capitals() -> None:
-    with pytest.raises(Misconfigured, match="belongs to a already"):
+    with pytest.raises(Misconfigured, match="already belongs to machine a"):
         settings(parse(TIER + MACHINE.format("a", AZURE) + MACHINE.format("b", AZURE.upper()), "test.toml"))
     other = settings(parse(TIER + MACHINE.format("a", "i-A") + MACHINE.format("b", "i-a"), "test.toml"))
     assert other.fleet.machine_of == {"i-A": "a", "i-a": "b"}

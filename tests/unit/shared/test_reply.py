@@ -6,7 +6,7 @@ import pytest
 
 from shared.bus.reply import MAX_REPLY_BYTES, Outage, attempt, encode_reply, reply
 from shared.errors import BusUnavailable, Conflict, Rejected
-from shared.messages.codec import decode, encode
+from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import ErrorReply, TokensQuery
 
 DATABASE_DOWN = Outage((sqlite3.Error,), "the database does not answer: try again later", lambda _: "without secrets")
@@ -46,6 +46,14 @@ async def test_another_failure_is_raised_for_the_log() -> None:
 async def test_an_unreadable_query_is_answered_with_what_is_wrong_with_it() -> None:
     data = await reply(b"{", TokensQuery, echo, if_too_large="")
     assert decode(data, ErrorReply).reason.startswith("TokensQuery: ")
+
+
+async def test_unreadable_data_of_ours_are_raised_for_the_log() -> None:
+    async def fail(_query: TokensQuery) -> TokensQuery:
+        raise Unreadable("dict: Input data was truncated")
+
+    with pytest.raises(Unreadable):
+        await reply(QUERY, TokensQuery, fail, if_too_large="")
 
 
 async def test_the_answer_comes_back_as_it_is() -> None:
