@@ -23,7 +23,7 @@ from bench.load import BenchmarkFailed
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.messages.waker import PhaseEnded
-from tests.integration.waker.cluster import House, built
+from tests.integration.waker.cluster import Cluster, built
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.raw_http import connected
 
@@ -61,34 +61,34 @@ async def measure(folder: Path, wakes: int, load: float) -> tuple[list[Wake], di
             await provision(bus)
             soon = 'gateway_timeout = "5s"'  # the first leader waits for so long before it lets a machine sleep
             engine = ("--load", f"{load}", "--spread", f"{SPREAD_SECONDS}")
-            async with built(bus, server.url, folder, *engine, idle="500ms", waker=soon) as house:
-                await house.gateway()
-                await house.waker()
-                return [await _wake(house) for _ in range(wakes)], await _phases(house)
+            async with built(bus, server.url, folder, *engine, idle="500ms", waker=soon) as cluster:
+                await cluster.gateway()
+                await cluster.waker()
+                return [await _wake(cluster) for _ in range(wakes)], await _phases(cluster)
     finally:
         server.stop()
 
 
-async def _wake(house: House) -> Wake:
+async def _wake(cluster: Cluster) -> Wake:
     """One from asleep; returns with the machine asleep again."""
-    async with connected(house.gateways[0].announced.url) as connection:
+    async with connected(cluster.gateways[0].announced.url) as connection:
         began = time.monotonic()
-        await connection.send(house.request("m1", streamed=True))
+        await connection.send(cluster.request("m1", streamed=True))
         head = await connection.until(b"\r\n\r\n", seconds=ANSWER_SECONDS)
         whole = time.monotonic() - began
         await connection.until(b"[DONE]", seconds=ANSWER_SECONDS)
     if not head.startswith(b"HTTP/1.1 200"):
         raise BenchmarkFailed(f"answered {head!r}")
-    start, ready = house.lives()[-2:]
+    start, ready = cluster.lives()[-2:]
     if (start.word, ready.word, start.pid) != ("start", "ready", ready.pid):
         raise BenchmarkFailed(f"the engine's log ends with {start} and {ready}")
-    await house.reaches("m1", "asleep")
+    await cluster.reaches("m1", "asleep")
     return Wake(whole=whole, engine=ready.at - start.at)
 
 
-async def _phases(house: House) -> dict[str, float]:
+async def _phases(cluster: Cluster) -> dict[str, float]:
     seconds: dict[str, list[float]] = {}
-    for entry in await house.journal():
+    for entry in await cluster.journal():
         if isinstance(entry, PhaseEnded):
             seconds.setdefault(entry.phase, []).append(entry.seconds)
     return {phase: median(values) for phase, values in seconds.items()}

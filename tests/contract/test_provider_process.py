@@ -24,7 +24,7 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Timer(0.3, os._exit, [0]).sta
 server.serve_forever()
 """
 """It notes that it began, and takes a moment to end."""
-SLEEPER = Path(__file__).parents[1] / "integration" / "waker" / "small_engine.py"
+SLEEPER = Path(__file__).parents[1] / "integration" / "waker" / "faulty_engine.py"
 
 
 async def listens(endpoint: str | None) -> bool:

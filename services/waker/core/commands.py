@@ -8,7 +8,7 @@ from services.waker.core.machine import Machine
 from services.waker.core.step import Step
 from shared.messages.waker import CommandIssued
 
-REASON = "the operator's word"
+REASON = "the operator's command"
 
 
 def apply(step: Step, command: Command) -> None:
@@ -27,7 +27,7 @@ def apply(step: Step, command: Command) -> None:
             operator = replace(machine.operator, is_cordoned=True, keep_awake=False)
             machine = step.put(replace(machine, operator=operator))
             if machine.state == "waking" and machine.spec.sleeps:
-                sleeping.hibernate(step, machine, "the operator keeps it from requests")
+                sleeping.hibernate(step, machine, "the operator cordoned it")
         case "uncordon":
             machine = step.put(replace(machine, operator=replace(machine.operator, is_cordoned=False)))
             if machine.state == "draining" and not machine.is_leaving:

@@ -190,7 +190,7 @@ def _apply_probe(step: Step, event: Probed) -> None:
 def _advance(step: Step, machine: Machine) -> None:
     """Do what the machine needs now."""
     if machine.operator.is_cordoned and machine.state == "ready":
-        machine = step.transition(machine, "draining", "the operator keeps it from requests")
+        machine = step.transition(machine, "draining", "the operator cordoned it")
     if machine.attempt is not None:
         waking.advance(step, machine, machine.attempt)
     elif machine.stop is not None:

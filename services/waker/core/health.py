@@ -73,7 +73,7 @@ def _apply_failure(step: Step, machine: Machine, event: Probed) -> None:
 
 
 def _symptom(event: Probed) -> str:
-    return "does not answer" if event.step == "reach" else "its engine is up, and does not do what its model is for"
+    return "does not answer" if event.step == "reach" else "its engine is up, but does not do what its model is for"
 
 
 def _journal_failure(step: Step, event: Probed) -> None:

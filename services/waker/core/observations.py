@@ -81,10 +81,10 @@ def _apply_to_awake(step: Step, machine: Machine, observation: Observation) -> N
     if observation.power == "stopped_billed":
         _hibernate_billed(step, machine)
     elif observation.power != "running" or is_other_engine:
-        reason = observation.reason or f"its provider says {observation.provider_state}, which is not our doing"
+        reason = observation.reason or f"its provider says {observation.provider_state}, which this suite did not cause"
         step.transition(machine, "asleep", reason, at=observation.ended_at)
     elif observation.leaving and machine.state == "ready":
-        step.transition(machine, "draining", f"its provider takes it away: {observation.leaving}")
+        step.transition(machine, "draining", f"its provider reclaims it: {observation.leaving}")
 
 
 def _apply_to_asleep(step: Step, machine: Machine, observation: Observation) -> None:

@@ -69,13 +69,13 @@ def _try_next(step: Step, model: str, wake: Wake | None, levels: list[DemandLeve
     if machine is None:
         mate = blocking_mate(step.fleet, step.spec.lineups[model], wake.id if wake else "", step.now)
         if mate is not None:
-            step.transition(mate, "draining", f"its pair is wanted for {model}")
+            step.transition(mate, "draining", f"its pair is needed for {model}")
         return
     if wake is None:
         wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap_s, keys_of(step.fleet, levels))
         key_wakes.count(step, wake.keys)
         step.wakes[model] = wake
-    waking.begin(step, machine, wake, f"requests wait for {model}" if levels else f"the operator wants {model}")
+    waking.begin(step, machine, wake, f"requests wait for {model}" if levels else f"the operator woke {model}")
 
 
 def _hedge(step: Step, model: str, wake: Wake) -> None:
@@ -94,4 +94,4 @@ def _warm(step: Step, tier: str) -> None:
     machine = candidate(step.fleet, names, "", step.now)
     if machine is not None:
         wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap_s)
-        waking.begin(step, machine, wake, "a schedule or the usual pattern of use wants it awake")
+        waking.begin(step, machine, wake, "a schedule or the usual pattern of use keeps it awake")

@@ -35,18 +35,18 @@ def drain(step: Step, machine: Machine) -> None:
             step.transition(machine, "ready", "used while it drained")
             return
         if has_demand(fleet, machine):
-            machine = step.transition(machine, "ready", "wanted while it drained")
+            machine = step.transition(machine, "ready", "needed while it drained")
             key_wakes.claim(step, machine, keys_of(fleet, demand_for(fleet, machine.spec.models)))
             return
         if (error := observe_error(fleet, machine)) is not None:
-            step.transition(machine, "ready", f"its provider cannot be seen: {error}")
+            step.transition(machine, "ready", f"its provider cannot be observed: {error}")
             return
     is_empty = is_drained(fleet, machine, step.now)
     if is_empty and (machine.is_leaving or is_provider_healthy(fleet, machine, step.now)):
         if machine.spec.sleeps:
             hibernate(step, machine, machine.reason)
     elif step.now - machine.since > DRAIN_S and not machine.is_leaving:
-        cause = "its provider was not tested or seen" if is_empty else "a gateway did not let go of it"
+        cause = "its provider was not tested or seen" if is_empty else "a gateway did not release it"
         step.transition(machine, "ready", f"{cause} within {DRAIN_S:g} s")
 
 

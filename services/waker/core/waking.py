@@ -45,7 +45,7 @@ def take_over(step: Step, machine: Machine, observation: Observation) -> None:
         key_id=None,
         probe=machine.probe.for_new_engine(step.now),
     )
-    reason = "it was running without our doing and is taken over"
+    reason = "it was started outside the suite and is adopted"
     machine = step.begin_attempt(machine, reason, step.now + step.spec.wake_cap_s)
     apply_observation(step, machine, observation)
 
@@ -148,7 +148,7 @@ def apply_probe(step: Step, machine: Machine, event: Probed) -> None:
         next_at = step.now + step.spec.probe_interval_s
         probe = replace(probe, failures=probe.failures + 1, error=event.code, next_at=next_at)
         machine = step.put(replace(machine, probe=probe))
-        reason = f"its engine is up, and does not do yet what its model is for: {event.code}"
+        reason = f"its engine is up, but does not do what its model is for yet: {event.code}"
         if event.step == "token" and unready.may_update_reason(step, machine, reason):
             step.put(replace(machine, reason=reason, probe=replace(probe, reported_at=step.now)))
     elif event.step == "reach":

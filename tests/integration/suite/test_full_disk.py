@@ -17,7 +17,7 @@ from tests.kit.scripted_engine import NAME, ScriptedEngine
 from tests.kit.up import UpProcess, processes_of, up
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
-ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
+ENGINE = Path(__file__).parents[1] / "waker" / "faulty_engine.py"
 CONFIG = """
 [gateway]
 port = 0

@@ -8,7 +8,7 @@ from tests.integration.suite.config import SOON, config
 from tests.kit.up import UpProcess, processes_of, up
 from tests.kit.waiting import until
 
-ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
+ENGINE = Path(__file__).parents[1] / "waker" / "faulty_engine.py"
 
 
 def small(*arguments: str) -> list[str]:

@@ -11,7 +11,7 @@ from services.waker.adapters import keeper_files
 from tests.kit.up import UpProcess, alive, up
 from tests.kit.waiting import PATIENCE_SECONDS
 
-ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
+ENGINE = Path(__file__).parents[1] / "waker" / "faulty_engine.py"
 HEAD = """
 [gateway]
 port = 0
@@ -82,7 +82,7 @@ async def test_two_models_take_turns_on_one_pair_and_wake_warm(tmp_path: Path) -
         assert at_gpus(tmp_path) == [["takes", "gives"]] * 3 + [["takes"]]
         reply = await suite.journal()
         reasons = [entry["reason"] for entry in reply if entry.get("to") == "draining"]
-        assert reasons == ["its pair is wanted for b", "its pair is wanted for a", "its pair is wanted for b"]
+        assert reasons == ["its pair is needed for b", "its pair is needed for a", "its pair is needed for b"]
         engines = [first, engine(suite, "b")]
         assert await suite.stop() == 0
         assert not any(alive(pid) for pid in engines)

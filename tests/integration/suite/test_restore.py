@@ -34,7 +34,7 @@ from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.meter.events import event
 
-SMALL_ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
+FAULTY_ENGINE = Path(__file__).parents[1] / "waker" / "faulty_engine.py"
 ENTRIES: Decoder[Journalled] = Decoder(Journalled)
 CONFIG = """
 [gateway]
@@ -58,7 +58,7 @@ provider = "process"
 [[machine]]
 id = "local-1"
 tier = "local"
-command = ["{python}", "{small_engine}", "--port", "{{port}}"]
+command = ["{python}", "{faulty_engine}", "--port", "{{port}}"]
 [[model]]
 name = "slept"
 lineup = ["local"]
@@ -139,7 +139,7 @@ class Trial:
 
 @asynccontextmanager
 async def trial(folder: Path, engine: Engine, more: str = "") -> AsyncIterator[Trial]:
-    config = CONFIG.format(endpoint=engine.base_url, python=sys.executable, small_engine=SMALL_ENGINE, more=more)
+    config = CONFIG.format(endpoint=engine.base_url, python=sys.executable, faulty_engine=FAULTY_ENGINE, more=more)
     async with up(folder, config) as suite:
         traffic = Traffic(suite, await suite.key())
         traffic.start()

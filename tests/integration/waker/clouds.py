@@ -8,12 +8,12 @@ from shared.config.providers import ProviderName
 from tests.kit.hyperstack_cloud import HyperstackCloud, Trouble
 from tests.kit.moto_cloud import REGION, MotoCloud
 
-FLEET = "house"
+FLEET = "spot"
 UNKNOWN = {"ec2": "i-0123456789abcdef0", "hyperstack": "999999"}
 """Ids of machines that neither cloud has."""
 
 
-class Sky(Protocol):
+class SimulatedCloud(Protocol):
     """Machines go by the cloud's ids. What fails does so until `heal`, unless it says otherwise."""
 
     provider: ProviderName
@@ -59,7 +59,7 @@ class Sky(Protocol):
     def heal(self) -> None: ...
 
 
-class Ec2Sky:
+class SimulatedEc2:
     provider: ProviderName = "ec2"
 
     def __init__(self, cloud: MotoCloud) -> None:
@@ -116,7 +116,7 @@ class Ec2Sky:
         self.cloud.heal()
 
 
-class HyperstackSky:
+class SimulatedHyperstack:
     provider: ProviderName = "hyperstack"
 
     def __init__(self, cloud: HyperstackCloud) -> None:

@@ -1,4 +1,4 @@
-"""A whole house for tests: a real bus, real gateways, real wakers, and machines whose engines log their own lives."""
+"""A whole cluster for tests: a real bus, real gateways, real wakers, and machines whose engines log their own lives."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ class Line:
 
 
 @dataclass
-class House:
+class Cluster:
     """Machine `m1` serves model `m1`, and so on."""
 
     bus: JetStreamBus
@@ -224,7 +224,7 @@ async def built(
     idle: str = "1h",
     gateway: str = "",
     waker: str = "",
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Cluster]:
     """`engine`: more arguments for its engines. Nothing of it is left running afterwards."""
     names = [f"m{number + 1}" for number in range(machines)]
     parts = []
@@ -245,7 +245,7 @@ async def built(
     _, key = await create_key(bus, name="test")
     try:
         async with AsyncExitStack() as stack:
-            yield House(bus, bus_url, folder, names, text, key, stack)
+            yield Cluster(bus, bus_url, folder, names, text, key, stack)
     finally:
         for name in names:
             _end(keeper_files.machine_folder(folder, name))

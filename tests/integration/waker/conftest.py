@@ -22,7 +22,7 @@ from shared.messages.waker import JournalEntry, MachineRecord, MachineState, Pro
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until
 
-ENGINE = Path(__file__).parent / "small_engine.py"
+ENGINE = Path(__file__).parent / "faulty_engine.py"
 MODEL = "org/model"
 CONFIG = """
 [bus]
@@ -48,7 +48,7 @@ lineup = ["local"]
 
 
 @dataclass
-class House:
+class Cluster:
     """The bus, a configuration and what lies in the data directory. `wakers` by the order of their start."""
 
     bus: JetStreamBus
@@ -112,21 +112,21 @@ class House:
             await asyncio.sleep(0.05)
 
 
-House_ = Callable[..., Awaitable[House]]
+ClusterBuilder = Callable[..., Awaitable[Cluster]]
 
 
 @pytest.fixture
-async def house(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterator[House_]:
-    """`await house("--die", "1", waker="wake_cap = '2s'", idle="1s")`: a house whose engine takes these arguments."""
+async def build_cluster(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterator[ClusterBuilder]:
+    """`await build_cluster("--die", "1", idle="1s")`: a cluster whose engine takes these arguments."""
     async with AsyncExitStack() as stack:
 
         async def build(
             *arguments: str, waker: str = "", idle: str = "1h", command: Sequence[str] | None = None
-        ) -> House:
+        ) -> Cluster:
             argv = command or [sys.executable, str(ENGINE), "--port", "{port}", *arguments]
             config = tmp_path / "spotinference.toml"
             config.write_text(CONFIG.format(bus=nats_url, waker=waker, idle=idle, command=list(argv)))
-            return House(bus, tmp_path, config, stack)
+            return Cluster(bus, tmp_path, config, stack)
 
         yield build
     state = keeper_files.read_state(tmp_path / "machines" / "m1")

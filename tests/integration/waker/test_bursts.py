@@ -15,15 +15,16 @@ async def test_a_thousand_requests_at_three_gateways_are_one_start(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     raise_limits()
-    async with built(bus, nats_url, tmp_path, "--load", "3") as house:
+    async with built(bus, nats_url, tmp_path, "--load", "3") as cluster:
         for _ in range(GATEWAYS):
-            await house.gateway()
-        await house.waker()
+            await cluster.gateway()
+        await cluster.waker()
         requests = [
-            house.ask(gateway=number % GATEWAYS, streamed=number % 2 == 0, seconds=200.0) for number in range(REQUESTS)
+            cluster.ask(gateway=number % GATEWAYS, streamed=number % 2 == 0, seconds=200.0)
+            for number in range(REQUESTS)
         ]
         await asyncio.gather(*requests)
-        assert await house.calls("start") == ["accepted"]
-        assert await house.path() == ["asleep", "waking", "ready"]
-        assert len(house.lives(word="start")) == 1
-        one_engine_at_a_time(house.lives())
+        assert await cluster.calls("start") == ["accepted"]
+        assert await cluster.path() == ["asleep", "waking", "ready"]
+        assert len(cluster.lives(word="start")) == 1
+        one_engine_at_a_time(cluster.lives())

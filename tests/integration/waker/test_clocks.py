@@ -26,22 +26,22 @@ MINUTES = 60.0
 async def test_a_waker_whose_clock_is_wrong_wakes_and_puts_to_sleep(
     bus: JetStreamBus, nats_url: str, tmp_path: Path, minutes: int
 ) -> None:
-    async with built(bus, nats_url, tmp_path, idle="1s", waker='gateway_timeout = "4s"') as house:
-        house.text = house.text.replace(
+    async with built(bus, nats_url, tmp_path, idle="1s", waker='gateway_timeout = "4s"') as cluster:
+        cluster.text = cluster.text.replace(
             'idle_timeout = "1s"', 'idle_timeout = "1s"\nprice_per_hour = "1"\ndaily_budget = "9"'
         )
         gate = BudgetGate(
             open=True, reason="", spend=Decimal(0), limit=Decimal(9), observed_at=time.time(), observed_age_s=0.0
         )
         await bus.put(BUDGET, subjects.budget_key(tier_scope("t-m1")), encode(gate))
-        await house.gateway()
-        waker = await house.waker(ahead=minutes * MINUTES)
-        assert await house.ask()
-        await house.reaches("m1", "asleep")
+        await cluster.gateway()
+        waker = await cluster.waker(ahead=minutes * MINUTES)
+        assert await cluster.ask()
+        await cluster.reaches("m1", "asleep")
         alarms = await clock_of(waker)
         assert f"1200.0 s {'ahead of' if minutes > 0 else 'behind'} the clock of the bus" in alarms["clock"]
         assert await skew_of(waker) == pytest.approx(minutes * MINUTES, abs=2)
-        assert abs(await skew_of(house.gateways[0])) < 2
+        assert abs(await skew_of(cluster.gateways[0])) < 2
 
 
 @pytest.mark.long
@@ -49,12 +49,12 @@ async def test_a_waker_whose_clock_is_wrong_wakes_and_puts_to_sleep(
 async def test_a_gateway_whose_clock_is_wrong_is_woken_for_and_keeps_no_machine_awake(
     bus: JetStreamBus, nats_url: str, tmp_path: Path, minutes: int
 ) -> None:
-    async with built(bus, nats_url, tmp_path, idle="1s", waker='gateway_timeout = "4s"') as house:
-        await house.gateway(ahead=minutes * MINUTES)
-        await house.waker()
-        assert await house.ask()
-        await house.reaches("m1", "asleep")
-        assert await house.ask(streamed=True)
+    async with built(bus, nats_url, tmp_path, idle="1s", waker='gateway_timeout = "4s"') as cluster:
+        await cluster.gateway(ahead=minutes * MINUTES)
+        await cluster.waker()
+        assert await cluster.ask()
+        await cluster.reaches("m1", "asleep")
+        assert await cluster.ask(streamed=True)
 
 
 async def clock_of(service: ServiceProcess) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.waker import PhaseEnded
-from tests.integration.waker.cluster import House, built
+from tests.integration.waker.cluster import Cluster, built
 from tests.kit.raw_http import connected
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -27,30 +27,30 @@ COMMENT = re.compile(rb": waking tier=(\S+) phase=(\S+) eta=(\S+)")
 async def test_silent_gateway_is_awaited_until_its_timeout(
     bus: JetStreamBus, nats_url: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    async with built(bus, nats_url, tmp_path, idle="1s", waker=f'gateway_timeout = "{GATEWAY_SECONDS:g}s"') as house:
+    async with built(bus, nats_url, tmp_path, idle="1s", waker=f'gateway_timeout = "{GATEWAY_SECONDS:g}s"') as cluster:
         for _ in range(2):
-            await house.gateway()
-        await house.waker()
-        await house.ask(gateway=1)
-        pid = house.gateways[1].announced.pid
+            await cluster.gateway()
+        await cluster.waker()
+        await cluster.ask(gateway=1)
+        pid = cluster.gateways[1].announced.pid
         try:
-            async with house.at(lambda record: record.state == "draining", lambda: os.kill(pid, number)) as done:
+            async with cluster.at(lambda record: record.state == "draining", lambda: os.kill(pid, number)) as done:
                 await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
                 since = time.time()
-                await house.reaches("m1", "asleep")
+                await cluster.reaches("m1", "asleep")
         finally:
             if number == signal.SIGSTOP:
                 os.kill(pid, signal.SIGCONT)
-        (stopped,) = house.lives(word="term")
+        (stopped,) = cluster.lives(word="term")
         # Its last word was at most a period old.
         assert GATEWAY_SECONDS - PERIOD_SECONDS - 0.2 <= stopped.at - since < DRAIN_SECONDS / 2
-        await house.ask(gateway=0)
+        await cluster.ask(gateway=0)
 
 
-async def events(house: House) -> list[tuple[bytes, ...]]:
+async def events(cluster: Cluster) -> list[tuple[bytes, ...]]:
     """What a stream that waits for a wake is told: tier, phase and ETA of each comment."""
-    async with connected(house.gateways[0].announced.url) as connection:
-        await connection.send(house.request("m1", streamed=True))
+    async with connected(cluster.gateways[0].announced.url) as connection:
+        await connection.send(cluster.request("m1", streamed=True))
         answer = await connection.answer()
     assert answer is not None
     assert answer.status == 200
@@ -64,19 +64,19 @@ async def test_waiting_client_sees_phases_and_after_the_first_wake_an_eta(
     """Also under a leader that came later: it remembers how long wakes took."""
     quick = 'headers_held = "100ms"\nheartbeat = "100ms"'
     waker = 'gateway_timeout = "4s"'
-    async with built(bus, nats_url, tmp_path, "--load", "2.6", idle="1s", gateway=quick, waker=waker) as house:
-        await house.gateway()
-        await house.waker()
-        first = await events(house)
+    async with built(bus, nats_url, tmp_path, "--load", "2.6", idle="1s", gateway=quick, waker=waker) as cluster:
+        await cluster.gateway()
+        await cluster.waker()
+        first = await events(cluster)
         assert (b"t-m1", b"loading", b"?") in first
         assert all(eta == b"?" for _, phase, eta in first), first
-        assert await house.wakers[0].stop() == 0
-        second = await house.waker()
-        await house.led_by(second)
-        await house.reaches("m1", "asleep")
-        again = await events(house)
+        assert await cluster.wakers[0].stop() == 0
+        second = await cluster.waker()
+        await cluster.led_by(second)
+        await cluster.reaches("m1", "asleep")
+        again = await events(cluster)
         etas = [int(eta) for _, phase, eta in again if phase == b"loading"]
-        before, now = [e.seconds for e in await house.journal() if isinstance(e, PhaseEnded) and e.phase == "loading"]
+        before, now = [e.seconds for e in await cluster.journal() if isinstance(e, PhaseEnded) and e.phase == "loading"]
         assert 1 <= etas[0] <= before + 1.5, "as long as before, or what is left of it"
         assert etas == sorted(etas, reverse=True)
         assert etas[-1] <= max(0.0, before - now) + 1.5, "the end is told when it is near"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from shared.bus.jetstream import JetStreamBus
-from tests.integration.waker.cluster import House, built, one_engine_at_a_time
+from tests.integration.waker.cluster import Cluster, built, one_engine_at_a_time
 
 GATEWAYS = 3
 MACHINES = 6
 
 
-async def clients_of(house: House, machine: str, seconds: float, chance: random.Random) -> int:
+async def clients_of(cluster: Cluster, machine: str, seconds: float, chance: random.Random) -> int:
     """One after another and now and then several, most of them just when the machine begins to fall asleep."""
     requests = 0
     ends = asyncio.get_running_loop().time() + seconds
@@ -21,7 +21,7 @@ async def clients_of(house: House, machine: str, seconds: float, chance: random.
         together = chance.choice([1, 1, 1, 2, 5])
         await asyncio.gather(
             *(
-                house.ask(machine, gateway=chance.randrange(GATEWAYS), streamed=chance.random() < 0.5)
+                cluster.ask(machine, gateway=chance.randrange(GATEWAYS), streamed=chance.random() < 0.5)
                 for _ in range(together)
             )
         )
@@ -38,23 +38,23 @@ async def hammer(bus: JetStreamBus, nats_url: str, folder: Path, seconds: float)
     often = "wakes_per_hour = 1000"  # one key's requests wake all of them
     async with built(
         bus, nats_url, folder, "--work", "0.2", machines=MACHINES, idle="1s", gateway=often, waker=soon
-    ) as house:
+    ) as cluster:
         for _ in range(GATEWAYS):
-            await house.gateway()
-        await house.waker()
+            await cluster.gateway()
+        await cluster.waker()
         chances = [random.Random(number) for number in range(MACHINES)]
-        clients = zip(house.machines, chances, strict=True)
-        await asyncio.gather(*(clients_of(house, machine, seconds, chance) for machine, chance in clients))
+        clients = zip(cluster.machines, chances, strict=True)
+        await asyncio.gather(*(clients_of(cluster, machine, seconds, chance) for machine, chance in clients))
         cycles = 0
-        for machine in house.machines:
-            lines = house.lives(machine)
+        for machine in cluster.machines:
+            lines = cluster.lives(machine)
             one_engine_at_a_time(lines)
             starts = [line for line in lines if line.word == "start"]
             assert len({line.pid for line in starts}) == len(starts)
-            path = await house.path(machine)
+            path = await cluster.path(machine)
             assert path.count("waking") == len(starts), "a start for each wake, and no other"
             cycles += len(starts) - 1
-        assert set(await house.calls("start")) == {"accepted"}
+        assert set(await cluster.calls("start")) == {"accepted"}
         return cycles
 
 

@@ -18,7 +18,7 @@ from services.waker.core.events import Observation
 from services.waker.ports import ProviderUnavailable
 from tests.kit.waiting import until
 
-ENGINE = Path(__file__).parent / "small_engine.py"
+ENGINE = Path(__file__).parent / "faulty_engine.py"
 Made = Callable[..., Awaitable[SleepingMachine]]
 
 

@@ -15,7 +15,7 @@ from shared.bus.topology import WAKES
 from shared.messages.codec import decode
 from shared.messages.waker import KeyWakes
 from spotinference.keys.store import create_key
-from tests.integration.waker.cluster import House, built
+from tests.integration.waker.cluster import Cluster, built
 from tests.kit.raw_http import connected, head
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
@@ -27,11 +27,13 @@ class Reply:
     headers: dict[str, str]
 
 
-async def ask(house: House, key: str, *, model: str = "m1", gateway: int = 0, wake_timeout: str | None = None) -> Reply:
+async def ask(
+    cluster: Cluster, key: str, *, model: str = "m1", gateway: int = 0, wake_timeout: str | None = None
+) -> Reply:
     body = json.dumps({"model": model, "messages": []}).encode()
     lines = [f"Authorization: Bearer {key}", f"Content-Length: {len(body)}"]
     lines += [f"X-Wake-Timeout: {wake_timeout}"] if wake_timeout else []
-    async with connected(house.gateways[gateway].announced.url) as connection:
+    async with connected(cluster.gateways[gateway].announced.url) as connection:
         await connection.send(head("POST", "/v1/chat/completions", *lines) + body)
         answer = await connection.answer(seconds=PATIENCE_SECONDS)
     assert answer is not None
@@ -48,31 +50,31 @@ async def test_a_key_causes_so_many_wakes_and_is_served_by_machines_that_are_awa
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     waker = 'gateway_timeout = "4s"\nmin_awake = "0s"'
-    async with built(bus, nats_url, tmp_path, machines=2, idle="1h", waker=waker) as house:
+    async with built(bus, nats_url, tmp_path, machines=2, idle="1h", waker=waker) as cluster:
         key_id, key = await create_key(bus, name="few", wakes_per_hour=1)
         for _ in range(2):
-            await house.gateway()
-        await house.waker()
-        burst = [ask(house, key, gateway=number % 2) for number in range(20)]
+            await cluster.gateway()
+        await cluster.waker()
+        burst = [ask(cluster, key, gateway=number % 2) for number in range(20)]
         assert [reply.status for reply in await asyncio.gather(*burst)] == [200] * 20
         seen = await wakes(bus, key_id)
         assert seen is not None
         assert seen.wakes == 1, "one burst over two gateways is one wake"
 
         async def refused(gateway: int) -> Reply:
-            return await ask(house, key, model="m2", gateway=gateway, wake_timeout="0")
+            return await ask(cluster, key, model="m2", gateway=gateway, wake_timeout="0")
 
         for gateway in range(2):
             reply = await until(partial(refused, gateway), lambda reply: reply.status == 429)
             assert (reply.code, reply.headers["retry-after"]) == ("rate_limit_exceeded", "60")
-        await house.wakers[0].kill9()
-        await house.waker()
-        await house.gateway()
-        reply = await ask(house, key, model="m2", gateway=2)
+        await cluster.wakers[0].kill9()
+        await cluster.waker()
+        await cluster.gateway()
+        reply = await ask(cluster, key, model="m2", gateway=2)
         assert (reply.status, reply.code) == (429, "rate_limit_exceeded"), "neither restart forgets it"
-        assert (await ask(house, key, gateway=2)).status == 200, "a machine that is awake serves it"
-        assert (await house.record("m2")).state == "asleep"  # type: ignore[union-attr]  # it was seen
-        assert await house.ask("m2", gateway=2), "and another key wakes what it may not"
+        assert (await ask(cluster, key, gateway=2)).status == 200, "a machine that is awake serves it"
+        assert (await cluster.record("m2")).state == "asleep"  # type: ignore[union-attr]  # it was seen
+        assert await cluster.ask("m2", gateway=2), "and another key wakes what it may not"
 
 
 @pytest.mark.long
@@ -80,17 +82,17 @@ async def test_a_machine_that_is_woken_again_and_again_for_nobody_costs_its_key_
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     waker = 'gateway_timeout = "4s"\nmin_awake = "0s"'
-    async with built(bus, nats_url, tmp_path, idle="1h", waker=waker) as house:
-        house.text = house.text.replace('idle_timeout = "1h"', 'idle_timeout = "1h"\nprice_per_hour = "3600"')
+    async with built(bus, nats_url, tmp_path, idle="1h", waker=waker) as cluster:
+        cluster.text = cluster.text.replace('idle_timeout = "1h"', 'idle_timeout = "1h"\nprice_per_hour = "3600"')
         key_id, key = await create_key(bus, name="idler", wake_cost_per_day=Decimal("0.01"))
-        await house.gateway()
-        await house.waker()
-        assert (await ask(house, key, wake_timeout="0")).code == "waking"
-        await house.reaches("m1", "ready")
-        await house.reaches("m1", "asleep")
+        await cluster.gateway()
+        await cluster.waker()
+        assert (await ask(cluster, key, wake_timeout="0")).code == "waking"
+        await cluster.reaches("m1", "ready")
+        await cluster.reaches("m1", "asleep")
         seen = await until(lambda: wakes(bus, key_id), lambda seen: seen is not None and seen.cost > 0)
         assert seen is not None
         assert seen.wakes == 1
-        reply = await until(lambda: ask(house, key, wake_timeout="0"), lambda reply: reply.status == 429)
+        reply = await until(lambda: ask(cluster, key, wake_timeout="0"), lambda reply: reply.status == 429)
         assert (reply.code, reply.headers["x-should-retry"]) == ("insufficient_quota", "false")
-        assert (await house.record()).state == "asleep"  # type: ignore[union-attr]  # it was seen
+        assert (await cluster.record()).state == "asleep"  # type: ignore[union-attr]  # it was seen

@@ -125,14 +125,14 @@ def cordoned_is_not_used(step: HandledEvent) -> None:
     for m in step.after.machines.values():
         assert not (m.operator.is_cordoned and m.state == "ready"), m
     for m, move in step.moves:
-        begun = move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason
+        begun = move.from_state == "asleep" and move.to_state == "waking" and "is adopted" not in move.reason
         assert not (begun and m.operator.is_cordoned), move
 
 
 def closed_is_not_woken(step: HandledEvent) -> None:
     """No machine of a tier with a closed budget gate is woken."""
     for m, move in step.moves:
-        if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
+        if move.from_state == "asleep" and move.to_state == "waking" and "is adopted" not in move.reason:
             assert m.spec.tier not in step.after.closed, move
 
 
@@ -146,7 +146,7 @@ def locked_is_not_woken(step: HandledEvent) -> None:
 def backoff_holds(step: HandledEvent) -> None:
     """After a failed wake a machine is not woken again before its backoff is over."""
     for m, move in step.moves:
-        if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
+        if move.from_state == "asleep" and move.to_state == "waking" and "is adopted" not in move.reason:
             assert m.backoff.until <= step.now, m
 
 
@@ -169,7 +169,7 @@ def one_of_a_pair(step: HandledEvent) -> None:
             m.spec.pair
             and move.from_state == "asleep"
             and move.to_state == "waking"
-            and "taken over" not in move.reason
+            and "is adopted" not in move.reason
         ):
             others = [o for o in machines if o.spec.pair == m.spec.pair and o.id != m.id]
             assert all(o.state == "asleep" for o in others), (move, others)
@@ -267,7 +267,7 @@ def one_wake_per_burst(world: FleetRun) -> None:
         others = {name for other in spec.lineups if other != model for name in spec.lineups[other]}
         waking = [m for name in lineup if (m := world.fleet.machines[name]).state == "waking"]
         waking = [m for m in waking if m.since > world.turned_at]
-        own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
+        own = [m.id for m in waking if m.id not in others and "is adopted" not in m.reason]
         hedges = any(spec.observation_policy(spec.machines[name]).is_remote for name in lineup)
         assert len(own) <= (HEDGED if hedges else 1), f"one start per burst: {own}"
 

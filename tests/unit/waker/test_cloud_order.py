@@ -71,7 +71,7 @@ class OldLeader:
     known: dict[str, int]
 
 
-class Sky(RuleBasedStateMachine):
+class SimulatedCloud(RuleBasedStateMachine):
     """The world's truth beside what the waker thinks of it."""
 
     @initialize()
@@ -403,11 +403,11 @@ class Sky(RuleBasedStateMachine):
         return asleep and not any(vm.billed for vm in self.cloud.vms.values())
 
 
-Sky.TestCase.settings = settings(
+SimulatedCloud.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )
-TestSky = Sky.TestCase
+TestSky = SimulatedCloud.TestCase

@@ -31,7 +31,7 @@ def test_a_drain_is_called_off_when_the_provider_cannot_be_seen_any_more() -> No
     assert world.state("a1") == "draining"
     world.observed({}, error="503")
     assert world.state("a1") == "ready"
-    assert world.machine("a1").reason == "its provider cannot be seen: 503"
+    assert world.machine("a1").reason == "its provider cannot be observed: 503"
 
 
 def test_operators_command_holds_while_the_provider_is_in_doubt() -> None:

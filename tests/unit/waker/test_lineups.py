@@ -51,7 +51,7 @@ def spec(lineups: dict[str, tuple[str, ...]], providers: dict[str, str]) -> Flee
 
 
 @dataclass
-class Sky:
+class SimulatedCloud:
     """Two clouds that refuse every start, as drawn."""
 
     world: World
@@ -100,7 +100,7 @@ class Sky:
 
 
 @st.composite
-def skies(draw: st.DrawFn) -> Sky:
+def skies(draw: st.DrawFn) -> SimulatedCloud:
     """A lineup of up to five machines for `m`; `other` has one that shares nothing with any of them."""
     names = [f"m{number}" for number in range(draw(st.integers(1, 5)))]
     lineups = {"m": tuple(names), "other": ("zfar",)}
@@ -116,12 +116,12 @@ def skies(draw: st.DrawFn) -> Sky:
     }
     observations["zfar"] = Observation(power="stopped", provider_state="HIBERNATED", pool="p1", quota="q1")
     refusals = {name: draw(st.lists(st.sampled_from(SCOPES), max_size=6)) for name in names}
-    return Sky(world, observations, refusals)
+    return SimulatedCloud(world, observations, refusals)
 
 
 @settings(max_examples=25, deadline=None)
 @given(sky=skies())
-def test_each_candidate_is_tried_before_any_is_tried_again(sky: Sky) -> None:
+def test_each_candidate_is_tried_before_any_is_tried_again(sky: SimulatedCloud) -> None:
     sky.observe()
     # No pause lasts longer than a minute, and each refusal may pause the others anew.
     sky.spend(CAP - 2, "m")
@@ -135,7 +135,7 @@ def test_each_candidate_is_tried_before_any_is_tried_again(sky: Sky) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(sky=skies())
-def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> None:
+def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: SimulatedCloud) -> None:
     sky.observe()
     sky.spend(5, "m")
     sky.world.want("other")
@@ -144,7 +144,7 @@ def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> N
 
 @settings(max_examples=25, deadline=None)
 @given(sky=skies(), scope=st.sampled_from(SCOPES))
-def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: RefusalScope) -> None:
+def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: SimulatedCloud, scope: RefusalScope) -> None:
     sky.observe()
     first = sky.world.spec.lineups["m"][0]
     sky.refusals[first] = [scope]

@@ -57,7 +57,7 @@ def reasons(world: World, name: str) -> list[str]:
 def test_the_idle_one_gives_way_at_once(world: World) -> None:
     world.want("n")
     assert world.state("a1") == "draining"
-    assert reasons(world, "a1")[-1] == "its pair is wanted for n"
+    assert reasons(world, "a1")[-1] == "its pair is needed for n"
     assert requested(world, StartMachine) == []
     put_to_sleep(world, "a1")
     assert world.started().machine == "b1"
@@ -114,7 +114,7 @@ def test_what_the_operator_keeps_stays(world: World) -> None:
 
 def test_the_operators_wake_makes_way_too(world: World) -> None:
     world.order("wake", "n")
-    assert reasons(world, "a1")[-1] == "its pair is wanted for n"
+    assert reasons(world, "a1")[-1] == "its pair is needed for n"
     put_to_sleep(world, "a1")
     assert world.started().machine == "b1"
     invariants(world)
@@ -170,7 +170,7 @@ def test_two_models_in_demand_take_turns_on_a_pair(world: World) -> None:
     world.probed()
     assert (world.state("a1"), world.state("b1")) == ("asleep", "ready")
     world.want("n", 0)
-    assert (world.state("b1"), reasons(world, "b1")[-1]) == ("draining", "its pair is wanted for m")
+    assert (world.state("b1"), reasons(world, "b1")[-1]) == ("draining", "its pair is needed for m")
     put_to_sleep(world, "b1")
     assert world.started().machine == "a1"
     invariants(world)

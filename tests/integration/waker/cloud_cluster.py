@@ -35,7 +35,7 @@ from shared.messages.waker import (
 from shared.tasks import cancel_and_wait
 from spotinference.keys.store import create_key
 from tests.integration.waker.clouds import FLEET as FLEET_NAME
-from tests.integration.waker.clouds import Sky
+from tests.integration.waker.clouds import SimulatedCloud
 from tests.kit.ports import free_port
 from tests.kit.scripted_engine import NAME, scripted
 from tests.kit.service import ServiceProcess, running
@@ -80,8 +80,8 @@ endpoint = "http://127.0.0.1:{port}"
 class MachineRoom:
     """Runs an engine for each machine that is up, from a moment after it came up until it goes."""
 
-    def __init__(self, sky: Sky, ports: Mapping[str, int]) -> None:
-        self._sky = sky
+    def __init__(self, cloud: SimulatedCloud, ports: Mapping[str, int]) -> None:
+        self._cloud = cloud
         self._ports = ports
         self._engines: dict[str, AsyncExitStack] = {}
         self.served: dict[str, int] = dict.fromkeys(ports, 0)
@@ -91,7 +91,7 @@ class MachineRoom:
         """Until cancelled."""
         try:
             while True:
-                up = await self._sky.up()
+                up = await self._cloud.up()
                 for instance, port in self._ports.items():
                     if instance in up and instance not in self._engines:
                         self._engines[instance] = AsyncExitStack()
@@ -106,8 +106,8 @@ class MachineRoom:
 
 
 @dataclass
-class CloudHouse:
-    sky: Sky
+class CloudCluster:
+    cloud: SimulatedCloud
     first: str
     """The instance of `m1`."""
     second: str
@@ -189,7 +189,7 @@ class CloudHouse:
 
     async def asleep(self, instance: str) -> None:
         """Once the cloud says so."""
-        await until(self.sky.asleep, lambda seen: instance in seen)
+        await until(self.cloud.asleep, lambda seen: instance in seen)
 
     async def metric(self, name: str, **labels: str) -> float | None:
         """Of the waker, without `spot_waker_`."""
@@ -204,7 +204,7 @@ class CloudHouse:
     async def in_doubt(self, doubt: bool) -> None:
         """Once the waker's metrics say whether the cloud is."""
         await until(
-            lambda: self.metric("provider_in_doubt", provider=self.sky.provider),
+            lambda: self.metric("provider_in_doubt", provider=self.cloud.provider),
             lambda seen: seen == float(doubt),
         )
 
@@ -218,14 +218,14 @@ class CloudHouse:
 
 
 @asynccontextmanager
-async def _waker(house: CloudHouse) -> AsyncIterator[None]:
-    config = load(house.config)
-    spec = replace(fleet_spec_of(config, uuid7), observation_policies={house.sky.provider: QUICK})
+async def _waker(cluster: CloudCluster) -> AsyncIterator[None]:
+    config = load(cluster.config)
+    spec = replace(fleet_spec_of(config, uuid7), observation_policies={cluster.cloud.provider: QUICK})
     async with connect(config.bus.url or "", name="waker", wait=PATIENCE_SECONDS) as bus:
         lease = Lease(bus, subjects.WAKER_LEASE, "waker", time.monotonic)
-        prober, providers = HttpProber(), build_providers(config, house.config.parent)
+        prober, providers = HttpProber(), build_providers(config, cluster.config.parent)
         resources = TermResources(
-            bus=bus, lease=lease, spec=spec, providers=providers, prober=prober, metrics=Metrics(house.registry)
+            bus=bus, lease=lease, spec=spec, providers=providers, prober=prober, metrics=Metrics(cluster.registry)
         )
         waker = Waker(resources, now=time.time, monotonic=time.monotonic)
         await waker.start()
@@ -243,25 +243,33 @@ async def _waker(house: CloudHouse) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def cloud_house(
-    sky: Sky, bus: JetStreamBus, nats_url: str, folder: Path, *, first: str, second: str, idle: str, waker: str
-) -> AsyncIterator[CloudHouse]:
+async def cloud_cluster(
+    cloud: SimulatedCloud,
+    bus: JetStreamBus,
+    nats_url: str,
+    folder: Path,
+    *,
+    first: str,
+    second: str,
+    idle: str,
+    waker: str,
+) -> AsyncIterator[CloudCluster]:
     """All of it but the waker."""
     ports = {first: free_port(), second: free_port()}
     parts = [
-        PART.format(id=id_, tier=tier, provider=sky.provider, idle=idle, instance=instance, port=ports[instance])
+        PART.format(id=id_, tier=tier, provider=cloud.provider, idle=idle, instance=instance, port=ports[instance])
         for id_, tier, instance in (("m1", "first", first), ("m2", "second", second))
     ]
-    text = CONFIG.format(bus=nats_url, fleet=FLEET_NAME, waker=waker, section=sky.section, served_as=NAME)
+    text = CONFIG.format(bus=nats_url, fleet=FLEET_NAME, waker=waker, section=cloud.section, served_as=NAME)
     config = folder / "spotinference.toml"
     config.write_text("\n".join([text, *parts]))
     _, key = await create_key(bus, name="test")
-    room = MachineRoom(sky, ports)
+    room = MachineRoom(cloud, ports)
     following = asyncio.create_task(room.run())
     try:
         async with AsyncExitStack() as stack:
             gateway = await stack.enter_async_context(running("gateway", config, folder))
-            yield CloudHouse(sky, first, second, bus, config, key, stack, room, gateway)
+            yield CloudCluster(cloud, first, second, bus, config, key, stack, room, gateway)
             assert not following.done(), "the machine room ended by itself"
     finally:
         await cancel_and_wait([following])
