@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 
@@ -37,6 +38,22 @@ class MonthParam(click.ParamType[str]):
         if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text, re.ASCII):
             self.fail(f"expected a month such as 2026-11, got {text!r}", param, ctx)
         return text
+
+
+class ListParam(click.ParamType[tuple[str, ...]]):
+    """Some of the allowed words, comma-separated."""
+
+    name = "list"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = allowed
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        words = tuple(word for part in str(value).split(",") if (word := part.strip()))
+        for word in words:
+            if word not in self._allowed:
+                self.fail(f"expected some of {', '.join(self._allowed)}, got {word!r}", param, ctx)
+        return words
 
 
 class TimeParam(click.ParamType[float]):

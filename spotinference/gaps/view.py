@@ -38,6 +38,9 @@ def _lost_fields(lost: DeclaredLost) -> dict[str, object]:
 
 
 def print_gaps(reply: Gaps) -> None:
+    if not reply.open and not reply.lost:
+        print_line("no gaps: every event that a gateway numbered has arrived")
+        return
     table = Table("source", "first", "last", "completed after", "completed before", "reason", title="Missing")
     for gap in reply.open:
         why = gap.quarantined or gap.note or "has not arrived"

@@ -8,7 +8,6 @@ import msgspec
 
 from services.billing.adapters.file_sources import open_file_source
 from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
-from shared.errors import Misconfigured
 from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
 from spotinference.context import Context, exit_with_error, request_reply, suite_options
 from spotinference.invoice.importer import import_deliveries
@@ -109,7 +108,7 @@ def payable(
     try:
         exact = Decimal(amount)
     except InvalidOperation as error:
-        raise Misconfigured(f'AMOUNT: expected a number such as "1234.56", got {amount!r}') from error
+        raise click.UsageError(f"AMOUNT: expected a number such as 1234.56, got {amount!r}") from error
     try:
         note = PayableNote(
             source=source,
@@ -121,7 +120,7 @@ def payable(
             account=account,
         )
     except ValueError as error:
-        raise Misconfigured(f"AMOUNT: {error}") from None
+        raise click.UsageError(f"AMOUNT: {error}") from None
     invoices = context.run_with_bus(lambda bus: request_reply(bus, BILLING_PAYABLE, note, Invoices))
     invoice_ids_shown = (None,) if period else (invoice_id, voids)
     print_table(

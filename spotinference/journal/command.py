@@ -1,6 +1,5 @@
 """The command `journal`."""
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -14,6 +13,7 @@ from spotinference.journal.follower import ALL_SUBJECTS, decode_entries, follow_
 from spotinference.journal.view import print_json, print_text
 from spotinference.keys.store import read_key_names
 from spotinference.option_types import TimeParam
+from spotinference.terminal import print_line
 
 
 @click.command()
@@ -39,13 +39,15 @@ def journal(
         names.update(await read_key_names(bus))  # a key created later is shown by its id
         await follow_journal(bus, subject, print_entries, limit)
 
-    def print_entries(messages: Iterable[Received], limit: int | None = None) -> None:
-        entries = (entry for entry in decode_entries(messages) if since is None or entry.at >= since)
-        for entry in entries if limit is None else deque(entries, limit):
+    def print_entries(messages: Iterable[Received], limit: int | None = None) -> int:
+        entries = [entry for entry in decode_entries(messages) if since is None or entry.at >= since]
+        newest = entries if limit is None else entries[-limit:]
+        for entry in newest:
             print_entry(entry, names)
+        return len(newest)
 
     if follow:
         with suppress(KeyboardInterrupt):
             context.run_with_bus(keep_reading)
-    else:
-        print_entries(context.run_with_bus(read), limit)
+    elif print_entries(context.run_with_bus(read), limit) == 0:
+        print_line("no entries: `spotinference fleet` lists the machines", err=True)

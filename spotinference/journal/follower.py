@@ -41,7 +41,7 @@ def decode_entries(messages: Iterable[Received]) -> Iterator[Journalled]:
 class OnEntries(Protocol):
     """Called with new messages; `limit` is how many of the newest to show."""
 
-    def __call__(self, messages: Iterable[Received], limit: int | None = None) -> None: ...
+    def __call__(self, messages: Iterable[Received], limit: int | None = None) -> object: ...
 
 
 async def follow_journal(bus: Bus, subject: str, on_entries: OnEntries, limit: int | None) -> None:

@@ -10,10 +10,12 @@ from shared.bus.subjects import METER_TOKENS
 from shared.messages.meter import Tokens, TokensQuery
 from spotinference.context import Context, request_reply, suite_options
 from spotinference.keys.store import read_key_names
-from spotinference.option_types import DayParam
+from spotinference.option_types import DayParam, ListParam
 from spotinference.terminal import echo_json
 from spotinference.times import today
 from spotinference.usage.view import KEY, KEY_NAME, _with_name, print_usage, usage_json, write_csv
+
+DIMENSIONS = ("day", "hour", "minute", "model", "tier", "machine", "key", "direction", "outcome")
 
 
 @click.command()
@@ -23,8 +25,9 @@ from spotinference.usage.view import KEY, KEY_NAME, _with_name, print_usage, usa
 @click.option("--to", type=DayParam(), help="With --days or --from: last day.  [default: today]")
 @click.option(
     "--by",
+    type=ListParam(DIMENSIONS),
     default="",
-    help="Group by dimensions, comma-separated: day, hour, minute, model, tier, machine, key, direction, outcome.",
+    help=f"Group by dimensions, comma-separated: {', '.join(DIMENSIONS)}.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV file.")
@@ -36,13 +39,13 @@ def usage(
     days: int | None,
     first: str | None,
     to: str | None,
-    by: str,
+    by: tuple[str, ...],
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
     """Show the token counts of a day, or of several, from the ledger."""
     start, end = _span(day, days, first, to)
-    query = TokensQuery(day=start, to=end, by=tuple(part.strip() for part in by.split(",") if part.strip()))
+    query = TokensQuery(day=start, to=end, by=by)
 
     async def work(bus: Bus) -> tuple[Tokens, dict[str, str]]:
         tokens = await request_reply(bus, METER_TOKENS, query, Tokens)

@@ -32,6 +32,8 @@ from tests.unit.billing.export.full_reports import EVIL, day_report, explained, 
 
 M = TypeVar("M", bound=Message)
 TO = "2026-05-31"
+UNREPORTED = "2026-01-01"
+"""A day that has no report."""
 
 
 class CommandResult(NamedTuple):
@@ -49,14 +51,14 @@ class Desk:
 
     def reports(self, data: bytes) -> Message:
         query = self._record_query(decode(data, ReportsQuery))
-        return ErrorReply(reason=f"to: no {query.to}") if query.to == "never" else period_report(query.days, TO)
+        return ErrorReply(reason=f"to: no {query.to}") if query.to == UNREPORTED else period_report(query.days, TO)
 
     def report(self, data: bytes) -> Message:
         query = self._record_query(decode(data, ReportQuery))
         report = day_report(query.day)
         return (
             ErrorReply(reason=f"day: no {query.day}")
-            if query.day == "never"
+            if query.day == UNREPORTED
             else explained(report)
             if query.explain
             else report
@@ -155,11 +157,11 @@ async def test_days_are_shown_without_the_last_one_again(desk: Desk) -> None:
     assert desk.queries == [ReportsQuery(to=TO, days=3)]
 
 
-async def test_a_refusal_writes_nothing_and_ends_with_one(desk: Desk) -> None:
+async def test_a_rejected_report_writes_nothing_and_exits_with_one(desk: Desk) -> None:
     kept = desk.folder / "kept.csv"
     kept.write_text("old")
-    result = await desk.run("report", "--day", "never", "--csv", str(kept))
-    assert (result.status, result.err) == (1, "spotinference: day: no never\n")
+    result = await desk.run("report", "--day", UNREPORTED, "--csv", str(kept))
+    assert (result.status, result.err) == (1, f"spotinference: day: no {UNREPORTED}\n")
     assert kept.read_text() == "old"
     place = desk.path("none/r.html")
     result = await desk.run("report", "--days", "3", "--html", place)

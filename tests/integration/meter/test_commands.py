@@ -81,6 +81,8 @@ async def test_usage_by_dimensions_and_closing_a_gap(
         assert sum(int(row["prompt_tokens"]) for row in rows) == 40
         assert "not complete: 2 events of gw-1" in (await run("usage", *span, "--by", "tier")).stdout
 
+        by_colour = await run("usage", *span, "--by", "day,colour", status=2)
+        assert "expected some of day, hour, " in by_colour.output
         listed = json.loads((await run("gaps", "list", "--json")).stdout)
         assert [(gap["source"], gap["first"], gap["last"]) for gap in listed["open"]] == [("gw-1", 4, 5)]
         close = ("gaps", "close", "gw-1", "4", "5", "--by", "Ada", "--reason", "the disk burnt")

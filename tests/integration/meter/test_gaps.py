@@ -211,7 +211,7 @@ async def test_invalid_gap_queries_are_answered_with_the_reason(ledger: SqlLedge
     await record(ledger, event(source_seq=1), event(source_seq=4))
     assert [gap.last for gap in decode(await queries.handle_gaps(encode(GapsQuery())), Gaps).open] == [3]
     wrong = decode(await queries.handle_lost(encode(msgspec.structs.replace(LOST, last=9))), ErrorReply)
-    assert wrong.reason == "gw-1: events 2 to 9 are not all missing: only 2 to 3 are"
+    assert wrong.reason == "gw-1: events 2 to 9 are not all missing: only 2 to 3 are missing"
     assert decode(await queries.handle_lost(b"{}"), ErrorReply).reason
     left = decode(await queries.handle_lost(encode(LOST)), Gaps)
     assert (left.open, [(lost.first, lost.by) for lost in left.lost]) == ((), [(2, "Ada")])

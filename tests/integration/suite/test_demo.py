@@ -16,6 +16,7 @@ from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import processes_of, up
 
+README = Path(__file__).parents[3] / "README.md"
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 
 
@@ -27,6 +28,9 @@ async def test_demo_shows_the_whole_system(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     for step in ("is asleep", "asleep → waking", "waking → ready", "tokens/s", "falling_asleep → asleep", "is gone"):
         assert step in output, output
+    headings = re.findall(r"^\d+\. .+$", README.read_text("utf-8"), re.MULTILINE)
+    assert headings != []
+    assert [heading for heading in headings if heading not in output] == [], "the README quotes another demo"
     assert output.count("  equal\n") == 2, "the engine's count and the invoice"
     assert re.search(r"^unexplained +0\.0+ +0\.0%$", output, re.MULTILINE), "only what happened is charged for"
     served = re.search(r"([\d,]+) tokens served", output)

@@ -70,7 +70,7 @@ async def test_a_model_of_embeddings_is_probed_served_and_counted(
             return next(((record.state, record.alarm) for record in (await suite.machines()).values()), ("", ""))
 
         _, alarm = await until(machine, lambda seen: seen[0] == "broken")
-        assert "is up, and does not do what its model is for" in alarm
+        assert "is up, but does not do what its model is for" in alarm
         assert "not yet, attempt" in alarm
         made.loaded = True
         _, alarm = await until(machine, lambda seen: seen[0] == "ready")

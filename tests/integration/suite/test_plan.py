@@ -108,7 +108,7 @@ def test_table_shows_what_was_assumed(call: Call, tmp_path: Path) -> None:
     ("words", "status", "message"),
     [
         (("--trace", "{trace}", "--tier", "moon"), 2, "the configured tiers are lab, spare"),
-        (("--trace", "{trace}", "--from", "yesterday"), 2, "expected YYYY-MM-DD"),
+        (("--trace", "{trace}", "--from", "yesterday"), 2, "expected a day such as 2026-11-23"),
         (("--trace", "{trace}", "--from", "2026-11-24", "--to", "2026-11-23"), 2, "before --from"),
         (("--trace", "{trace}", "--wake-seconds", "-1"), 2, "wake-seconds"),
         (("--trace", "{trace}.missing"), 2, "does not exist"),

@@ -1,4 +1,4 @@
-"""The operator's word about machines of a cloud: it stands until the next one, over leaders."""
+"""The commands of the operator about machines of a cloud: each stands until the next one, over leaders."""
 
 from collections.abc import Iterator
 
