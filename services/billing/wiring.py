@@ -184,7 +184,7 @@ class BillingLeader:
         works += [PeriodicTask(name=fetches.name, run=fetches.poll, pause=fetches.wait) for fetches in self._fetches]
         if self._bills is not None:
             works.append(PeriodicTask(name="running bill", run=self._bills.poll, pause=every(self._bill_interval)))
-        if gate.limited:
+        if gate.has_limits:
             works.append(PeriodicTask(name="budget gate", run=gate.update, pause=partial(self._until_gates_due, gate)))
         return works
 

@@ -36,7 +36,7 @@ from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
-from shared.budget import GateView
+from shared.budget_gates import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS, WAKES
 from shared.bus.view import View
 from shared.engine_keys import EngineKeys
@@ -98,7 +98,7 @@ class _Gateway:
         )
         self.views = (fleet, keys, budget, months, wakes)
         gates = GateView(config, budget, budget.age)
-        self.scheduler = RequestScheduler(config, fleet, gates if gates.limited else None)
+        self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None)
         self.memory = BufferMemory(settings.max_buffered_bytes, settings.max_buffered_bytes_per_key)
         limits = RateLimiter(runtime.instance, now(), months)
         self.metrics = Metrics(runtime.registry, limits.hits)

@@ -15,7 +15,7 @@ from services.waker.app.waker import Waker
 from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
 from services.waker.ports import Provider
-from shared.budget import GateView
+from shared.budget_gates import GateView
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.topology import BUDGET

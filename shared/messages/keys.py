@@ -34,7 +34,7 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
         check_amounts(self.wake_cost_per_day)
 
     @property
-    def limited(self) -> bool:
+    def is_limited(self) -> bool:
         limits = (self.requests_per_minute, self.tokens_per_minute, self.concurrency, self.monthly_tokens)
         return limits != (None, None, None, None)  # asked several times per request: no generator
 

@@ -2,7 +2,7 @@
 
 import click
 
-from shared.budget import FLEET, tier_scope
+from shared.budget_gates import FLEET_SCOPE, tier_scope
 from shared.bus.subjects import BILLING_GATE
 from shared.messages.budget import GateOrder, GateOrdered, Gates, GatesQuery
 from spotinference.budget.view import print_gates
@@ -30,7 +30,7 @@ def _command(name: str, help_text: str) -> click.Command:
     @_json
     @suite_options
     def override(context: Context, tier: str | None, reason: str, *, as_json: bool) -> None:
-        scope = FLEET if tier is None else tier_scope(tier)
+        scope = FLEET_SCOPE if tier is None else tier_scope(tier)
         order = GateOrder(scope=scope, order=ORDERS[name], by=operator_identity(), reason=reason)
         gates = context.run_with_bus(lambda bus: request_reply(bus, BILLING_GATE, order, Gates)).gates
         print_gates(Gates(gates={scope: gates[scope]}), as_json=as_json)

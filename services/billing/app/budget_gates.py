@@ -17,7 +17,7 @@ from services.billing.core.budget_gate import GateRules, apply_order, evaluate_g
 from services.billing.core.money import to_usd
 from services.billing.core.reports.day_report import report_state
 from services.billing.metrics import Metrics
-from shared import budget
+from shared import budget_gates
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.bus.reply import reply
@@ -57,7 +57,7 @@ class BudgetGates:
         self._running_bill = running_bill
         self._metrics = metrics
         self._now = now
-        self._limits = {scope: Decimal(limit) for scope, limit in budget.budget_limits(config).items()}
+        self._limits = {scope: Decimal(limit) for scope, limit in budget_gates.budget_limits(config).items()}
         """In the plain type, which messages carry."""
         self._rules = GateRules(
             warning=Decimal(config.billing.budget_warning), open_when_dark=config.billing.when_dark == "open"
@@ -74,7 +74,7 @@ class BudgetGates:
         self._lock = asyncio.Lock()
 
     @property
-    def limited(self) -> bool:
+    def has_limits(self) -> bool:
         """Whether there is any gate."""
         return bool(self._limits)
 
@@ -157,13 +157,13 @@ class BudgetGates:
             )
         self._unpriced = unpriced
         priced = report_state(allocation) is not None
-        known: dict[str, Decimal | None] = {budget.FLEET: None}
+        known: dict[str, Decimal | None] = {budget_gates.FLEET_SCOPE: None}
         if not dark and not unpriced and (priced or self._metered):
-            known[budget.FLEET] = to_usd(max(allocation.spend, sum(allocation.estimates.values())))
+            known[budget_gates.FLEET_SCOPE] = to_usd(max(allocation.spend, sum(allocation.estimates.values())))
         for tier in self._tier_of.values():
             seen = tier not in dark and (priced or tier in self._metered)
             spend = max(allocation.tiers.get(tier, 0), allocation.estimates.get(tier, 0))
-            known[budget.tier_scope(tier)] = to_usd(spend) if seen else None
+            known[budget_gates.tier_scope(tier)] = to_usd(spend) if seen else None
         return {scope: known.get(scope, Decimal(0)) for scope in self._limits}
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:

@@ -68,7 +68,7 @@ class Admission:
         Raises:
             ApiError: 429.
         """
-        if not key.limited:
+        if not key.is_limited:
             return None
         retries_left = UNSETTLED_RETRIES
         while isinstance(decision := self.limits.admit(key, tokens, self.now()), Unsettled) and retries_left:

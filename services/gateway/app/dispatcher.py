@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from services.gateway.core import errors
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_estimate import WakeEstimate, estimate_wake
-from shared.budget import GateView
+from shared.budget_gates import GateView
 from shared.bus.view import View
 from shared.config.fleet import Model
 from shared.config.sections import Config

@@ -11,7 +11,7 @@ from itertools import islice
 
 from services.gateway.core.breaker import Breaker
 from services.gateway.core.errors import ApiError
-from shared.budget import GateView
+from shared.budget_gates import GateView
 from shared.config.fleet import Model
 from shared.config.sections import Config
 from shared.messages.gateway import MachineActivity, WakeCause

@@ -17,7 +17,7 @@ from services.billing.app.report_cache import RETRY_SECONDS
 from services.billing.core.reports.day_report import failed_report
 from services.billing.core.reports.period_report import build_period_report
 from services.billing.metrics import Metrics
-from shared.budget import FLEET as FLEET_SCOPE
+from shared.budget_gates import FLEET_SCOPE
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import journal
 from shared.bus.topology import BOOKS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.budget import FLEET
+from shared.budget_gates import FLEET_SCOPE
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import BUDGET
@@ -103,7 +103,7 @@ async def test_the_gate_closes_when_the_bill_goes_dark_and_opens_when_it_is_back
     bus: JetStreamBus, tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def gate() -> BudgetGate | None:
-        entry = await bus.get(BUDGET, subjects.budget_key(FLEET))
+        entry = await bus.get(BUDGET, subjects.budget_key(FLEET_SCOPE))
         return None if entry is None else decode(entry.value, BudgetGate)
 
     async with billing(tmp_path, nats_url, monkeypatch, patience="3s") as (process, cloud):

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from shared.budget import FLEET, tier_scope
+from shared.budget_gates import FLEET_SCOPE, tier_scope
 from shared.bus.subjects import budget_key
 from shared.bus.topology import BUDGET
 from shared.messages.budget import BudgetGate
@@ -118,9 +118,9 @@ async def test_held_requests_are_rejected_when_all_their_tiers_close(front: Fron
 
 async def test_held_requests_are_rejected_when_the_fleets_gate_closes(opened: Opened) -> None:
     front = await opened(more='[billing]\ndaily_budget = "10.00"')
-    await gate(front, FLEET)
+    await gate(front, FLEET_SCOPE)
     async with held(front, BODY) as connection:
-        await gate(front, FLEET, "budget_closed")
+        await gate(front, FLEET_SCOPE, "budget_closed")
         answer = await connection.answer()
         assert answer is not None
         assert own_error(answer) == "503 budget_closed"
@@ -131,7 +131,7 @@ async def test_held_requests_are_rejected_when_the_gate_goes_stale(opened: Opene
 
     async def kept_fresh() -> None:
         while True:
-            await gate(front, FLEET)
+            await gate(front, FLEET_SCOPE)
             await asyncio.sleep(0.2)
 
     fresh = asyncio.create_task(kept_fresh())
@@ -152,7 +152,7 @@ async def test_an_sdk_waits_for_the_first_observation(opened: Opened) -> None:
         ask = front.sdk.with_options(max_retries=2).chat.completions.create
         asking = asyncio.create_task(ask(model=MODEL, messages=[{"role": "user", "content": "hi"}]))
         await until(lambda: front.metric("answers_total", code="billing_unobservable"), bool)
-        await gate(front, FLEET)
+        await gate(front, FLEET_SCOPE)
         assert (await asking).choices[0].finish_reason
 
 

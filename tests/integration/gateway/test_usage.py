@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
-from shared.budget import FLEET
+from shared.budget_gates import FLEET_SCOPE
 from shared.bus.subjects import budget_key
 from shared.bus.topology import BUDGET
 from shared.messages.budget import BudgetGate
@@ -149,7 +149,7 @@ async def test_a_closed_budget_gate_rejects_new_requests_and_ends_no_running_one
         seen = BudgetGate(
             open=not reason, reason=reason, spend=Decimal(9), limit=Decimal(10), observed_at=time.time() - ago
         )
-        await front.bus.put(BUDGET, budget_key(FLEET), encode(seen))
+        await front.bus.put(BUDGET, budget_key(FLEET_SCOPE), encode(seen))
 
     async def reported() -> str:
         answer = await send_request(front, whole(front))

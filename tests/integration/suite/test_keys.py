@@ -70,20 +70,20 @@ async def test_key_has_the_limits_of_its_options(bus: JetStreamBus, call: Call) 
     assert (record.id, record.name, record.models) == (made["id"], "ci", ("a", "org/b"))
     assert record.expires_at == datetime(2027, 1, 31, tzinfo=UTC).timestamp()
     assert [getattr(record, limit) for limit in LIMITS] == [60, 100_000, 4, 5_000_000_000]
-    assert record.limited
+    assert record.is_limited
 
 
 async def test_a_key_without_limits_is_unlimited(bus: JetStreamBus, call: Call) -> None:
     made = json.loads(await done(call, "create", "--name", "me", "--json"))
     record = await on_record(bus, made["key"])
     assert [getattr(record, limit) for limit in LIMITS] == [None] * 4
-    assert not record.limited
+    assert not record.is_limited
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_one_limit_makes_a_key_limited(number: int) -> None:
     record = KeyRecord(id="k", name="k", created_at=0.0, **{LIMITS[number]: 1})  # type: ignore[arg-type]  # a limit
-    assert record.limited
+    assert record.is_limited
 
 
 @pytest.mark.parametrize("option", ALL[::2])

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from services.waker.wiring import service
-from shared.budget import tier_scope
+from shared.budget_gates import tier_scope
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import BUDGET, FLEET, FLEET_JOURNAL

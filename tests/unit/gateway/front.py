@@ -31,7 +31,7 @@ from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
-from shared.budget import GateView
+from shared.budget_gates import GateView
 from shared.bus.memory import MemoryBus
 from shared.bus.view import View
 from shared.config.load import parse

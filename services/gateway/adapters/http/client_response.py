@@ -65,7 +65,7 @@ class ResponseHeaders:
 
     def head(self, response: "ClientResponse", status: int, fields: bytes) -> bytes:
         """Return a response's head, without the framing headers."""
-        if response.key is not None and response.key.limited:
+        if response.key is not None and response.key.is_limited:
             fields += self._limits.headers(response.key, self._now())
         if self._cors is not None:
             fields += self._cors.fields(response.request.headers.get(hdrs.ORIGIN))

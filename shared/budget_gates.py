@@ -7,7 +7,7 @@ from shared.config.values import Money
 from shared.messages.budget import BudgetGate
 from shared.units import DAY_S
 
-FLEET = "fleet"
+FLEET_SCOPE = "fleet"
 """The scope of the whole fleet's gate; a tier's is `tier.<name>`. They are also the keys of bucket `budget`."""
 
 
@@ -18,7 +18,7 @@ def tier_scope(tier: str) -> str:
 def budget_limits(config: Config) -> dict[str, Money]:
     """Return each gate's limit in USD per UTC day, by scope."""
     tiers = {tier_scope(tier.name): tier.daily_budget for tier in config.tier}
-    named = {FLEET: config.billing.daily_budget, **tiers}
+    named = {FLEET_SCOPE: config.billing.daily_budget, **tiers}
     return {scope: limit for scope, limit in named.items() if limit is not None}
 
 
@@ -31,20 +31,20 @@ class GateView:
         self._age = age
         self._patience = config.billing.observation_timeout
         self._open_when_dark = config.billing.when_dark == "open"
-        self.limited = frozenset(budget_limits(config))
+        self.limited_scopes = frozenset(budget_limits(config))
         """The scopes that have a gate."""
         self._tiers = {model.name: tuple(map(tier_scope, model.lineup)) for model in config.model}
 
     def tier_closed_reason(self, tier: str, now: float) -> str | None:
         """Return why the tier is closed, by its own gate or the fleet's; None if it is open."""
-        fleet = self._closed_reason(FLEET, now)
+        fleet = self._closed_reason(FLEET_SCOPE, now)
         return self._closed_reason(tier_scope(tier), now) if fleet is None else fleet
 
     def model_closed_reason(self, model: str, now: float) -> str | None:
         """Return why the model is closed: by the fleet's gate, or by all its tiers' (the first one's reason)."""
-        if not self.limited:
+        if not self.limited_scopes:
             return None
-        first = self._closed_reason(FLEET, now)
+        first = self._closed_reason(FLEET_SCOPE, now)
         if first is not None:
             return first
         for scope in self._tiers[model]:
@@ -55,7 +55,7 @@ class GateView:
         return first
 
     def _closed_reason(self, scope: str, now: float) -> str | None:
-        if scope not in self.limited:
+        if scope not in self.limited_scopes:
             return None
         gate = self._view.get(scope)
         if gate is not None and self._observed_ago(scope, gate, now) <= self._patience:

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from shared.budget import FLEET, GateView, budget_limits, tier_scope
+from shared.budget_gates import FLEET_SCOPE, GateView, budget_limits, tier_scope
 from shared.bus import subjects
 from shared.config.load import parse
 from shared.messages.budget import BudgetGate
@@ -48,7 +48,7 @@ A, B = tier_scope("a"), tier_scope("b.c")
 def test_a_tier_is_closed_by_its_own_gate_or_the_fleets() -> None:
     gates = view({A: gate(CLOSED), B: gate()})
     assert (gates.tier_closed_reason("a", NOON), gates.tier_closed_reason("b.c", NOON)) == (CLOSED, None)
-    gates = view({FLEET: gate("closed_by_operator"), A: gate(), B: gate()}, fleet=WITH_FLEET)
+    gates = view({FLEET_SCOPE: gate("closed_by_operator"), A: gate(), B: gate()}, fleet=WITH_FLEET)
     assert {gates.tier_closed_reason(tier, NOON) for tier in ("a", "b.c")} == {"closed_by_operator"}
 
 
@@ -57,7 +57,10 @@ def test_a_model_is_closed_with_all_of_its_tiers_or_with_the_fleet() -> None:
     assert (gates.model_closed_reason("m", NOON), gates.model_closed_reason("n", NOON)) == (None, CLOSED)
     assert view({A: gate(CLOSED), B: gate("closed_by_operator")}).model_closed_reason("m", NOON) == CLOSED
     assert view({A: gate(CLOSED)}, b="").model_closed_reason("m", NOON) is None, "a tier without a budget has no gate"
-    assert view({FLEET: gate(CLOSED), A: gate(), B: gate()}, fleet=WITH_FLEET).model_closed_reason("m", NOON) == CLOSED
+    assert (
+        view({FLEET_SCOPE: gate(CLOSED), A: gate(), B: gate()}, fleet=WITH_FLEET).model_closed_reason("m", NOON)
+        == CLOSED
+    )
 
 
 def test_a_gate_without_an_entry_is_closed() -> None:
@@ -92,16 +95,16 @@ def test_a_gate_closed_today_stays_closed_when_dark_is_open(last_gate: BudgetGat
 def test_without_any_budget_nothing_is_closed() -> None:
     nothing = FILE.format(fleet="", b="").replace('daily_budget = "5"', "")
     gates = GateView(parse(nothing, "test"), {}, lambda _scope: 0.0)
-    assert gates.limited == frozenset()
+    assert gates.limited_scopes == frozenset()
     assert gates.model_closed_reason("m", NOON) is None
     assert gates.tier_closed_reason("a", NOON) is None
 
 
 def test_scopes_are_the_buckets_keys() -> None:
     config = parse(FILE.format(fleet=WITH_FLEET, b=""), "test")
-    assert budget_limits(config) == {FLEET: 9, A: 5}
-    for scope in (FLEET, A, B, tier_scope("x/y z")):
+    assert budget_limits(config) == {FLEET_SCOPE: 9, A: 5}
+    for scope in (FLEET_SCOPE, A, B, tier_scope("x/y z")):
         key = subjects.budget_key(scope)
         assert subjects.name(key) == scope
         assert subjects.budget_journal(scope) == f"fleet.journal.budget.{key}"
-        assert key.count(".") == (scope != FLEET)
+        assert key.count(".") == (scope != FLEET_SCOPE)
