@@ -83,7 +83,7 @@ class Hyperstack:
             vm = await self._api.machine(self._instance(machine))
         except HyperstackError as error:
             return result_of(error)
-        match POWER_STATES.get(vm.word):
+        match POWER_STATES.get(vm.state):
             case "stopped" | "error":
                 return await self._wake(vm, self._api.restore)
             case "stopped_billed":
@@ -91,9 +91,9 @@ class Hyperstack:
             case "running" | "starting":
                 return ACCEPTED
             case "not_found":
-                return refused("machine", f"Hyperstack deletes it: {vm.word}", vm.word)
+                return refused("machine", f"Hyperstack deletes it: {vm.state}", vm.state)
             case _:
-                return refused("transient", f"it cannot be started while it is {vm.word}", vm.word)
+                return refused("transient", f"it cannot be started while it is {vm.state}", vm.state)
 
     async def stop(self, machine: str, *, force: bool) -> CallResult:
         del force  # there is no forced stop
@@ -144,7 +144,7 @@ class Hyperstack:
 
     async def _explain_failures(self, vms: list[Vm]) -> None:
         """Read the events of failed machines, once for each failure."""
-        powers = {vm.id: POWER_STATES.get(vm.word) for vm in vms}
+        powers = {vm.id: POWER_STATES.get(vm.state) for vm in vms}
         self._woken -= {id_ for id_, power in powers.items() if power == "running"}
         failed = {
             id_ for id_, power in powers.items() if power == "error" or (power == "stopped" and id_ in self._woken)
@@ -160,19 +160,19 @@ class Hyperstack:
     def _observation(self, vm: Vm) -> Observation | None:
         observation = observation_of(vm, *self._failures.get(vm.id, ("", None)))
         if observation is None:
-            log.warning("hyperstack_state_unknown", instance=vm.id, state=vm.word)
+            log.warning("hyperstack_state_unknown", instance=vm.id, state=vm.state)
         return observation
 
     async def _put_to_sleep(self, vm: Vm) -> CallResult:
-        power = POWER_STATES.get(vm.word)
-        if vm.word == "HIBERNATING" or power in ("stopped", "not_found"):
+        power = POWER_STATES.get(vm.state)
+        if vm.state == "HIBERNATING" or power in ("stopped", "not_found"):
             return ACCEPTED
         if power == "error":
-            return refused("machine", "it is in ERROR and cannot be hibernated: fix it in the console", vm.word)
+            return refused("machine", "it is in ERROR and cannot be hibernated: fix it in the console", vm.state)
         if power not in ("running", "stopped_billed"):
-            return refused("transient", f"it cannot be hibernated while it is {vm.word}", vm.word)
+            return refused("transient", f"it cannot be hibernated while it is {vm.state}", vm.state)
         if not vm.hibernates:
-            return refused("machine", f"its flavor cannot hibernate, and is billed all the time: {vm.pool}", vm.word)
+            return refused("machine", f"its flavor cannot hibernate, and is billed all the time: {vm.pool}", vm.state)
         if power == "running":
             return await self._changed(vm, self._api.hibernate, ("HIBERNATING", "HIBERNATED"))
         # It is off and billed in full, and only active machines hibernate: the next call does that.
@@ -201,13 +201,13 @@ class Hyperstack:
             if error.status not in (400, 409) or result.scope in ("account", "quota", "capacity_pool"):
                 return result
         try:
-            word = (await self._api.machine(str(vm.id))).word
+            state = (await self._api.machine(str(vm.id))).state
         except HyperstackError:
             return CallResult(outcome="unknown", code=result.code, reason=result.reason)
-        if word in expected:
-            return CallResult(outcome="unknown", code=result.code, reason=f"it is {word} already: {result.reason}")
-        if word != vm.word or POWER_STATES.get(word) in ("stopping", "starting"):
-            return refused("transient", f"it is {word}: {result.reason}", result.code)
+        if state in expected:
+            return CallResult(outcome="unknown", code=result.code, reason=f"it is {state} already: {result.reason}")
+        if state != vm.state or POWER_STATES.get(state) in ("stopping", "starting"):
+            return refused("transient", f"it is {state}: {result.reason}", result.code)
         return result
 
 

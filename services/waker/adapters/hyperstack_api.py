@@ -32,7 +32,7 @@ class Vm(msgspec.Struct, frozen=True):
     labels: list[str] | None = None
 
     @property
-    def word(self) -> str:
+    def state(self) -> str:
         return (self.status or "UNKNOWN").upper()
 
     @property

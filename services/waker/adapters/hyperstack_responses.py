@@ -46,10 +46,10 @@ _REDIRECT: tuple[RefusalScope, str] = (
 
 def observation_of(vm: Vm, reason: str = "", scope: RefusalScope | None = None) -> Observation | None:
     """What the machine's description means; None if its state is unknown to us."""
-    power = POWER_STATES.get(vm.word)
+    power = POWER_STATES.get(vm.state)
     if power is None:
         return None
-    return Observation(power=power, provider_state=vm.word, pool=vm.pool, quota=vm.quota, reason=reason, scope=scope)
+    return Observation(power=power, provider_state=vm.state, pool=vm.pool, quota=vm.quota, reason=reason, scope=scope)
 
 
 def result_of(error: HyperstackError) -> CallResult:

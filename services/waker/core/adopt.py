@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from services.waker.core.events import Effect, Journal, Observed, Remember, Write
 from services.waker.core.fleet import handle
 from services.waker.core.fleet_spec import FleetSpec, MachineSpec
-from services.waker.core.history import History
+from services.waker.core.history import TierHistory
 from services.waker.core.key_wakes import account_of
 from services.waker.core.machine import (
     UNREADY,
@@ -83,7 +83,7 @@ def _rewrites(fleet: Fleet) -> list[Effect]:
     machines = fleet.machines
     writes: list[Effect] = [Write(record) for m in machines.values() if (record := m.record()) is not None]
     writes += [Remember(m.memory()) for m in machines.values() if m.spec.configured]
-    writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != History()]
+    writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != TierHistory()]
     writes += [Remember(fleet.operator_wakes_memory()), Remember(fleet.wakes_memory())]
     return writes + [Remember(fleet.key_message(key)) for key in fleet.keys]
 
@@ -106,9 +106,9 @@ def _wakes(spec: FleetSpec, persisted: PersistedState, machines: Mapping[str, Ma
     return wakes
 
 
-def _history(persisted: PersistedState, tier: str) -> History:
+def _history(persisted: PersistedState, tier: str) -> TierHistory:
     memory = persisted.tiers.get(tier)
-    return History() if memory is None else History(phases=memory.phases, wakes=memory.wakes, gaps=memory.gaps)
+    return TierHistory() if memory is None else TierHistory(phases=memory.phases, wakes=memory.wakes, gaps=memory.gaps)
 
 
 def _restore(machine_spec: MachineSpec, persisted: PersistedState, spec: FleetSpec, now: float) -> Machine:

@@ -133,7 +133,7 @@ def _record_gap(step: Step, machine: Machine, used_at: float) -> None:
     """Record how long the tier was unused until `used_at`."""
     before = max(m.last_used_at for m in step.machines.values() if m.spec.tier == machine.spec.tier)
     if before and used_at > before and machine.spec.sleeps:
-        history = step.history_of(machine).gap(used_at - before)
+        history = step.history_of(machine).with_gap(used_at - before)
         if history.gaps != step.history_of(machine).gaps:
             step.history[machine.spec.tier] = history
 

@@ -14,28 +14,28 @@ MAX_DURATIONS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class TierHistory:
     """One tier's history. Durations are seconds, the newest last."""
 
     phases: Mapping[Phase, tuple[float, ...]] = field(default_factory=dict)
     wakes: tuple[float, ...] = ()
     gaps: tuple[int, ...] = ()
 
-    def phase(self, phase: Phase, seconds: float) -> "History":
+    def with_phase(self, phase: Phase, seconds: float) -> "TierHistory":
         durations = (*self.phases.get(phase, ()), max(0.0, seconds))[-MAX_DURATIONS:]
         return replace(self, phases={**self.phases, phase: durations})
 
-    def wake(self, seconds: float) -> "History":
+    def with_wake(self, seconds: float) -> "TierHistory":
         return replace(self, wakes=(*self.wakes, max(0.0, seconds))[-MAX_DURATIONS:])
 
-    def gap(self, seconds: float) -> "History":
+    def with_gap(self, seconds: float) -> "TierHistory":
         return replace(self, gaps=with_gap(self.gaps, seconds))
 
     def past(self) -> Past:
         return Past(gaps=self.gaps, wakes=self.wakes)
 
     def expected(self, phase: Phase, phase_since: float) -> float | None:
-        """When a wake in this phase will be ready, by the medians of the phases left; None without history."""
+        """Return when a wake in this phase will be ready, by the medians of the remaining phases; None: no history."""
         if not self.phases.get("first_token"):
             return None
         left = PHASES[PHASES.index(phase) :]

@@ -40,8 +40,8 @@ class KeyAccount:
     cost: Decimal = Decimal(0)
     """USD of `day`."""
 
-    def at(self, now: float) -> "KeyAccount":
-        """The account without what is past. A start in the future comes from a waker whose clock was ahead."""
+    def as_of(self, now: float) -> "KeyAccount":
+        """Return the account without what is over. A start in the future comes from a waker whose clock was ahead."""
         day = _day_of(int(now // DAY_S))
         starts = self.starts
         if starts and (now - starts[0] >= HOUR_S or starts[-1] > now):
@@ -50,12 +50,12 @@ class KeyAccount:
             return self
         return KeyAccount(starts=starts, day=day, cost=self.cost if self.day == day else Decimal(0))
 
-    def wake(self, now: float) -> "KeyAccount":
-        account = self.at(now)
+    def with_wake(self, now: float) -> "KeyAccount":
+        account = self.as_of(now)
         return replace(account, starts=(*account.starts, now)[-MAX_STARTS:])
 
-    def charge(self, cost: Decimal, now: float) -> "KeyAccount":
-        account = self.at(now)
+    def with_charge(self, cost: Decimal, now: float) -> "KeyAccount":
+        account = self.as_of(now)
         return replace(account, cost=account.cost + cost)
 
     def allows(self, cause: WakeCause) -> bool:
@@ -78,13 +78,13 @@ class KeyAccount:
 
 
 def account_of(message: KeyWakes, now: float) -> KeyAccount:
-    return KeyAccount(starts=message.starts, day=message.day, cost=message.cost).at(now)
+    return KeyAccount(starts=message.starts, day=message.day, cost=message.cost).as_of(now)
 
 
 def count(step: "Step", keys: Iterable[str]) -> None:
     """Count a wake that begins because of these keys."""
     for key in keys:
-        step.keys[key] = step.keys.get(key, KeyAccount()).wake(step.now)
+        step.keys[key] = step.keys.get(key, KeyAccount()).with_wake(step.now)
 
 
 def claim(step: "Step", machine: Machine, keys: tuple[str, ...]) -> None:
@@ -103,7 +103,7 @@ def settle(step: "Step") -> None:
         if is_used or machine.state not in ("waking", "ready", "draining"):
             _charge(step, machine, charge)
     for key, account in list(step.keys.items()):
-        step.keys[key] = account.at(step.now)
+        step.keys[key] = account.as_of(step.now)
 
 
 def _charge(step: "Step", machine: Machine, charge: PendingCharge) -> None:
@@ -112,5 +112,5 @@ def _charge(step: "Step", machine: Machine, charge: PendingCharge) -> None:
         seconds = Decimal(str(round(max(0.0, step.now - charge.since), 3)))
         share = (price * seconds / Decimal(HOUR_S) / len(charge.keys)).quantize(_MICRODOLLAR)
         for key in charge.keys:
-            step.keys[key] = step.keys.get(key, KeyAccount()).charge(share, step.now)
+            step.keys[key] = step.keys.get(key, KeyAccount()).with_charge(share, step.now)
     step.put(replace(machine, charge=None))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from services.waker.core.history import History
+from services.waker.core.history import TierHistory
 from services.waker.core.idle import is_scheduled, sleep_at, wake_at
 from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.machine import Machine
@@ -95,7 +95,7 @@ def is_unused(fleet: Fleet, machine: Machine, now: float) -> bool:
 
 def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
     """When its idle policy puts the machine to sleep if nobody uses it."""
-    past = fleet.history.get(machine.spec.tier, History()).past()
+    past = fleet.history.get(machine.spec.tier, TierHistory()).past()
     return sleep_at(
         fleet.spec.idle[machine.spec.tier],
         past,
@@ -140,7 +140,7 @@ def needs_warm_machine(fleet: Fleet, tier: str, now: float) -> bool:
     settings = fleet.spec.idle[tier]
     if is_scheduled(settings, now):
         return True
-    past = fleet.history.get(tier, History()).past()
+    past = fleet.history.get(tier, TierHistory()).past()
     idle_since, asleep_since = max(m.last_used_at for m in machines), max(m.since for m in machines)
     if not idle_since:
         return False
@@ -272,7 +272,7 @@ def starts(machine: Machine, wake_id: str | None) -> int:
 
 def is_hedge_due(fleet: Fleet, machine: Machine, deadline: float, now: float) -> bool:
     """Whether the next machine must start now to be ready before the deadline."""
-    usual_s = fleet.history.get(machine.spec.tier, History()).slow_wake_s()
+    usual_s = fleet.history.get(machine.spec.tier, TierHistory()).slow_wake_s()
     needed_s = fleet.spec.wake_cap_s / 2 if usual_s is None else usual_s
     return deadline - now < needed_s + fleet.spec.hedge_margin_s
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.waker.core.fleet_spec import FleetSpec
-from services.waker.core.history import History
+from services.waker.core.history import TierHistory
 from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.machine import Machine
 from shared.messages.gateway import Activity, WakeRequest
@@ -85,7 +85,7 @@ class Fleet:
     """The live gateways."""
     wakes: Mapping[str, Wake] = field(default_factory=dict)
     """By model."""
-    history: Mapping[str, History] = field(default_factory=dict)
+    history: Mapping[str, TierHistory] = field(default_factory=dict)
     """By tier."""
     closed: frozenset[str] = frozenset()
     """Tiers whose budget is used up for today."""

@@ -16,7 +16,7 @@ from services.waker.core.events import (
     TestProvider,
     Write,
 )
-from services.waker.core.history import History
+from services.waker.core.history import TierHistory
 from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.machine import Call, Machine, StopAttempts, WakeAttempt
 from services.waker.core.state import Fleet, ProviderHealth
@@ -161,8 +161,8 @@ class Step:
             replace(machine, attempt=replace(attempt, phase=phase, phase_since=self.now, ready_at=ready_at))
         )
 
-    def history_of(self, machine: Machine) -> History:
-        return self.history.get(machine.spec.tier, History())
+    def history_of(self, machine: Machine) -> TierHistory:
+        return self.history.get(machine.spec.tier, TierHistory())
 
     def _end_phase(self, machine: Machine, *, done: bool) -> None:
         attempt = machine.attempt
@@ -170,7 +170,7 @@ class Step:
             return
         seconds = max(0.0, self.now - attempt.phase_since)
         if done:
-            self.history[machine.spec.tier] = self.history_of(machine).phase(attempt.phase, seconds)
+            self.history[machine.spec.tier] = self.history_of(machine).with_phase(attempt.phase, seconds)
         self.journal(
             PhaseEnded(
                 at=self.now,

@@ -174,7 +174,7 @@ def become_ready(step: Step, machine: Machine, event: Probed) -> None:
         )
     )
     if machine.state == "waking" and machine.key_id is not None:
-        step.history[machine.spec.tier] = step.history_of(machine).wake(step.now - machine.since)
+        step.history[machine.spec.tier] = step.history_of(machine).with_wake(step.now - machine.since)
     machine = replace(machine, backoff=Backoff(), probe=replace(machine.probe, failures=0))
     step.transition(machine, "ready", "the engine answered one token")
 

@@ -175,8 +175,8 @@ moments = st.floats(0.0, 4 * HOUR_S, allow_nan=False)
 def test_only_the_wakes_of_the_last_hour_count(starts: list[float], now: float) -> None:
     account = KeyAccount()
     for at in sorted(starts):
-        account = account.wake(NOON + at)
-    assert len(account.at(NOON + now).starts) == sum(
+        account = account.with_wake(NOON + at)
+    assert len(account.as_of(NOON + now).starts) == sum(
         1 for at in starts if now - at < HOUR_S and max(starts) - at < HOUR_S
     )
 
@@ -184,5 +184,5 @@ def test_only_the_wakes_of_the_last_hour_count(starts: list[float], now: float) 
 def test_what_is_remembered_of_a_key_is_bounded() -> None:
     account = KeyAccount()
     for number in range(MAX_STARTS + 10):
-        account = account.wake(NOON + number / 1000)
+        account = account.with_wake(NOON + number / 1000)
     assert len(account.starts) == MAX_STARTS
