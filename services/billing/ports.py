@@ -154,7 +154,7 @@ class BandBasis(msgspec.Struct, frozen=True, kw_only=True):
     revisions: dict[str, int]
 
 
-class PriceStore(Protocol):
+class BandStore(Protocol):
     """The price bands; they are added once a day and never changed."""
 
     async def has_bands_for(self, day: str) -> bool:

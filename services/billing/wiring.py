@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.accrual_store import SqlAccrualStore
+from services.billing.adapters.band_store import SqlBandStore
 from services.billing.adapters.day_fingerprints import SqlDayFingerprints
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.export.report_files import render_files
@@ -18,7 +19,6 @@ from services.billing.adapters.hyperstack_bill import HyperstackBill
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.adapters.invoice_store import SqlInvoiceStore
 from services.billing.adapters.payable_store import SqlPayableStore
-from services.billing.adapters.price_store import SqlPriceStore
 from services.billing.adapters.revision_store import SqlRevisionStore
 from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.band_maker import BandMaker
@@ -134,7 +134,7 @@ class BillingLeader:
         shelf = ReportCache(
             self._reports, SqlRevisionStore(engine).newest_report, meter, SqlDayFingerprints(engine), now=runtime.now
         )
-        prices = SqlPriceStore(engine)
+        prices = SqlBandStore(engine)
         self._periods = PeriodReports(shelf, SqlDayStore(engine), chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices, names)

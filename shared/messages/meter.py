@@ -219,7 +219,7 @@ class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
     """`next` of the page before; None asks for the first."""
 
 
-class Use(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class PastRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One request that reached an engine."""
 
     completed_at: float
@@ -237,7 +237,7 @@ class History(Message, frozen=True, kw_only=True, tag="history.v1"):
     """Answer on `meter.history`: a page, in the order in which the requests completed."""
 
     models: tuple[str, ...]
-    uses: tuple[Use, ...]
+    uses: tuple[PastRequest, ...]
     next: tuple[float, str] | None
     """Where the next page begins; None: this is the last one."""
 

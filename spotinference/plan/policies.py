@@ -85,7 +85,7 @@ def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[P
             configured=configured,
             outcome=outcome,
             cost=_cost(tier, outcome),
-            waiting_cost=_per(outcome.waiting, 60, config.waker.wait_price_per_minute),
+            waiting_cost=_price_of(outcome.waiting, 60, config.waker.wait_price_per_minute),
         )
 
     tried = [
@@ -102,10 +102,10 @@ def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[P
 def _cost(tier: Tier, outcome: Outcome) -> Decimal | None:
     if tier.price_per_hour is None:
         return None
-    awake = _per(outcome.awake, 3600, tier.price_per_hour)
-    return awake + _per(outcome.asleep, 3600, tier.asleep_price_per_hour)
+    awake = _price_of(outcome.awake, 3600, tier.price_per_hour)
+    return awake + _price_of(outcome.asleep, 3600, tier.asleep_price_per_hour)
 
 
-def _per(seconds: float, unit: int, price: Money) -> Decimal:
+def _price_of(seconds: float, unit: int, price: Money) -> Decimal:
     """Return the price of a duration, exact to the millisecond."""
     return (Decimal(round(seconds * 1000)) / (1000 * unit) * price).quantize(CENT_OF_A_CENT)

@@ -12,9 +12,9 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from services.billing.adapters.band_store import SqlBandStore
 from services.billing.adapters.day_fingerprints import SqlDayFingerprints
 from services.billing.adapters.day_store import SqlDayStore
-from services.billing.adapters.price_store import SqlPriceStore
 from services.billing.adapters.revision_store import SqlRevisionStore
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.day_reports import DayReports
@@ -166,7 +166,7 @@ class Suite:
             metrics, published = Metrics(CollectorRegistry()), partial(published_revision, self._bus)
             reports = DayReports(meter, SqlDayStore(engine), revisions, chosen, metrics, published=published, now=now)
             report_cache = ReportCache(reports, revisions.newest_report, meter, SqlDayFingerprints(engine), now=now)
-            await BandMaker(SqlPriceStore(engine), report_cache, chosen, now=now).make_bands()
+            await BandMaker(SqlBandStore(engine), report_cache, chosen, now=now).make_bands()
 
     async def _transitions(self) -> float:
         return self._billing.registry.get_sample_value("spot_billing_transitions_total") or 0.0

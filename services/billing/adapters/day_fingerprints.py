@@ -37,16 +37,16 @@ class _CountedBills:
         """
         if number not in self.marks:
             day = Window(number * DAY_MS, (number + 1) * DAY_MS)
-            bills = self.bills.concerning(day, self._touching(day))
+            bills = self.bills.concerning(day, self._snapshots_touching(day))
             periods = [period for bill in bills if (period := period_of(bill)).overlap(day).length]
             span = Window(
                 min((p.start for p in periods), default=day.start), max((p.end for p in periods), default=day.end)
             )
             stand = [(s.source, s.issuer, s.invoice_id, s.account, s.currency, s.period_end, s.state) for s in bills]
-            self.marks[number] = f"{sorted(self._touching(span))}{stand}"
+            self.marks[number] = f"{sorted(self._snapshots_touching(span))}{stand}"
         return self.marks[number]
 
-    def _touching(self, window: Window) -> frozenset[int]:
+    def _snapshots_touching(self, window: Window) -> frozenset[int]:
         """The snapshots with charges on the window's days."""
         start, end = window.start // DAY_MS, (window.end - 1) // DAY_MS
         return frozenset(

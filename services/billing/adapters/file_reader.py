@@ -55,7 +55,7 @@ class FileReader:
         """SQL for the file's charges; None where it was refused."""
         before = len(self._refusals.errors)
         charges = None
-        with self._refusals.of(name, path):
+        with self._refusals.recording(name, path):
             charges = self._parquet(name, path) if kind_of(path) == "parquet" else self._csv(name, path, number)
         return charges if len(self._refusals.errors) == before else None
 

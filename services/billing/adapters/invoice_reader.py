@@ -93,7 +93,7 @@ class DuckdbInvoiceReader:
             raise Interrupted
         self.on_progress("summing", rows, None)
         named = [file for file, _ in files]
-        with self._refusals.of(named[0].name):
+        with self._refusals.recording(named[0].name):
             if not self.refusals:
                 self._compare(named, parts=parts)
             if not self.refusals:
@@ -174,8 +174,8 @@ class DuckdbInvoiceReader:
             origins.setdefault(SnapshotKey(*key), []).append(files[number])
         sums: dict[tuple[SnapshotKey, str], list[tuple[str, int, Decimal, Decimal | None]]] = {}
         for issuer, account, start, end, currency, invoice, rows, billed, residue in sums_by_invoice:
-            of = SnapshotKey(issuer, account, start, end), currency
-            sums.setdefault(of, []).append((invoice, int(rows), billed, residue))
+            snapshot = SnapshotKey(issuer, account, start, end), currency
+            sums.setdefault(snapshot, []).append((invoice, int(rows), billed, residue))
         return tuple(
             Snapshot(
                 key=key,

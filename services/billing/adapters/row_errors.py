@@ -26,7 +26,7 @@ class RowErrors:
             self.errors.append(RowError(file=file, line=line, column=column, reason=reason))
 
     @contextmanager
-    def of(self, name: str, path: Path | None = None) -> Iterator[None]:
+    def recording(self, name: str, path: Path | None = None) -> Iterator[None]:
         """Turn an error about a whole file into a `RowError`."""
         try:
             yield

@@ -8,7 +8,7 @@ from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import LONG_WINDOW_DAYS, days_before, next_band
 from services.billing.core.utc_time import day_window
-from services.billing.ports import BandBasis, PriceStore
+from services.billing.ports import BandBasis, BandStore
 from services.billing.settings import Settings
 from shared.bus.reply import reply
 from shared.errors import Rejected
@@ -26,7 +26,7 @@ class BandMaker:
     """Makes the price bands, and answers questions about them."""
 
     def __init__(
-        self, prices: PriceStore, report_cache: ReportCache, settings: Settings, *, now: Callable[[], float]
+        self, prices: BandStore, report_cache: ReportCache, settings: Settings, *, now: Callable[[], float]
     ) -> None:
         self._prices = prices
         self._report_cache = report_cache

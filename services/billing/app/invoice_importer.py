@@ -173,7 +173,7 @@ class InvoiceImporter:
     async def _import(self, request: ImportRequest, running: _Running, *, again: int | None) -> ImportAnswer:
         _check(request)
         sha256 = combined_sha256([file.sha256 for file in request.files])
-        refusals = _whole(request)
+        refusals = _completeness_errors(request)
         if refusals:
             return ImportAnswer(sha256=sha256, refusals=refusals)
         with self._room() as room:
@@ -265,7 +265,7 @@ def _check(request: ImportRequest) -> None:
         raise Rejected("files: must name at least one file")
 
 
-def _whole(request: ImportRequest) -> tuple[RowError, ...]:
+def _completeness_errors(request: ImportRequest) -> tuple[RowError, ...]:
     """Return why the delivery is incomplete: a file of its manifest is missing, or a file is there twice."""
     names = {file.name for file in request.files}
     missing = "its manifest lists this file, but it is missing: wait until the delivery is complete"

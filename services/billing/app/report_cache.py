@@ -85,7 +85,7 @@ class ReportCache:
         over = sorted(day for day in days if day_window(day).end + HOUR_MS <= now)
         marks = await self._marks_of(over) if over else {}
         for day in days:
-            yield await self._made(day, marks.get(day))
+            yield await self._report_or_failure(day, marks.get(day))
 
     async def explain(self, day: str) -> tuple[DayReport, CostLines]:
         """The day's report as it is now, made anew, and what its figures are made of."""
@@ -94,7 +94,7 @@ class ReportCache:
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
         return [report async for report in self.iterate(days)]
 
-    async def _made(self, day: str, mark: str | None) -> DayReport:
+    async def _report_or_failure(self, day: str, mark: str | None) -> DayReport:
         """Return the day's report, or a failed one with the reason if the error concerns this day alone."""
         failure = self._failures.get(day)
         if failure is not None and failure.mark == mark and self._now() < failure.until:

@@ -74,12 +74,12 @@ class RunningBillPoller:
         A machine that is missing from a bill that was read costs its price, if it has one.
         """
         now = to_millis(self._now())
-        read = self._read_at is not None and _near(self._read_at, now, seconds)
+        read = self._read_at is not None and _is_near(self._read_at, now, seconds)
         last = await self._accruals.last_readings()
         return frozenset(
             machine
             for resource, machine in self._machine_of.items()
-            if not (resource in last and _near(last[resource].at, now, seconds))
+            if not (resource in last and _is_near(last[resource].at, now, seconds))
             and not (read and resource in self._missing and machine in self._priced)
         )
 
@@ -98,6 +98,6 @@ class RunningBillPoller:
             log.warning("running_bill_unreadable", provider=self._bill.provider, fault=fault)
 
 
-def _near(at: int, now: int, seconds: float) -> bool:
+def _is_near(at: int, now: int, seconds: float) -> bool:
     """Return whether the times are close. `at` may be in the future: a clock was set back."""
     return abs(now - at) <= seconds * 1000

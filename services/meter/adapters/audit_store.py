@@ -170,7 +170,9 @@ async def _sources(connection: AsyncConnection, day: Day) -> tuple[SourceAudit, 
     sources = []
     for source, first, last, count in spans:
         span = last - first + 1
-        kept = count if count == span else await _count(connection, and_(_near(day), *_numbers(e, source, first, last)))
+        kept = (
+            count if count == span else await _count(connection, and_(_around(day), *_numbers(e, source, first, last)))
+        )
         quarantined = 0
         if kept != span:
             distinct = select(func.count(func.distinct(q.source_seq))).where(
@@ -189,7 +191,7 @@ def _numbers(columns: Any, source: str, first: int, last: int) -> tuple[ColumnEl
     return columns.source == source, columns.source_seq.between(first, last)
 
 
-def _near(day: Day) -> ColumnElement[bool]:
+def _around(day: Day) -> ColumnElement[bool]:
     """Return the condition for the day's events and those that an adjusted clock moved out of it."""
     at = events.c.completed_at
     return and_(at >= day.start - ORDER_SECONDS, at < day.end + ORDER_SECONDS)

@@ -90,7 +90,7 @@ class _Groups:
         self._cache: dict[tuple[int, str, str], PerformanceGroup] = {}
         """Many rows have the same hour, tier and model: their group is computed once."""
 
-    def of(self, hour: int, tier: str, model: str) -> PerformanceGroup:
+    def group_of(self, hour: int, tier: str, model: str) -> PerformanceGroup:
         key = (hour, tier, model)
         if key not in self._cache:
             moment = datetime.fromtimestamp(hour * HOUR_S, UTC)
@@ -108,7 +108,7 @@ async def _read_sketches(
     async with connection.stream(statement) as rows:
         async for part in rows.partitions(SKETCHES_PER_FETCH):
             for hour, tier, model, metric, total, bins in part:
-                groups.of(hour, tier, model).add(metric, Sketch.unpacked(bins, total))
+                groups.group_of(hour, tier, model).add(metric, Sketch.unpacked(bins, total))
 
 
 async def _read_paces(
@@ -125,7 +125,7 @@ async def _read_paces(
     async with connection.stream(statement) as rows:
         async for part in rows.partitions(MINUTES_PER_FETCH):
             for minute, its_tier, its_model, prompt, completion in part:
-                group = groups.of(minute // MINUTES_PER_HOUR, its_tier, its_model)
+                group = groups.group_of(minute // MINUTES_PER_HOUR, its_tier, its_model)
                 # PostgreSQL's sum of whole numbers is a decimal.
                 group.output.append(int(completion))
                 group.total.append(int(prompt) + int(completion))

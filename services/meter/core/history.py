@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from shared.messages.meter import History, Use
+from shared.messages.meter import History, PastRequest
 
 
 def history_page(rows: Sequence[Sequence[Any]], limit: int) -> History:
@@ -14,7 +14,7 @@ def history_page(rows: Sequence[Sequence[Any]], limit: int) -> History:
     """
     models: dict[str, int] = {}
     uses = tuple(
-        Use(
+        PastRequest(
             completed_at=completed_at,
             waited=waited,
             seconds=max(0.0, duration - waited),

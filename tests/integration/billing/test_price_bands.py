@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.price_store import SqlPriceStore
+from services.billing.adapters.band_store import SqlBandStore
 from services.billing.adapters.tables import bands as bands_table
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.meter_client import MeterClient
@@ -45,7 +45,7 @@ class Stall:
     now: float = MIDNIGHT + 60.0
 
     def __post_init__(self) -> None:
-        self.book = SqlPriceStore(self.engine)
+        self.book = SqlBandStore(self.engine)
 
     def maker(self) -> BandMaker:
         cache = cast("ReportCache", self.cache)

@@ -13,7 +13,7 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import ErrorReply, History, HistoryQuery, Use
+from shared.messages.meter import ErrorReply, History, HistoryQuery, PastRequest
 from tests.integration.meter.test_ledger import ledger_on
 from tests.integration.meter.test_process import meter_on
 from tests.kit.waiting import PATIENCE_SECONDS
@@ -51,9 +51,9 @@ async def test_history_row_matches_its_event(ledger: SqlLedger) -> None:
         History(
             models=("a", "b"),
             uses=(
-                Use(completed_at=MIDNIGHT + 100.25, waited=0.0, seconds=1.5, model=0, tokens=7),
-                Use(completed_at=MIDNIGHT + 200.0, waited=150.5, seconds=19.5, model=1, tokens=17),
-                Use(completed_at=MIDNIGHT + 300.0, waited=2.0, seconds=0.0, model=1, tokens=17),
+                PastRequest(completed_at=MIDNIGHT + 100.25, waited=0.0, seconds=1.5, model=0, tokens=7),
+                PastRequest(completed_at=MIDNIGHT + 200.0, waited=150.5, seconds=19.5, model=1, tokens=17),
+                PastRequest(completed_at=MIDNIGHT + 300.0, waited=2.0, seconds=0.0, model=1, tokens=17),
             ),
             next=None,
         )

@@ -117,20 +117,20 @@ def test_an_early_charge_and_what_the_estimate_adds_are_split_by_what_the_machin
 
 def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:
     other = {"a-1": life((10, "ready"), (12, "asleep"))}
-    assert at_six(times=other, prices={}).missing[0].tier == "A"
+    assert at_six(times=other, prices={}).unestimated[0].tier == "A"
     early = at_six(charge("5", arrived=hours(11.95, 11.95).start), times=other, prices={})
-    assert [(one.machine, one.since) for one in early.missing] == [("a-1", None)]
+    assert [(one.machine, one.since) for one in early.unestimated] == [("a-1", None)]
     assert early.uncertain == {"A"}
     hour = ("2026-05-03T11:00:00Z", "2026-05-03T12:00:00Z")
     over = charge("5", "2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z")
     begun = at_six(over, charge("5", *hour, arrived=hours(11.95, 11.95).start), times=other, prices={})
-    assert not begun.missing
+    assert not begun.unestimated
     assert begun.uncertain == {"A"}
     assert report_state(begun) == "estimated"
     late = at_six(charge("5", "2026-05-03T10:00:00Z", "2026-05-03T12:00:00Z"), times=other, prices={})
     assert not late.uncertain
     assert report_state(late) == "provisional"
-    assert not at_six(times={"a-1": life((0, "asleep"))}, prices={}).missing
+    assert not at_six(times={"a-1": life((0, "asleep"))}, prices={}).unestimated
 
 
 @given(

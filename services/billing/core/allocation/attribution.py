@@ -80,11 +80,11 @@ class Fleet:
 
     def owner_of_resource(self, resource_id: str | None) -> DirectOwner | None:
         """Return the owner of a resource by its id alone."""
-        name = self._id(resource_id)
+        name = self._configured_id(resource_id)
         machine = self.machine_of.get(name)
         return None if machine is None else DirectOwner(self.tier_of[machine], machine, name in self.parts)
 
-    def _id(self, resource_id: str | None) -> str:
+    def _configured_id(self, resource_id: str | None) -> str:
         """The configured id of a resource, whole or as the last part of the delivered one; empty: there is none."""
         if resource_id is None:
             return ""

@@ -62,8 +62,8 @@ class Allocation:
     """Of what each machine accrued and no charge covers yet, what each tier bears."""
 
     @property
-    def missing(self) -> tuple[UnbilledTime, ...]:
-        """The machines whose cost is unknown: with one of them, the spend and its tier's are, too."""
+    def unestimated(self) -> tuple[UnbilledTime, ...]:
+        """Unbilled time without an estimate. If there is any, the spend of the day and of its tier is unknown."""
         return tuple(one for one in self.unbilled if not one.estimated)
 
 

@@ -30,7 +30,7 @@ def report_state(allocation: Allocation, *, settled: bool = False, complete: boo
     An accrual, a missing bill, or a bill that came before its hours were over makes the report an estimate.
     `settled`: the invoices of all of the day's billing periods tie, so no charge is still to come.
     """
-    if allocation.missing:
+    if allocation.unestimated:
         return "estimated"
     if allocation.accrued or allocation.uncertain or not (allocation.billed or settled):
         return "estimated" if allocation.billed or allocation.observed else None
@@ -52,7 +52,7 @@ def build_day_report(
     If a bill is missing, the report has what is known, and every sum that the bill is part of is None.
     """
     state = report_state(allocation, settled=settled, complete=usage.complete)
-    missing = allocation.missing
+    missing = allocation.unestimated
     known = state is not None and not missing
     in_part = known or allocation.billed or allocation.observed
     total = usage.total
@@ -124,9 +124,9 @@ def always_on_cost(tier_of: Mapping[str, str], prices: Mapping[str, int], elapse
 def _tiers(allocation: Allocation, tokens: Mapping[str, int], *, in_part: bool) -> tuple[TierFigure, ...]:
     """Return all tiers; if nothing is known of the day, only those with a missing bill."""
     figures = []
-    for name in [*allocation.tiers, *sorted({one.tier for one in allocation.missing} - set(allocation.tiers))]:
+    for name in [*allocation.tiers, *sorted({one.tier for one in allocation.unestimated} - set(allocation.tiers))]:
         spend, count = allocation.tiers.get(name, 0), tokens.get(name, 0)
-        missing = [one for one in allocation.missing if one.tier == name]
+        missing = [one for one in allocation.unestimated if one.tier == name]
         if missing:
             reason, known = missing_bill_reason(missing), to_usd(spend) if in_part else None
             figure = TierFigure(

@@ -3,13 +3,13 @@
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import METER_HISTORY
 from shared.messages.codec import decode, encode
-from shared.messages.meter import History, HistoryQuery, Use
+from shared.messages.meter import History, HistoryQuery, PastRequest
 from shared.units import DAY_S
 from spotinference.plan.traffic import Request, read_ledger
 
 
-def use(completed_at: float, *, waited: float = 0.0, seconds: float = 1.0, model: int = 0) -> Use:
-    return Use(completed_at=completed_at, waited=waited, seconds=seconds, model=model, tokens=10)
+def use(completed_at: float, *, waited: float = 0.0, seconds: float = 1.0, model: int = 0) -> PastRequest:
+    return PastRequest(completed_at=completed_at, waited=waited, seconds=seconds, model=model, tokens=10)
 
 
 class Meter:

@@ -13,7 +13,7 @@ from shared.messages.billing import Band
 from shared.messages.codec import decode, encode
 
 
-class SqlPriceStore:
+class SqlBandStore:
     """The price bands in the database. Raises what `DATABASE_ERRORS` lists while it is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
