@@ -1,5 +1,8 @@
 """Makes a NATS server match `topology`. It is idempotent, and runs before the services start."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import nats.errors
 import nats.js.errors
 from nats.js.api import (
@@ -24,6 +27,8 @@ DEFAULT_WINDOW = 120.0
 async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | None = None) -> None:
     """Create what is missing and update what differs.
 
+    `replicas` is how many servers of a cluster have a copy of each stream. An existing stream may have more, never
+    fewer: the count is raised and not lowered.
     `usage_bytes` bounds the USAGE stream. Above it the stream rejects events, which wait in the gateways' outboxes, so
     that fleet messages still find room. None leaves the bound as it is; a new stream is then unbounded.
 
@@ -32,56 +37,68 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | 
     """
     try:
         for stream in topology.STREAMS:
-            await _stream(bus, stream, replicas, usage_bytes if stream is topology.USAGE else None)
+            settings = stream_settings(stream, usage_bytes if stream is topology.USAGE else None)
+            if not await _update(bus, stream.name, settings, replicas):
+                await bus.js.add_stream(
+                    StreamConfig(name=stream.name, storage=StorageType.FILE, num_replicas=replicas, **settings)
+                )
         for consumer in topology.CONSUMERS:
             await _consumer(bus, consumer)
         for bucket in topology.BUCKETS:
-            await _bucket(bus, bucket, replicas)
+            if not await _update(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas):
+                await bus.js.create_key_value(_new_bucket(bucket, replicas))
         for store in topology.OBJECT_STORES:
-            try:
-                await bus.js.object_store(store.name)
-            except nats.js.errors.NotFoundError:
+            if not await _update(bus, f"OBJ_{store.name}", {}, replicas):
                 await bus.js.create_object_store(store.name, config=ObjectStoreConfig(replicas=replicas))
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
         raise BusError(f"the bus could not be provisioned: {error}") from error
 
 
-async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int, max_bytes: int | None) -> None:
-    config = StreamConfig(
-        name=stream.name,
-        subjects=list(stream.subjects),
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        max_age=stream.max_age,
-        max_bytes=-1 if max_bytes is None else max_bytes,
-        max_msgs_per_subject=1 if stream.last_per_subject else -1,
-        discard=DiscardPolicy.NEW if stream.discard_new else DiscardPolicy.OLD,
-        deny_delete=stream.keep_for_good,
-        deny_purge=stream.keep_for_good,
-        duplicate_window=stream.duplicate_window,
-    )
+def stream_settings(stream: topology.Stream, max_bytes: int | None) -> dict[str, Any]:
+    """Return what the topology says about a stream. Without `max_bytes`, its bound is not part of it."""
+    settings: dict[str, Any] = {
+        "subjects": list(stream.subjects),
+        "max_age": stream.max_age or 0.0,
+        "max_msgs_per_subject": 1 if stream.last_per_subject else -1,
+        "discard": DiscardPolicy.NEW if stream.discard_new else DiscardPolicy.OLD,
+        "deny_delete": stream.keep_for_good,
+        "deny_purge": stream.keep_for_good,
+        "duplicate_window": stream.duplicate_window,
+    }
+    return settings if max_bytes is None else {**settings, "max_bytes": max_bytes}
+
+
+def bucket_settings(bucket: topology.Bucket) -> dict[str, Any]:
+    """Return what the topology says about a bucket, which is a stream."""
+    # Its window for message ids must not be longer than its keys live.
+    return {"max_age": bucket.ttl or 0.0, "duplicate_window": min(bucket.ttl or DEFAULT_WINDOW, DEFAULT_WINDOW)}
+
+
+def stream_change(existing: StreamConfig, settings: Mapping[str, Any], replicas: int) -> StreamConfig | None:
+    """Return what an existing stream has to become; None if it already is.
+
+    Replicas are added and never taken away. What `settings` does not name is the operator's, such as the placement.
+    """
+    changed = existing.evolve(**settings, num_replicas=max(existing.num_replicas or 1, replicas))
+    return None if changed == existing else changed
+
+
+async def _update(bus: JetStreamBus, name: str, settings: Mapping[str, Any], replicas: int) -> bool:
+    """Make an existing stream what it should be. Return False if there is none of this name."""
     try:
-        existing = (await bus.js.stream_info(stream.name)).config
+        existing = (await bus.js.stream_info(name)).config
     except nats.js.errors.NotFoundError:
-        await bus.js.add_stream(config)
-    else:
-        await bus.js.update_stream(config if max_bytes is not None else config.evolve(max_bytes=existing.max_bytes))
+        return False
+    change = stream_change(existing, settings, replicas)
+    if change is not None:
+        await bus.js.update_stream(change)
+    return True
 
 
-async def _bucket(bus: JetStreamBus, bucket: topology.Bucket, replicas: int) -> None:
-    config = KeyValueConfig(
+def _new_bucket(bucket: topology.Bucket, replicas: int) -> KeyValueConfig:
+    return KeyValueConfig(
         bucket=bucket.name, history=1, ttl=bucket.ttl, storage=StorageType.FILE, replicas=replicas, direct=False
     )
-    try:
-        existing = (await bus.js.stream_info(f"KV_{bucket.name}")).config
-    except nats.js.errors.NotFoundError:
-        await bus.js.create_key_value(config)
-    else:
-        # A bucket is a stream. Its window for message ids must not be longer than its keys live.
-        window = min(bucket.ttl or DEFAULT_WINDOW, DEFAULT_WINDOW)
-        await bus.js.update_stream(
-            existing.evolve(max_age=bucket.ttl or 0.0, duplicate_window=window, num_replicas=replicas)
-        )
 
 
 async def _consumer(bus: JetStreamBus, consumer: topology.Consumer) -> None:

@@ -20,6 +20,8 @@ class BusSection(Section, frozen=True, kw_only=True):
     url: str | None = None
     max_view_age: Duration = Duration(300)
     """A service whose view of a bucket has not been confirmed as current for this long is not ready."""
+    replicas: Annotated[int, Bounds(1, 5)] = 1
+    """Copies of each stream in a cluster. `provision` never lowers the count of an existing stream."""
 
 
 class DatabaseSection(Section, frozen=True, kw_only=True):

@@ -12,16 +12,19 @@ from spotinference.terminal import print_line
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
-    default=1,
-    show_default=True,
-    help="Copies of each stream, in a cluster of NATS servers.",
+    default=None,
+    help="Copies of each stream, in a cluster of NATS servers.  [default: [bus] replicas]",
 )
 @suite_options
-def provision(context: Context, replicas: int) -> None:
-    """Create the streams, consumers and buckets that are missing on the bus. Safe to repeat."""
+def provision(context: Context, replicas: int | None) -> None:
+    """Create the streams, consumers and buckets that are missing on the bus. Safe to repeat.
+
+    A stream that has more copies keeps them.
+    """
+    copies = context.config().bus.replicas if replicas is None else replicas
 
     async def work(bus: JetStreamBus) -> None:
-        await provision_bus(bus, replicas=replicas)
+        await provision_bus(bus, replicas=copies)
 
     context.run_with_bus(work)
     print_line("the bus is provisioned")

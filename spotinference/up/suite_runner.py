@@ -73,7 +73,7 @@ class SuiteRunner:
                 async with connect(
                     suite_file.bus_url(self._config, self._data_dir), name="provision", wait=10.0
                 ) as bus:
-                    await provision(bus)
+                    await provision(bus, replicas=self._config.bus.replicas)
             await self._start_services()
             if not self._stop.is_set():
                 self._out.line('{"ready":true}')
