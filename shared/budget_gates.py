@@ -23,7 +23,7 @@ def budget_limits(config: Config) -> dict[str, Money]:
 
 
 class GateView:
-    """Tells why new spending is closed, or None while it is open. `view` is of bucket `budget`."""
+    """Tells why new spending is closed, or None while it is open. `view` is the view of bucket `budget`."""
 
     def __init__(self, config: Config, view: Mapping[str, BudgetGate], age: Callable[[str], float]) -> None:
         """`age` returns how many seconds ago the entry of a scope was written."""

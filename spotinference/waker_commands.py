@@ -31,7 +31,7 @@ SETTLE_SECONDS = 2.0
 """The records show the effect of an accepted command within this; until then they may be older than the command."""
 REDRAW_SECONDS = 1.0
 PREFERENCE: Sequence[MachineState] = ("ready", "waking", "draining", "falling_asleep", "asleep", "broken", "gone")
-"""Of a model's machines, the one nearest to serving is reported."""
+"""The machine of a model that is nearest to serving is reported: the first state in this order."""
 GOALS: Mapping[CommandKind, MachineState] = {"wake": "ready", "hibernate": "asleep"}
 HAS_STARTED: Mapping[CommandKind, Callable[[MachineRecord], bool]] = {
     "wake": lambda record: record.state in ("waking", "ready"),

@@ -17,7 +17,7 @@ class CallResult:
     reason: str = ""
     endpoint: str | None = None
     generation: int | None = None
-    """Of an engine that only slept; None: as requested."""
+    """The generation of an engine that only slept; None: the one that was requested."""
     scope: RefusalScope | None = None
     """What a refusal concerns."""
 

@@ -38,7 +38,7 @@ def _name_of(subject_token: str) -> str:
         raise Unreadable(f"{subject_token[:SHOWN]!r} is not a name in the bus's encoding")
     decoded = decode_text(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), subject_token).encode("latin-1"))
     if token(decoded) != subject_token:
-        raise Unreadable(f"{subject_token[:SHOWN]!r} is not the bus's only encoding of its name")
+        raise Unreadable(f"{subject_token[:SHOWN]!r} is not how the bus encodes the name {decoded[:SHOWN]!r}")
     return decoded
 
 

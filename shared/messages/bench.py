@@ -8,22 +8,22 @@ from shared.messages.values import Seconds, UnixSeconds
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked of each side: chat completions, streamed, `temperature` 0, each prompt another one."""
+    """What was asked of each side: chat completions, streamed, `temperature` 0, each with another prompt."""
 
     concurrency: int
     """Streams at once."""
     requests: int
-    """Of each side; the pairs come on top."""
+    """Requests of each side; the pairs come on top."""
     rounds: int
-    """In so many turns, first one side, then the other, the next time the other way round."""
+    """Turns: each measures one side and then the other, and the order alternates."""
     prompt_tokens: int
-    """About: a word is taken for a token. What the engine counted is with each side."""
+    """Approximate: a word counts as a token. Each side has what the engine counted."""
     tokens: int
     """`max_tokens`."""
     ignore_eos: bool
     """Whether the engine was told to go on to `max_tokens` whatever it says."""
     pairs: int
-    """Requests for one token, one at a time, by turns through the gateway and directly."""
+    """Requests for one token, one at a time, alternately through the gateway and directly."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     failed: int
     seconds: Seconds
-    """Of its rounds, each from its first request to the end of its last answer."""
+    """The duration of its rounds, each from its first request to the end of its last answer."""
     prompt_tokens: int
     completion_tokens: int
     rate: float
@@ -44,7 +44,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     tpot: Spread | None
     """Seconds for each token after the first."""
     client_cpu: float
-    """Of one core, used by the client that measured: near 1 it measured itself."""
+    """The part of one core that the measuring client used: near 1, it measured itself."""
 
 
 class BenchRun(Message, frozen=True, kw_only=True, tag="bench_run.v1"):
@@ -58,12 +58,12 @@ class BenchRun(Message, frozen=True, kw_only=True, tag="bench_run.v1"):
     """None, as `machine`: the engine was given by its URL and is no machine's on record."""
     machine: str | None
     machines: int
-    """That were ready for the model: more than one, and the gateway spread the load over them."""
+    """Machines that were ready for the model. If there were several, the gateway spread the load over them."""
     engine: str
     """As it names itself; empty: it does not."""
     engine_version: str
     gateway_version: str
-    """Of the command, which is installed with it."""
+    """The version of the command, which is installed with the gateway."""
     load: Load
     gateway: Side
     direct: Side

@@ -107,7 +107,7 @@ class ReportFigures(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     state: FigureState | None
-    """Of a period the least certain of its days'."""
+    """For a period: the least certain state of its days."""
     spend: Decimal | None
     tokens: int
     usd_per_mtok: Decimal | None
@@ -163,9 +163,9 @@ class DayReport(ReportFigures, Message, frozen=True, kw_only=True, tag="day_repo
     failed: bool = False
     """The report could not be made: `reason` says why, and it has no figure. It is never published."""
     hours: tuple[MachineHours, ...] = ()
-    """Of each machine with charges for its use."""
+    """The hours of each machine with charges for its use."""
     explanations: tuple[Explanation, ...] = ()
-    """Of the unattributed cost, the shared cost and each tier, if the query asks for them. Never stored."""
+    """What explains the unattributed cost, the shared cost and each tier, if the query asks for it. Never stored."""
     unbilled: tuple[Unbilled, ...] = ()
     """The machines whose bill has not come, or not for all of the day."""
 

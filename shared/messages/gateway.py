@@ -137,7 +137,7 @@ class KeyQuota(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     used: tuple[Whole, Whole, Whole, Whole]
     """Reserved tokens included."""
     limits: tuple[Whole | None, Whole | None, Whole | None, Whole | None]
-    """None is unlimited; of the month what the ledger has left."""
+    """None is unlimited; the limit of the month is what the ledger has left of it."""
     wanted: tuple[Whole, Whole, Whole, Whole] = (0, 0, 0, 0)
     """What a waiting request asks beyond what this gateway may use."""
 
@@ -146,7 +146,7 @@ class QuotaLease(msgspec.Struct, frozen=True, kw_only=True):
     """What one gateway lets another use of the keys' limits."""
 
     version: Count
-    """Of a lender, rising."""
+    """The lender's counter; it only rises."""
     parts: Count
     """A key that is not named has its limits divided by this; 0: nothing of them."""
     keys: dict[str, tuple[Whole, Whole, Whole, Whole]]
@@ -167,7 +167,7 @@ class QuotaReport(Message, frozen=True, kw_only=True, tag="limits.v1"):
     follows: str
     """Whose loan it goes by: the eldest that it hears, its own name for itself; empty: it serves nobody yet."""
     version: Count
-    """Of the loan that it goes by, 0 for none."""
+    """The version of the loan that it uses; 0 if none."""
     keys: dict[str, KeyQuota]
     """Those with a limit that are in use here."""
     heard: dict[str, UnixSeconds]

@@ -66,7 +66,7 @@ class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
     """Answer on `billing.import`. With any refusal nothing was imported."""
 
     sha256: str
-    """Of the delivery: of one file its own, of several that of their hashes."""
+    """The hash of the delivery: that of its one file, or that of the hashes of several."""
     snapshots: tuple[SnapshotSummary, ...] = ()
     refusals: tuple[RowError, ...] = ()
 
@@ -82,7 +82,7 @@ class RunningImport(msgspec.Struct, frozen=True, kw_only=True):
     """The import in progress; all others wait for it."""
 
     id: str
-    """Of its request; empty where billing fetched it, or reads it again."""
+    """The id of the request; empty where billing fetched the delivery, or reads it again."""
     source: str
     step: ImportStep
     rows: int
@@ -151,7 +151,7 @@ class InvoiceStanding(msgspec.Struct, frozen=True, kw_only=True):
     """`payable` less `billed`."""
     state: InvoiceState
     account: str | None = None
-    """Of charges that name no invoice."""
+    """The account of the charges, if they name no invoice."""
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):

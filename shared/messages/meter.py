@@ -1,4 +1,4 @@
-"""What the meter publishes: how much of each source is in the ledger, the keys' months, and answers about tokens."""
+"""What the meter publishes: how much of each source is in the ledger, each key's use per month, and its answers."""
 
 import math
 from datetime import UTC, datetime
@@ -59,7 +59,7 @@ class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
     key: str | None = None
     """Only the usage of this key; None: all keys."""
     after: str | None = None
-    """`next` of the page before; "" asks for the first page; None: everything, an error if no message can hold it."""
+    """`next` of the previous page; "" asks for the first page; None: everything, an error if no message can hold it."""
 
 
 class TokenSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +171,7 @@ class RereadQuery(Message, frozen=True, kw_only=True, tag="reread_query.v1"):
     since: UnixSeconds | None = None
     """Unix seconds: skip what the stream stored before; None: from its beginning."""
     after: int = 0
-    """`last` of the page before; 0 asks for the first."""
+    """`last` of the previous page; 0 asks for the first."""
 
 
 class Reread(Message, frozen=True, kw_only=True, tag="reread.v1"):
@@ -195,7 +195,7 @@ class RecountQuery(Message, frozen=True, kw_only=True, tag="recount_query.v1"):
     reason: str | None = None
     """Only messages quarantined for this reason, as `spot_meter_quarantined_total` names it; None: any."""
     after: str = ""
-    """`next` of the page before; "" asks for the first."""
+    """`next` of the previous page; "" asks for the first."""
 
 
 class Recounted(Message, frozen=True, kw_only=True, tag="recounted.v1"):

@@ -37,7 +37,7 @@ class MachineAudit(msgspec.Struct, frozen=True, kw_only=True):
     engine: int | None
     """What its engines counted; None: they could not be read, which is not 0."""
     probes: int
-    """Of these, the waker's probes."""
+    """How many of these are the waker's probes."""
     ledger: int
     """What the ledger has of the day."""
     read: int
@@ -60,7 +60,7 @@ class SourceAudit(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     first: int
-    """Of the day."""
+    """The first of its numbers on the day; `last` is the last one."""
     last: int
     kept: int
     """How many of these numbers the ledger has."""

@@ -34,7 +34,7 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     ready_at: UnixSeconds | None = None
     """When the wake is expected to be done, by the waker's clock; None without history."""
     ready_in: Seconds | None = None
-    """The same in seconds from when this was written."""
+    """`ready_at` in seconds from when this was written."""
     key_id: str | None = None
     """The key whose request caused the wake under way or the last one."""
     kept: bool = False
@@ -42,7 +42,7 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     cordoned: bool = False
     """The operator keeps it from requests: it is not woken, and drained where it was awake."""
     alarm: str = ""
-    """What an operator has to see to, in words; empty: nothing."""
+    """What the operator has to fix, in words; empty if nothing."""
     failed_wakes: Count = 0
     """Wakes in a row in which its engine did not become ready; `reason` says why the last one failed."""
     max_model_len: Annotated[int, msgspec.Meta(gt=0, lt=2**40)] | None = None
@@ -99,7 +99,7 @@ class CommandIssued(Message, frozen=True, kw_only=True, tag="ordered.v1"):
 
     at: UnixSeconds
     machine: str
-    """The model's name, of `wake`."""
+    """The model's name, for `wake`."""
     order: CommandKind
     by: str
 
@@ -123,7 +123,7 @@ class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):
     accepted: bool
     error: str = ""
     machines: tuple[str, ...] = ()
-    """Whom it is about: of `wake` the model's machines."""
+    """The machines that the order is about; for `wake`, the model's."""
     wake_cap: Seconds = 0.0
     """Seconds that a wake lasts at most; 0 from an older waker."""
 
@@ -133,27 +133,27 @@ class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1")
 
     machine: str
     last_used: UnixSeconds = 0.0
-    """Written no oftener than it matters."""
+    """Written only as often as it matters."""
     kept: bool = False
     cordoned: bool = False
     cool_until: UnixSeconds = 0.0
     failures: Count = 0
     tried_wake: str = ""
     tried_starts: Count = 0
-    """Of earlier wakers: the one wake that started it last, and how often."""
+    """The wake that started it last under earlier wakers, and how often it did."""
     tried: dict[str, Count] = msgspec.field(default_factory=dict)
     """How often each wake under way has started it."""
     woken: tuple[UnixSeconds, ...] = ()
     """The wakes of the last hour."""
     wake_deadline: UnixSeconds = 0.0
-    """Of the wake under way."""
+    """The deadline of the wake under way."""
     causes: tuple[str, ...] = ()
     """The keys that its wake is not yet charged to."""
     charged_since: UnixSeconds = 0.0
     unready: Count = 0
     """Wakes in a row in which its engine did not become ready."""
     unready_reason: str = ""
-    """Of the last of them."""
+    """Why the last of them failed."""
 
 
 class TierMemory(Message, frozen=True, kw_only=True, tag="tier_memory.v1"):

@@ -204,7 +204,7 @@ async def _run_service(
             )
         except OSError as error:
             where = f"{service}.metrics_port: cannot listen on {section.metrics_host}:{metrics_port}"
-            raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
+            raise Misconfigured(f"{where}: {error.strerror}: choose another port, or 0 for a free one") from error
         stack.push_async_callback(runtime.cancel_tasks)
         runtime.spawn(_raise_ended_watch(bus), "watches")
         clock = ClockSkewMonitor(bus, runtime.registry)

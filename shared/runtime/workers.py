@@ -56,8 +56,8 @@ class Workers:
             try:
                 reserved.bind((self._host, self._port))
             except OSError as error:
-                reason = f"cannot listen on {self._host}:{self._port}: {error.strerror}: name another port, or 0"
-                raise Misconfigured(f"{self._service}.port: {reason}") from error
+                where = f"{self._service}.port: cannot listen on {self._host}:{self._port}"
+                raise Misconfigured(f"{where}: {error.strerror}: choose another port, or 0 for a free one") from error
             # Set only now, so that a port which other processes share counts as taken.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             lifeline, child_end = socket.socketpair()

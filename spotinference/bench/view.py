@@ -10,7 +10,7 @@ from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Spread
 
 BUSY_CLIENT = 0.8
-"""Of a core. Above this, the client's own work affects the figures."""
+"""The part of a core above which the client's own work affects the figures."""
 
 
 def run_json(run: BenchRun, *, stopped: bool = False) -> dict[str, object]:

@@ -24,7 +24,7 @@ class Traffic:
     arrivals: Sequence[float]
     seconds: Sequence[float]
     tokens: int = 0
-    """Of all requests."""
+    """The tokens of all requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Outcome:
     wakes: int
     requests: int
     waits: tuple[float, ...]
-    """Of the requests that waited, in ascending order."""
+    """Seconds that each request waited that had to wait, in ascending order."""
     waiting: float
     """While at least one request waited."""
 
@@ -168,7 +168,7 @@ class _Run:
             self.past = Past(gaps=with_gap(self.past.gaps, until - self.last_used), wakes=self.past.wakes)
 
     def awake_until(self, end: float) -> float:
-        """Seconds awake before the end."""
+        """Return the seconds that the machine was awake before `end`."""
         return self.total + end - self.awake_since if self.awake else self.total
 
     def _sleeps(self) -> float:

@@ -21,7 +21,7 @@ from spotinference.times import today
 
 STATEMENT_SECONDS = 60.0
 MAX_IDS = 20
-"""Of keys with the same name that an error lists."""
+"""The most ids of keys with one name that an error lists."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 POLL_SECONDS = 0.2
 MAX_BYTES = 64 * 1024**2
-"""Of one file: about 200,000 requests in the access log."""
+"""Bytes of one file: about 200,000 requests in the access log."""
 KEPT = 3
 """Older files per service. With five services that is at most 1.25 GiB."""
 KEPT_OF_ENGINES = 1

@@ -57,7 +57,7 @@ class NatsServer:
     port: int = -1
     process: "subprocess.Popen[bytes] | None" = None
     limits: StoreLimits = field(default_factory=lambda: StoreLimits(0, 0))
-    """Those of the last start."""
+    """The limits of the last start."""
     _password: str = field(default_factory=_new_password, repr=False)
     _health_password: str = field(default_factory=_new_password, repr=False)
 

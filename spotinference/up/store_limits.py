@@ -10,7 +10,7 @@ from shared.bus.topology import USAGE
 from shared.messages.codec import Unreadable, decode
 
 STORE_SHARE = 2, 3
-"""Of the available space: the ledger keeps the same events for as long, in about half as many bytes."""
+"""The part of the available space: the ledger keeps the same events as long, in about half as many bytes."""
 CONTROL_BYTES = 1024**3
 """Reserved for everything but usage: leases, keys, the fleet, its journal, invoices. At most a quarter."""
 ROOM_BYTES = 1024**2

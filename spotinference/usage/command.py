@@ -76,4 +76,6 @@ def _span(day: str | None, days: int | None, first: str | None, to: str | None) 
     try:
         return (date.fromisoformat(last) - timedelta(days=(days or 1) - 1)).isoformat(), last
     except OverflowError:
-        raise click.UsageError(f"--days: {days} days before {last} is no date") from None
+        raise click.UsageError(
+            f"--days: {days} days before {last} is earlier than the year 1: ask for fewer days"
+        ) from None

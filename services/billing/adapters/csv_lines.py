@@ -15,7 +15,7 @@ from services.billing.core.invoice_files.sql_macros import BLANK_CHARACTERS
 from shared.messages.codec import Unreadable, decode_text
 
 MAX_LINE = 4 * 1024**2
-"""In bytes; also of a record that quotes ends of lines. A byte of it can take fifty in memory."""
+"""Bytes; also of a record with quoted line breaks. Each byte can take fifty in memory."""
 MAX_EMPTY_LINES = 100_000
 HEADER_BYTES = 16 * 1024**2
 """The header must lie within these first bytes."""
@@ -29,7 +29,7 @@ class Rewritten:
     """The size of a rewritten file."""
 
     bytes_read: int
-    """Of the uncompressed file."""
+    """The size of the uncompressed file."""
     longest: int
     """Upper bound of the longest record in bytes."""
 
@@ -49,7 +49,9 @@ def first_records(path: Path) -> list[tuple[int, list[str]]]:
             if lines.bytes_read > HEADER_BYTES:
                 break
     if not records:
-        raise InvalidFile(1, "an empty file: expected the columns' names in the first line, and a charge a line below")
+        raise InvalidFile(
+            1, "an empty file: expected the columns' names in the first line, and one charge per line below"
+        )
     return records
 
 
@@ -86,7 +88,7 @@ def rewrite(
 
 
 _MOST_BYTES = 4
-"""Of a character in UTF-8."""
+"""The most bytes that a character has in UTF-8."""
 
 
 def _other_width(line: int, cells: int, width: int, *, ended: bool) -> InvalidFile:

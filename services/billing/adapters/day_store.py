@@ -40,7 +40,7 @@ _USED = (
     "service_name",
     "rows",
 )
-"""Of a charge's fields those that decide or explain a figure, and the quantity, which is kept as text."""
+"""The fields of a charge that decide or explain a figure, and the quantity, which is kept as text."""
 
 
 class SqlDayStore:

@@ -18,11 +18,11 @@ from services.billing.core.invoice_files.invalid_files import TOO_LARGE, Invalid
 from services.billing.core.invoice_files.schema import FileSchema
 
 LONGEST_RECORD = 2 * 1024**2
-"""In bytes, unless a file has longer ones: DuckDB's buffers are made for it."""
+"""Bytes, unless a file has longer records: DuckDB's buffers are made for it."""
 LEAST_ROW = 16
-"""Bytes that a row of a Parquet file counts for at least: of equal ones it holds any number in a few."""
+"""The least bytes that a row of a Parquet file counts for: a few bytes can hold any number of equal rows."""
 _NO_PARTITIONS = "hive_partitioning = false"
-"""Or a folder above the file that is called like a column, `tier=gpu`, says what stands in every row of it."""
+"""Otherwise a folder named like a column, `tier=gpu`, above the file gives that column's value in every row."""
 _CSV = (
     f"{_NO_PARTITIONS}, header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', "
     "new_line = '\\n', parallel = false, nullstr = ''"
@@ -47,7 +47,7 @@ class FileReader:
         self._refusals = refusals
         self._on_progress = on_progress
         self._bytes_left = disk_part(directory)
-        """Of the disk, for the files unpacked."""
+        """Disk space left for unpacked files."""
         self.splits = False
         """Whether there may be charges that repeat others in parts."""
 

@@ -30,7 +30,7 @@ BATCH = 5_000
 MAX_BILLS = 1_000
 """Invoices of a delivery, and accounts and months without one: each is listed, and the bus carries a list of 1 MiB."""
 MAX_NAME = 500
-"""Characters of an issuer, an account or an invoice's number, which stand in each of those lists."""
+"""Characters of an issuer, an account or an invoice's number, which are in each of those lists."""
 
 ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
 """The fields of a charge in the database. Its time of arrival is the snapshot's."""
@@ -198,6 +198,6 @@ def _repeats(key: SnapshotKey, shared: int, rows: int, other: str) -> str:
     period = f"{format_time(key.period_start)} to {format_time(key.period_end)}"
     return (
         f"{shared:,} of its {rows:,} charges of {key.issuer}, account {key.account}, {period} "
-        f"stand in {other} too: they are two snapshots of one period; import the newest one "
-        "alone, or say --parts if they are parts of one snapshot"
+        f"are also in {other}: the files are two snapshots of one period; import the newest one "
+        "alone, or pass --parts if they are parts of one snapshot"
     )

@@ -21,9 +21,9 @@ from shared.messages.meter import ErrorReply
 log = structlog.get_logger()
 
 SHOWN_FILES = 3
-"""Of a delivery, in the log."""
+"""Files of a delivery that the log names."""
 SHOWN_REASONS = 3
-"""Of a source, in the log and for the operator; an import by hand shows all of them."""
+"""Reasons of a source that the log and the operator see; an import by hand shows all of them."""
 MIN_RETRY_PAUSE_S = 10.0
 """Seconds after the first failure. Each further failure doubles it, up to the usual interval."""
 

@@ -49,7 +49,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 MAX_FILES = 1000
-"""Of one delivery: a month of the largest accounts has some dozens."""
+"""Files of one delivery: a month of the largest accounts has some dozens."""
 TOO_MANY_SNAPSHOTS = "the files were imported; `spotinference invoice list` shows what counts"
 SHUTTING_DOWN = Outage(
     (Interrupted,), "billing is shutting down: nothing was imported; try again when it runs", lambda _: "shutting down"

@@ -11,7 +11,7 @@ from services.billing.ports import InvoiceStore
 log = structlog.get_logger()
 
 SHOWN_FILES = 3
-"""Of a delivery, in the log."""
+"""Files of a delivery that the log names."""
 
 
 class InvoiceRereader:

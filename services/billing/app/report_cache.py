@@ -80,7 +80,7 @@ class ReportCache:
         return datetime.fromtimestamp(self._now(), UTC).date().isoformat()
 
     async def iterate(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
-        """One for each of some days in a row, in this order, as the books and the meter have it now."""
+        """Yield the report of each of these consecutive days, in order, as the books and the meter have it now."""
         now = to_millis(self._now())
         over = sorted(day for day in days if day_window(day).end + HOUR_MS <= now)
         marks = await self._marks_of(over) if over else {}

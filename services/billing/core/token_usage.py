@@ -30,7 +30,7 @@ class TokenUsage:
 
 
 def token_usage(answer: Tokens) -> TokenUsage:
-    """Of an answer by `BY`. Its rows alone count: pages of it may have been made at different moments."""
+    """Add up an answer by `BY`. Only its rows count: its pages may have been made at different moments."""
     served: dict[tuple[str, str, str], TokenSums] = {}
     failed = 0
     for row in answer.rows:

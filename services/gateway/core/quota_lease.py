@@ -61,7 +61,7 @@ class Capacity:
     counted: Sequence[QuotaFollower]
     """Gateways whose usage comes out of it."""
     followers: Sequence[QuotaFollower]
-    """Those of them that use this gateway's leases."""
+    """The `counted` gateways that use this gateway's leases."""
 
 
 @dataclass(eq=False, slots=True)

@@ -84,7 +84,7 @@ class ParsedRequest(msgspec.Struct, gc=False):
     several_prompts: bool
     """Whether `prompt` is a list of prompts, if the endpoint accepts one."""
     spans: dict[str, Span] | None
-    """Of the members that may change; None if `"model"` occurs once in the body and no name is escaped."""
+    """Where the members are that may change; None if `"model"` occurs once in the body and no name is escaped."""
     body: bytes
     """The relay drops it once the engine has it."""
 

@@ -1,4 +1,4 @@
-"""What the ledger has confirmed and no longer has, as after a restore from an older copy."""
+"""Finds events that the ledger has confirmed and no longer has, as after a restore from an older copy."""
 
 from collections.abc import Mapping, Sequence
 

@@ -12,7 +12,7 @@ from shared.messages.meter_audit import Audit, SourceAudit
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerDay:
-    """What the ledger has of a day. Without `events_kept` the events are sealed, and nothing is compared."""
+    """What the ledger has of a day. If not `events_kept`, the events are sealed, and nothing is compared."""
 
     events_kept: bool
     events: int

@@ -16,11 +16,11 @@ class FleetEventKind(StrEnum):
     PROBE = "probe"
     LOST_PROBE = "lost_probe"
     DEATH = "death"
-    """Of the machine."""
+    """The machine died."""
     CRASH = "crash"
-    """Of a gateway."""
+    """A gateway crashed."""
     RESET = "reset"
-    """Of the engine's counters."""
+    """The engine's counters were reset."""
 
 
 JOURNAL_KINDS = (FleetEventKind.START, FleetEventKind.PROBE, FleetEventKind.LOST_PROBE, FleetEventKind.DEATH)
@@ -37,6 +37,6 @@ class FleetEvent:
     amount: int = 0
     """A probe's tokens; the requests that a gateway had there when it died."""
     since: float | None = None
-    """Of a reset: when the reading before it was taken."""
+    """For a reset: when the reading before it was taken."""
     lost: int = 0
-    """Of a reset: the tokens that the ledger has between that reading and the next."""
+    """For a reset: the tokens that the ledger has between that reading and the next."""

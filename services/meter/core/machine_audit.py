@@ -29,9 +29,9 @@ class GenerationUsage:
     machine: str
     generation: int
     requests: int = 0
-    """Of the day."""
+    """The day's requests."""
     tokens: int = 0
-    """Of the day."""
+    """The tokens of the day's requests."""
     read: int = 0
     """Tokens of requests that ended between the engine's readings."""
     straddling: int = 0
@@ -51,7 +51,7 @@ class GenerationUsage:
     left_seconds: float = 0.0
     """Seconds that the engine may have worked on those without a limit on their answers, for each choice."""
     left_limited_seconds: float = 0.0
-    """The same for those with a limit."""
+    """Seconds that it may have worked on those with such a limit."""
     left_limit: float = 0.0
     """Tokens to which these limited all their answers."""
     choices: int = 0

@@ -15,7 +15,7 @@ from ddsketch.store import DenseStore
 from shared.messages.codec import PackedDecoder
 
 RELATIVE_ERROR = 0.01
-"""Of a quantile. Stored sketches were counted with it: another value needs a migration."""
+"""The error of a quantile. Stored sketches were counted with it: another value needs a migration."""
 LEAST, MOST = 1e-6, 1e6
 """Values outside count as these, a microsecond and eleven days, which bounds a sketch to some 1400 bins."""
 UNIT = 1e-6

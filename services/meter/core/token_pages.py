@@ -25,12 +25,12 @@ class PageCursor(msgspec.Struct, frozen=True, order=True, array_like=True):
 def tokens_page(tokens: Tokens, by: Sequence[str], after: str, max_bytes: int) -> Tokens:
     """Return what follows a cursor in about `max_bytes`, at least one item; raises `Rejected` for a bad cursor.
 
-    `after`: `next` of the page before; "" asks for the first.
+    `after`: `next` of the previous page; "" asks for the first.
     """
     try:
         cursor = decode(after, PageCursor) if after else None
     except Unreadable as error:
-        raise Rejected(f"after: expected `next` of the page before: {error}") from error
+        raise Rejected(f"after: expected the `next` of the previous page: {error}") from error
     rows: list[TokensRow] = []
     busy: dict[str, list[Interval]] = {}
     last: PageCursor | None = None

@@ -107,7 +107,7 @@ def _result(error: Exception, action: str, skew: float) -> CallResult:
         reason = "EC2 cannot be reached: see `provider.ec2.region`, `endpoint_url` and the way to it"
         return CallResult(outcome="failed", code=type(error).__name__, reason=reason)
     # The response is lost or malformed. The SDK's errors say no more than that, and may quote the request.
-    return CallResult(outcome="unknown", code=type(error).__name__, reason="EC2's answer was lost or is none")
+    return CallResult(outcome="unknown", code=type(error).__name__, reason="EC2 sent no usable answer")
 
 
 def code_of(error: boto.ClientError) -> str:

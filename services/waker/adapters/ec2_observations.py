@@ -30,7 +30,7 @@ _SCOPES: dict[str, RefusalScope] = {
     "Client.InvalidSnapshot.NotFound": "machine",
     "Server.InternalError": "machine",
 }
-"""Of starts that were accepted and then failed."""
+"""What a start is blocked for that was accepted and then failed, by the reason that EC2 gives."""
 _HINTS = {
     "Server.InsufficientInstanceCapacity": "EC2 has no room for this type in this zone just now",
     "Client.VolumeLimitExceeded": "the account's quota of volumes is used up: ask AWS for more",

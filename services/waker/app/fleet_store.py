@@ -33,7 +33,7 @@ class FleetStore:
         self._memories: dict[str, int] = {}
         """By key."""
         self._key_revisions: dict[str, int] = {}
-        """Of the entries of `wakes`, by key."""
+        """The revisions of the entries of bucket `wakes`, by key."""
 
     async def load(self) -> PersistedState:
         """Load what earlier leaders left. Unreadable entries are reported and replaced."""

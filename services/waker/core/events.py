@@ -41,7 +41,7 @@ class Observation:
     provider_state: str
     """The provider's own word."""
     generation: int | None = None
-    """Of the engine that runs, or ran last; None if the provider does not count them."""
+    """The generation of the engine that runs, or ran last; None if the provider does not count them."""
     endpoint: str | None = None
     """Where its engine listens; None: not known yet, or as configured."""
     reason: str = ""
@@ -139,7 +139,7 @@ class Called:
     reason: str = ""
     endpoint: str | None = None
     generation: int | None = None
-    """Of an engine that only slept; None: as requested."""
+    """The generation of an engine that only slept; None: the one that was requested."""
     scope: RefusalScope | None = None
 
 

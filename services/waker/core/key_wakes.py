@@ -1,4 +1,4 @@
-"""What the wakes of each key amount to: how many within the hour, and what they cost today.
+"""Each key's wakes: how many there were within the hour, and what they cost today.
 
 Only the waker counts them; gateways read the counts. A wake counts for every key whose requests waited when it began.
 Its cost is the price of its machines from the start until their first use, or until they sleep again unused. The keys

@@ -108,7 +108,7 @@ class Probing:
     is_reachable: bool = False
     """The engine responds; the next probe asks for one token."""
     serial: int | None = None
-    """Of the probe under way."""
+    """The serial number of the probe under way."""
     sent_at: float = 0.0
     next_at: float = 0.0
     failures: int = 0

@@ -26,7 +26,7 @@ def test_yesterdays_and_todays_export_are_refused_by_name() -> None:
     ((refusal),) = result.refusals
     assert refusal.file == "export-2026-06-11.csv"
     assert refusal.reason.startswith(
-        "1 of its 1 charges of Cloudy, account G, 2026-06-01T00:00:00Z to 2026-07-01T00:00:00Z stand in 1 too: "
+        "1 of its 1 charges of Cloudy, account G, 2026-06-01T00:00:00Z to 2026-07-01T00:00:00Z are also in 1: "
     )
     assert not result.charges
 

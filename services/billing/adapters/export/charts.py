@@ -8,7 +8,7 @@ from services.billing.adapters.export.formatting import CAUSE_WORDS, format_usd
 from shared.messages.billing import CAUSES, DayReport
 
 WIDEST = Decimal("0.72")
-"""Of a day's place that its column fills."""
+"""The part of a day's place that its column fills."""
 STEPS = (
     Decimal(1),
     Decimal("1.5"),
@@ -57,7 +57,7 @@ class Plot:
 
 
 def cause_bars(causes: Mapping[str, Decimal]) -> list[Bar]:
-    """Of the causes in their order; none where the spend is unknown."""
+    """Return a bar for each cause, in their order; none where the spend is unknown."""
     amounts = {cause: causes.get(cause, Decimal(0)) for cause in CAUSES} if causes else {}
     low, high = _around_zero(amounts.values())
     whole = high - low or Decimal(1)

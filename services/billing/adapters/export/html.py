@@ -12,7 +12,7 @@ from shared.messages.billing import DayReport, PeriodReport, Statement
 from shared.printable import printable
 
 MOST_ROWS = 25
-"""Of models and of keys on a page; the rest in one row. The other forms have all."""
+"""Rows of models, and of keys, on a page; the rest is in one row. The other formats have all rows."""
 
 
 def report_html(report: DayReport | PeriodReport) -> str:

@@ -32,7 +32,7 @@ P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
 CENTS, SMALL_CHANGE = 2, 6
 """Decimals of money; the second where all of it is less than a dollar."""
 MOST_PARTS = 25
-"""Of models and of keys on the summary; `exact` has all of them."""
+"""Rows of models, and of keys, on the summary; `exact` has all of them."""
 KNOWN = "known of it"
 """What there is of a spend that is not known because a bill is missing."""
 MOST_TIERS = 8

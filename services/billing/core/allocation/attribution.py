@@ -18,7 +18,7 @@ class DirectOwner:
     """The owner is a tier. `machine` is None if only a tag names the tier."""
 
     tier: str
-    """Of a machine as the configuration has it: of the time that the journal knows, the journal says which."""
+    """The machine's tier in the configuration. For time that the journal knows, the journal's tier counts."""
     machine: str | None
     is_part: bool = False
     """Whether it is for something that belongs to the machine, such as its disk, and not for the machine itself."""

@@ -20,7 +20,7 @@ UNITS_PER_HOUR = {
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1),
     **dict.fromkeys(("min", "mins", "minute", "minutes"), 60),
 }
-"""Of the units that count a machine's time. Seconds do not: Google's are those of its cores, memory and GPUs."""
+"""How many of a unit make an hour of a machine. Seconds do not count: Google's are of cores, memory and GPUs."""
 MACHINE_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", None})
 """Service categories of a machine's own use, where the provider names one."""
 _QUANTUM = 10**30

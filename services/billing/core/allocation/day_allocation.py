@@ -57,9 +57,9 @@ class Allocation:
     loose: Mapping[Unowned, int] = field(default_factory=dict)
     """What belongs to no tier by itself."""
     charged: Mapping[CostOwner, Mapping[str, int]] = field(default_factory=dict)
-    """Of the charges of each tier and machine, by the configuration, what each tier bears."""
+    """What each tier bears of the charges of each configured tier and machine."""
     estimated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Of what each machine accrued and no charge covers yet, what each tier bears."""
+    """What each tier bears of what each machine accrued and no charge covers yet."""
 
     @property
     def unestimated(self) -> tuple[UnbilledTime, ...]:

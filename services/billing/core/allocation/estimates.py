@@ -71,7 +71,7 @@ class CostEstimator:
         return sum_parts(costs.values())
 
     def _accruals_in(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
-        """Of the machine's hours that begin in the windows; of none where nobody knows its tier."""
+        """Return the accruals of the machine's hours that begin in the windows; none where nobody knows its tier."""
         if machine not in self.tier_of:
             return []
         return [a for a in self.accruals.get(machine, ()) if any(w.start <= a.hour < w.end for w in windows)]

@@ -11,7 +11,7 @@ from shared.messages.bill_coverage import MachineHours
 from shared.units import DAY_MS, HOUR_MS
 
 _PLACES = Decimal("0.0001")
-"""Of an hour: a third of a second."""
+"""The precision of hours: a third of a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class ChargedHours:
 def _sum_hours(
     windows: Mapping[Window, int | None], use: Callable[[Window], TimeUse], *, is_day: bool
 ) -> tuple[int, int, int]:
-    """Of the windows of that length: the time billed, the time above what is known, and the part of it asleep.
+    """Return the time billed in windows of that length, the part above what is known, and its part asleep.
 
     A charge that counts no time is for its whole window where the machine was not awake in it, else for time awake.
     """

@@ -33,7 +33,7 @@ class StateChange:
     at: int
     state: MachineState
     tier: str | None = None
-    """Of which it was a machine then; None: the one that the configuration says."""
+    """The machine's tier at that time; None: the configured one."""
     key_id: str | None = None
     """The key whose request woke it."""
     before: MachineState | None = None
@@ -45,9 +45,9 @@ class TimeKind(NamedTuple):
 
     tier: str | None
     cause: TimeCause
-    """Of an interval `warm_idle` also for what the meter may show to be `serving`."""
+    """`warm_idle` includes time that the meter may show to be `serving`."""
     key_id: str | None
-    """Of a wake: who caused it."""
+    """Who caused it, if it is a wake."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _count_links(changes: Sequence[StateChange]) -> int:
 def build_intervals(changes: Sequence[StateChange], now: int) -> list[Interval]:
     """The machine's life from its first change on; `changes` in order. The last state lasts until `now`.
 
-    A wake that did not end in `ready` has failed, all of it.
+    A wake that did not end in `ready` counts as failed from its beginning.
     """
     spans: list[Interval] = []
     for number, change in enumerate(changes):

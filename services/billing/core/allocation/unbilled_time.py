@@ -18,7 +18,7 @@ REFUSED_START_MS = 60_000
 
 NO_BILL_YET = "no bill yet"
 MAX_NAMES = 8
-"""In one reason: it is a line that people read. The whole list stands in a report's `unbilled`."""
+"""In one reason: it is a line that people read. The whole list is in a report's `unbilled`."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +27,7 @@ class UnbilledTime:
 
     machine: str
     tier: str
-    """Of which it was a machine then."""
+    """The machine's tier at that time."""
     since: int | None
     """The beginning of the first hour without its charge, in milliseconds; None: it has no charge on this day."""
     estimated: bool

@@ -15,7 +15,7 @@ from shared.units import DAY_MS
 LARGE_CHARGE_FACTOR = 1000
 """A charge of so many usual days is a slip of units more likely than a charge."""
 MIN_DAYS = 3
-"""Of fewer days none is usual."""
+"""With fewer days, no day is usual."""
 SHRINK_FACTOR = 2
 """A period that has less than one part of so many of what it had."""
 MAX_NAME_LENGTH = 100
@@ -26,7 +26,7 @@ _KEY_COLUMNS = ", ".join(SNAPSHOT_KEY)
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotStatistics:
-    """Of the charges of one snapshot and currency. Times in milliseconds."""
+    """Statistics of the charges of one snapshot and currency. Times are in milliseconds."""
 
     usual_day: Decimal
     """The median of what its days cost, by charge start, without sign."""
@@ -43,7 +43,7 @@ class SnapshotStatistics:
 
 @dataclass(frozen=True)
 class PreviousSnapshot:
-    """What the snapshot had that this one replaces."""
+    """The size and the amount of the snapshot that this one replaces."""
 
     rows: int
     billed: Decimal

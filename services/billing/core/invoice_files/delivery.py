@@ -1,4 +1,4 @@
-"""A delivery of invoice files: what was read of it, and what counts of it."""
+"""A delivery of invoice files: what was read from it, and which part of it counts."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from shared.messages.invoices import DeliveredFile
 
 
 def combined_sha256(hashes: Sequence[str]) -> str:
-    """Of one file its own hash, of several that of their hashes in order."""
+    """Return the hash of one file as it is, and of several files the hash of their sorted hashes."""
     if len(hashes) == 1:
         return hashes[0]
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
@@ -36,7 +36,7 @@ class Snapshot:
 
     @property
     def sha256(self) -> str:
-        """Of one file its own, of several that of their hashes."""
+        """The combined hash of the files."""
         return combined_sha256([file.sha256 for file in self.files])
 
 
@@ -67,7 +67,7 @@ class StaleDelivery:
     number: int
     source: str
     files: tuple[DeliveredFile, ...]
-    """All of it, also those whose snapshots no longer count: a charge may stand in any of them for another account."""
+    """All of it, also those whose snapshots no longer count: a charge may be in any of them for another account."""
 
 
 class ChargesTaken(Exception):

@@ -1,4 +1,4 @@
-"""What a file is that is no invoice file, told from its first bytes or lines: before any other fault of it."""
+"""Recognizes files that are no invoice files by their first bytes or lines, before any other fault is looked for."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +113,7 @@ def check_column_count(line: int, count: int) -> InvalidFile | None:
 
 
 def _check_known_export(line: int, names: Sequence[str]) -> InvalidFile | None:
-    """Of which known export the columns are."""
+    """Return the fault if the columns are those of a known export that is not FOCUS."""
     for name in names:
         if (reason := _UNSUPPORTED_EXPORTS.get(name.casefold())) is not None:
             return InvalidFile(line, reason, name)

@@ -105,7 +105,7 @@ def _is_manifest(name: str) -> bool:
 
 
 def _last_refreshes(manifests: Sequence[str]) -> list[str]:
-    """Of each of AWS's periods the last one by its folder: refreshes are named by their time."""
+    """Return the last manifest of each AWS period: refreshes have folders that are named by their time."""
     by_period: dict[tuple[str, ...], str] = {}
     for name in sorted(manifests, key=lambda name: (_folders(name), not name.casefold().endswith("-focus.json"))):
         folders = _folders(name.casefold())
@@ -115,7 +115,7 @@ def _last_refreshes(manifests: Sequence[str]) -> list[str]:
 
 
 def _newest_runs(manifests: Mapping[str, _Manifest]) -> list[str]:
-    """Of each export and period the run that was submitted last."""
+    """Return the run that was submitted last, for each export and period."""
     submitted = {name: _submitted_at(name, manifest) for name, manifest in manifests.items()}
     newest: dict[tuple[str, ...], str] = {}
     for name in sorted(manifests, key=lambda name: (submitted[name], name)):
@@ -174,7 +174,7 @@ def _match_name(key: str, names: Sequence[str]) -> str | None:
 
 
 def _sizes(manifest: _Manifest, matches: Mapping[str, str | None]) -> dict[str, int]:
-    """Of the plain CSV files, in bytes; empty if the sizes do not add up to the one that the manifest has for all.
+    """Return the plain CSV files' sizes in bytes; none if they do not add up to the size that the manifest has for all.
 
     gzip and Parquet show by themselves that a file was cut off, and a size may be told of what is packed in them.
     """

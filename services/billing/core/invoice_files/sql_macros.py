@@ -7,9 +7,9 @@ from services.billing.core.money import PLACES
 MAX_INTEGER_DIGITS = 15
 MAX_QUANTITY_PLACES = 30
 MAX_TAGS = 500
-"""Of a charge: Google, which allows the most, has some two hundred of a resource, its project and the system."""
+"""The most tags of a charge: Google, which allows the most, has some 200 from resource, project and system."""
 RESIDUE_PLACES = 37
-"""Of what rounding takes away: more than the text of a binary number of any usual size has."""
+"""Decimals kept of what rounding takes away: more than a binary number of any usual size has as text."""
 
 BLANK_CHARACTERS = "".join(
     chr(code)

@@ -24,7 +24,7 @@ class Ladder:
 
     steps: tuple[Decimal, ...]
     min_tokens: int
-    """Of a model within the short window: with fewer it gets no new band."""
+    """A model that had fewer tokens in the short window gets no new band."""
 
 
 def next_band(model: str, day: str, reports: Sequence[DayReport], ladder: Ladder, standing: Band | None) -> Band | None:
@@ -76,7 +76,7 @@ def _cost_and_tokens(model: str, days: Sequence[str], reports: Sequence[DayRepor
 
 
 def _exclusion_reason(model: str, report: DayReport) -> str | None:
-    """Why a day does not count; None: it does, if only with nothing."""
+    """Return why the day does not count; None if it does, even if it adds nothing."""
     if report.failed:
         return report.reason
     if report.state == "estimated":

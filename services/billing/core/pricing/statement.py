@@ -12,7 +12,7 @@ from shared.messages.meter import Tokens, TokenSums
 NO_BAND = "no band was in force"
 
 BandOf = Callable[[str, str], Band | None]
-"""Of a model, on a day."""
+"""Returns the band of a model on a day."""
 
 
 def month_days(month: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from services.billing.core.money import divide, to_usd
 from shared.messages.explanation import CostLine, Explanation, LineKind
 
 MAX_LINES = 50
-"""Of one figure; the rest is one sum. All figures of a fleet of ten tiers fit into a message."""
+"""Lines of one figure; the rest is one sum. All figures of a fleet of ten tiers fit into a message."""
 
 
 class ChargeOrigin(NamedTuple):

@@ -16,7 +16,7 @@ from services.billing.core.revisions.revision import HASH_PREFIX, RevisionInputs
 from shared.messages.billing import DayReport
 
 MAX_LENGTH = 600
-"""Of a reason."""
+"""Characters of a reason."""
 ROUNDING = Decimal("1e-9")
 """Conversions of currencies may differ by so much between a sum and its parts."""
 
@@ -197,7 +197,7 @@ def _changed_settings(old: RevisionInputs, new: RevisionInputs) -> list[tuple[st
 
 
 def _state_clause(before: DayReport, old: RevisionInputs, after: DayReport, new: RevisionInputs) -> str | None:
-    """Of states until a day is final; what comes then is told by the figures that moved."""
+    """Explain a change of state until the day is final; after that, the figures that moved explain it."""
     if before.state == after.state or before.state in ("final", "restated") or old.was_final:
         return None
     move = f"state {before.state or 'unknown'} → {after.state or 'unknown'}"

@@ -19,7 +19,7 @@ class SourceCharges(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     sha256: str
-    """Of all of their content that can decide a figure."""
+    """The hash of everything in them that can decide a figure."""
     rows: int
     """As delivered."""
     spend: Decimal

@@ -9,7 +9,7 @@ from shared.printable import printable
 MAX_LISTED = 3
 """Parts, causes and invoices that are listed by name; the others are counted: two lines of a terminal hold it."""
 MAX_NAME_LENGTH = 80
-"""Of a file's, invoice's or source's name: they come from outside."""
+"""Characters of a file's, invoice's or source's name: they come from outside."""
 
 Amounts = Mapping[str, Decimal | None]
 """Parts of a report by name."""

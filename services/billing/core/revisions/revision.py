@@ -73,11 +73,11 @@ class StoredRevision(NamedTuple):
 HASH_PREFIX = "sha256:"
 """Begins a setting that is too long to be kept itself."""
 _UNCOMPARED_FIELDS = frozenset({"revision", "change", "state", "sources"})
-"""Of a report's fields. Which of the files with the same charges is named makes no difference."""
+"""The fields of a report that are not compared. It makes no difference which file with the same charges is named."""
 
 
 def sha256(data: object) -> str:
-    """Of its JSON; equal content has equal hashes."""
+    """Return the hash of its JSON; equal content has equal hashes."""
     return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()
 
 
