@@ -199,7 +199,7 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     day: str
-    """In force from the start of this UTC day."""
+    """The UTC day from whose start it is in force."""
     low: Decimal | None
     high: Decimal | None
     trailing_7: Decimal | None

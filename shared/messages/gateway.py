@@ -39,7 +39,7 @@ class WakeRequest(Message, frozen=True, kw_only=True, tag="wake_request.v1"):
     request_ids: tuple[str, ...] = ()
     """The requests that caused the demand, the oldest first; bounded by the publisher."""
     key_id: str = ""
-    """Whose request came first: the key that caused the wake."""
+    """The key whose request came first; it caused the wake."""
     seconds_left: Seconds | None = None
     """When the last of the waiting requests gives up, from now on."""
     causes: tuple[WakeCause, ...] = ()
@@ -155,24 +155,25 @@ class QuotaLease(msgspec.Struct, frozen=True, kw_only=True):
 class QuotaReport(Message, frozen=True, kw_only=True, tag="limits.v1"):
     """`limits.<gateway>`: every 2 s and on change, what one gateway uses of its keys' limits and what it lends.
 
-    The whole state each time: a lost one is made good by the next. Times are Unix seconds by the sender's clock.
+    Each report has the whole state, so the next one makes up for a lost one.
+    Times are Unix seconds by the sender's clock.
     """
 
     gateway: str
     started: UnixSeconds
     """The eldest gateway lends to the others."""
     number: Count
-    """Rising; a lower one than heard before is late."""
+    """Rises with each report; one with a lower number than the last heard is late."""
     sent_at: UnixSeconds
     follows: str
-    """Whose loan it goes by: the eldest that it hears, its own name for itself; empty: it serves nobody yet."""
+    """The gateway whose lease it uses: the eldest that it hears, or itself. Empty: it serves nobody yet."""
     version: Count
-    """The version of the loan that it uses; 0 if none."""
+    """The version of the lease that it uses; 0 if none."""
     keys: dict[str, KeyQuota]
-    """Those with a limit that are in use here."""
+    """The keys with a limit that are in use here."""
     heard: dict[str, UnixSeconds]
     """`sent_at` of the newest message of each other gateway."""
     loans: dict[str, QuotaLease]
-    """To whom it lends."""
+    """The leases that it grants, by follower."""
     leaving: bool = False
-    """Its last word: it has nothing in flight and takes no more."""
+    """Its last report: it has nothing in flight and takes no more requests."""

@@ -24,7 +24,7 @@ class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2")
     wanted: tuple[str, ...] = ()
     """Names of files that the delivery's manifests list: each must be among `files`."""
     sizes: dict[str, int] = msgspec.field(default_factory=dict)
-    """In bytes, by name: the sizes that the manifest lists. A file of another size is rejected."""
+    """Bytes of each file that the manifest lists, by name. A file of another size is rejected."""
     parts: bool = False
     """The files are parts of one snapshot, as in a manifest: equal charges in two of them are no mistake."""
     beside: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     minutes: int
     tokens: int
-    """In all these minutes."""
+    """Tokens in all these minutes."""
     p50: float
     p95: float
     peak: float

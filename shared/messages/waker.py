@@ -173,7 +173,7 @@ class KeyWakes(Message, frozen=True, kw_only=True, tag="key_wakes.v1"):
 
     key_id: str
     wakes: Count
-    """That began within the last hour."""
+    """Wakes that began within the last hour."""
     cost: Decimal
     """USD attributed to the key on `day`."""
     day: str

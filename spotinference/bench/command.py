@@ -12,7 +12,7 @@ from spotinference.context import Context, suite_options
 from spotinference.terminal import echo_json, print_line, print_table
 
 ROUNDS = 4
-"""At most; each round has at least one request per stream."""
+"""Rounds at most; each has at least one request per stream."""
 PAIRS = 20
 
 

@@ -9,7 +9,7 @@ NAMES = {
     "wake_wait": "wait for a wake, s",
     "overhead": "gateway overhead, ms",
 }
-"""In the order of the table."""
+"""The columns, in the order of the table."""
 MILLISECONDS = ("ttft", "tpot", "overhead")
 
 

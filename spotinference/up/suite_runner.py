@@ -31,9 +31,9 @@ from spotinference.up.nats_server import NatsServer
 from spotinference.up.nats_supervisor import NatsSupervisor
 
 SERVICES = ("gateway", "waker", "meter", "billing")
-"""In the order in which they stop: the one that takes requests first, those that count last."""
+"""Services in the order in which they stop: first the one that takes requests, last those that count."""
 LAST_SECONDS = 15.0
-"""For the machines' keepers to end, which give their engines 10 s."""
+"""Seconds for the machines' keepers to end; they give their engines 10 s."""
 FLUSH_SECONDS = 1.0
 """For the last lines to be written."""
 RETRY_WRITE_SECONDS = 1.0

@@ -57,7 +57,7 @@ class HyperstackBill:
         await self._account.close()
 
     async def cumulative(self) -> dict[str, int]:
-        """By the provider's id of the machine, in units of money. A machine without a bill is left out.
+        """Return the cost so far in units of money, by the provider's machine id. A machine without a bill is left out.
 
         Raises:
             HyperstackError: the bill could not be read.

@@ -66,7 +66,7 @@ class Bills:
     notes: Sequence[Payable]
 
     def concerning(self, day: Window, used: Container[int]) -> tuple[InvoiceStanding, ...]:
-        """As `standings_of`."""
+        """Return what `standings_of` does."""
         return reconcile(bills_affecting_day(self.billed, day, used), self.notes)
 
 

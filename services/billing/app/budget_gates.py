@@ -58,7 +58,7 @@ class BudgetGates:
         self._metrics = metrics
         self._now = now
         self._limits = {scope: Decimal(limit) for scope, limit in budget_gates.budget_limits(config).items()}
-        """In the plain type, which messages carry."""
+        """Plain decimals, as messages carry them."""
         self._rules = GateRules(
             warning=Decimal(config.billing.budget_warning), open_when_dark=config.billing.when_dark == "open"
         )

@@ -34,7 +34,7 @@ class _Imported:
 
     versions: tuple[str, ...]
     files: tuple[str, ...]
-    """Their SHA-256."""
+    """The SHA-256 of each file."""
 
 
 @dataclass(frozen=True)

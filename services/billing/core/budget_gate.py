@@ -43,7 +43,7 @@ def evaluate_gate(
 
 
 def apply_order(gate: BudgetGate, order: GateOrder, now: float) -> BudgetGate:
-    """With an order for the rest of the day; `auto` withdraws it."""
+    """Return the gate with an order for the rest of the day; `auto` withdraws it."""
     if order.order == "auto":
         return msgspec.structs.replace(gate, ordered="auto", ordered_day="", ordered_by="", ordered_why="")
     return msgspec.structs.replace(

@@ -14,7 +14,7 @@ NO_LEASE = QuotaLease(version=0, parts=0, keys={})
 MAX_KEYS = 2000
 """Keys listed in one message, about 100 bytes each; any further key gets its equal part."""
 KEYS_PER_TURN = 32
-"""About 25 µs each, at most every 10 ms."""
+"""Keys shared out per turn: about 25 µs each, a turn at most every 10 ms."""
 _UNKNOWN: KeyLimits = (0, 0, 0, 0)
 """Limits of a key that nobody has used since this gateway became the leader: it leases none of it."""
 

@@ -212,7 +212,7 @@ class StreamReader:
             self._last_with_usage, shape.chunk = shape.chunk, b""
 
     def _usage_at_end(self) -> bytes:
-        """For a client that asked: some engines put the final usage beside the last choice instead."""
+        """Return the usage for a client that asked for it: some engines put it beside the last choice instead."""
         if not self.wants_usage or self._keeps_usage or self._has_usage_at_end:
             return b""
         count = self.count
@@ -224,7 +224,7 @@ class StreamReader:
 
 
 def _usage_object(count: TokenCount) -> bytes:
-    """In an engine's words."""
+    """Return the count as the `usage` object that engines write."""
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
         count.prompt,
         count.completion,

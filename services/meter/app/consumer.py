@@ -28,7 +28,7 @@ STUCK_SECONDS = 60.0
 
 
 class Consumer:
-    """One of any number of replicas. `run` returns once `stopped` has and the current batch is done."""
+    """One of any number of replicas. Once `stopped` returns, `run` ends the current batch and returns."""
 
     def __init__(
         self,

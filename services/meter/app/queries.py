@@ -21,7 +21,7 @@ from shared.messages.meter_figures import Figures, FiguresQuery
 log = structlog.get_logger()
 
 PAGE_BYTES = MAX_REPLY_BYTES - 100_000
-"""For a page's rows and busy times; the rest is left for totals and reasons."""
+"""Bytes for a page's rows and busy times; the rest is left for totals and reasons."""
 
 
 class Backlog:

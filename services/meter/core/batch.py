@@ -73,7 +73,7 @@ class Batch:
 
     @property
     def sequence_ranges(self) -> dict[str, tuple[SeqRange, ...]]:
-        """By source, sorted: the numbers that this batch has.
+        """Return the numbers in this batch, by source and sorted.
 
         A quarantined message is in the ledger too, as it arrived: its source need not keep it.
         """

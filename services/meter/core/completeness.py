@@ -20,7 +20,7 @@ from services.meter.core.sequence_ranges import Gap, SeqRange, gaps_between, sub
 from shared.units import DAY_S
 
 SETTLING_SECONDS = 60.0
-"""For events in flight when a day ended or a source fell silent, and for clocks that differ."""
+"""Seconds for events in flight when a day ended or a source fell silent, and for clocks that differ."""
 SEARCH_MARGIN_SECONDS = 3600.0
 """How far the clocks of gateways, bus and meter may differ: ten times what the meter lets a gateway be ahead."""
 

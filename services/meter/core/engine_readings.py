@@ -53,7 +53,7 @@ class EngineDay:
     readings: int
     resets: int
     running: int
-    """At the last reading."""
+    """Requests that were running at the last reading."""
     rounding: int
     """How far the sum of prompt and completion tokens may be from the true one."""
 

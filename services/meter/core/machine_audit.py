@@ -11,13 +11,13 @@ SKEW_SECONDS = 2.0
 """Between an engine's count of a request and the gateway's. A reading that takes longer is discarded, as its moment
 would be unknown."""
 REQUEST_TOKENS = 2048
-"""For a request or a prompt of which nothing is known, unless the day has a larger one."""
+"""Tokens assumed for a request or a prompt of which nothing is known, unless the day has a larger one."""
 FASTEST = 1000.0
 """Tokens per second of one answer: more than any engine writes; for a day without a complete stream to measure."""
 PACE_MARGIN = 2.0
 """How much faster a request may have been answered than the day's fastest complete stream on its machine."""
 PROBE_TOKENS = 64
-"""For a probe whose answer did not arrive."""
+"""Tokens assumed for a probe whose answer did not arrive."""
 SETTLED_SECONDS = 5.0
 """How long after a reading the ledger has the events of its time, so that they can be compared."""
 

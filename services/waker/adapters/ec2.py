@@ -22,7 +22,7 @@ FILTER_VALUES = 200
 """Values in one filter: EC2's limit."""
 MAX_PAGES = 50
 OBSERVE_TIMEOUT_S = 25.0
-"""For all calls of one observation."""
+"""Seconds for all calls of one observation."""
 HIBERNATION_DELAY_S = 180.0
 """For this long after its start, a machine may not be ready to hibernate."""
 DRY_RUN_PASSED = "DryRunOperation"

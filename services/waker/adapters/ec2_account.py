@@ -19,9 +19,9 @@ from shared.clouds.throttle import Throttle
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
 CALL_SECONDS = 15.0
-"""For one call: the connection, the response, and some slack."""
+"""Seconds for one call: the connection, the response, and some slack."""
 DESCRIBE_SECONDS = 25.0
-"""For a read, which is tried up to three times."""
+"""Seconds for a read, which is tried up to three times."""
 DESCRIBE_ATTEMPTS = 3
 THREADS = 8
 

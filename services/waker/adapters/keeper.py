@@ -139,7 +139,7 @@ class Keeper:
 
 
 def _die_with(keeper: int) -> None:
-    """In the engine's process, before its program: Linux ends it when its keeper is killed."""
+    """Make Linux end this process when its keeper is killed. Called in the engine's process, before its program."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:

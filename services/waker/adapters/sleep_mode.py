@@ -150,7 +150,7 @@ class SleepingMachine(LocalMachine):
             await _request("POST", f"{endpoint}/sleep?level={self._level}", SLEEP_SECONDS)
 
     async def _wake(self, endpoint: str) -> None:
-        """At level 2 the weights' memory comes first, then the weights, then that of the cache."""
+        """Wake the engine: at level 2 first the memory of the weights, then the weights, then the cache's memory."""
         if self._level == 1:
             await _request("POST", f"{endpoint}/wake_up", WAKE_SECONDS)
             return

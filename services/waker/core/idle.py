@@ -27,7 +27,7 @@ UNUSED_AWAKE_S = 120.0
 BINS = 240
 """Gaps of up to four hours are counted by the minute; one more bin counts the longer ones."""
 MAX_GAPS = 2000
-"""At this number all counts are halved, so that the histogram follows a change."""
+"""At this sum all counts are halved, so that the histogram follows changes."""
 MIN_GAPS = 10
 MAX_LONGER = 0.5
 """Beyond this fraction of gaps longer than the bins, the histogram says nothing."""

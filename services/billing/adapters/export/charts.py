@@ -1,4 +1,4 @@
-"""Where the marks of a page's charts stand, in per cent of the drawing's width or height."""
+"""Where the marks of a page's charts are, in per cent of the drawing's width or height."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def _around_zero(amounts: Iterable[Decimal]) -> tuple[Decimal, Decimal]:
 
 
 def _round_up(amount: Decimal) -> Decimal:
-    """To the next end of a scale; `amount` is not negative."""
+    """Round up to the next end of a scale; `amount` is not negative."""
     if not amount:
         return Decimal(0)
     power = Decimal(1).scaleb(amount.adjusted())

@@ -36,7 +36,7 @@ MOST_PARTS = 25
 KNOWN = "known of it"
 """What there is of a spend that is not known because a bill is missing."""
 MOST_TIERS = 8
-"""With a column of their own."""
+"""Tiers that have a column of their own."""
 MOST_NOTES = 100
 FIGURES: tuple[tuple[str, Kind], ...] = (("spend USD", "money"), ("tokens", "count"), ("USD per million", "ratio"))
 

@@ -63,7 +63,7 @@ def split_cost(cost: int, weights: Mapping[CostPart, int]) -> Counter[CostPart]:
 
 
 def positive_parts(parts: Mapping[CostPart, int]) -> Counter[CostPart]:
-    """Those that cost something, as weights."""
+    """Return the parts with a positive cost, as weights."""
     return Counter({part: amount for part, amount in parts.items() if amount > 0})
 
 

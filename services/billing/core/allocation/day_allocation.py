@@ -48,9 +48,9 @@ class Allocation:
     charges: int
     """Delivered rows."""
     estimates: Mapping[str, int]
-    """By tier, what the hours cost by estimate for which no charge came that was made when they were over."""
+    """By tier, the estimated cost of hours without a charge that was made after they were over."""
     hours: Mapping[str, BilledHours]
-    """By machine, those that charges for its use are for."""
+    """By machine, the hours that charges for its use are for."""
     unbilled: tuple[UnbilledTime, ...]
     uncertain: frozenset[str]
     """The tiers with machine time whose cost nothing says but, at most, a charge that came before its hour was over."""

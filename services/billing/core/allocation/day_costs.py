@@ -64,12 +64,12 @@ class DayCosts:
     has_effective: bool = False
     billed: bool = False
     billed_hours: dict[str, list[Window]] = field(default_factory=dict)
-    """Machine to the hours for which there are charges: there the bill replaces the accrual."""
+    """By machine, the hours for which there are charges: in these, the bill replaces the accrual."""
     billed_use: Counter[str] = field(default_factory=Counter)
     early: dict[str, dict[Window, int]] = field(default_factory=dict)
-    """Machine to the hours that charges are for which came before these were over, with what they cost."""
+    """By machine, the hours for which charges came before the hours were over, with the cost of those charges."""
     early_time: dict[str, list[Window]] = field(default_factory=dict)
-    """Machine to the time before these came."""
+    """By machine, the time before those charges came."""
     named: set[str] = field(default_factory=set)
     """The machines that any charge is for."""
     tagged: set[str] = field(default_factory=set)
@@ -77,9 +77,9 @@ class DayCosts:
     tagged_after: set[str] = field(default_factory=set)
     """Those of them with such charges that came when the day was over."""
     _owned: dict[CostOwner, Counter[CostPart]] = field(default_factory=dict)
-    """`parts` by whose they are."""
+    """The cost parts, by owner."""
     _adjustments: Counter[tuple[CostOwner, bool]] = field(default_factory=Counter)
-    """By whose they are, and whether they are credits."""
+    """By owner, and whether they are credits."""
     _claims: dict[str, ChargedHours] = field(default_factory=dict)
     charged: dict[CostOwner, Counter[str]] = field(default_factory=dict)
     estimated: dict[str, Counter[str]] = field(default_factory=dict)

@@ -80,7 +80,7 @@ def _sum_hours(
 
 
 def machine_hours_figures(hours: Mapping[str, BilledHours]) -> tuple[MachineHours, ...]:
-    """By machine, as a report has them."""
+    """Return the hours of each machine as a report shows them."""
     return tuple(
         MachineHours(
             machine=machine,

@@ -65,7 +65,7 @@ class MachineTime:
     busy: Sequence[Window] = ()
 
     def intervals_in(self, window: Window) -> list[Interval]:
-        """Those that touch it, whole."""
+        """Return the intervals that touch the window, uncut."""
         return [interval for interval in self.intervals if interval.window.overlap(window).length]
 
     def use(self, window: Window) -> "TimeUse":

@@ -18,7 +18,7 @@ REFUSED_START_MS = 60_000
 
 NO_BILL_YET = "no bill yet"
 MAX_NAMES = 8
-"""In one reason: it is a line that people read. The whole list is in a report's `unbilled`."""
+"""Names in one reason, which people read as a line. The whole list is in a report's `unbilled`."""
 
 
 @dataclass(frozen=True, order=True)

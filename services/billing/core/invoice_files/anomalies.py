@@ -67,7 +67,7 @@ def statistics_sql(now: int) -> str:
 
 
 def parse_statistics(rows: Sequence[tuple[Any, ...]]) -> dict[tuple[SnapshotKey, str], SnapshotStatistics]:
-    """What `facts_sql` found, by key and currency."""
+    """Return what `statistics_sql` found, by key and currency."""
     names = [field.name for field in fields(SnapshotStatistics)]
     width = len(SNAPSHOT_KEY)
     return {

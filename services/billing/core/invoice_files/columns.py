@@ -68,8 +68,8 @@ def clean_sql(file_column: str, duckdb_type: str) -> str:
 def value_sql(column: Column, duckdb_type: str, file_column: str = "") -> str:
     """SQL for the cell's value in a column of type `held`: null where there is none; any where `fault` finds one.
 
-    The column is `cleaned`. Costs are DECIMAL(38, 12), quantities their decimal text, moments milliseconds, tags JSON
-    text of a flat object of texts. `UnsuitableType` names a type that cannot hold it.
+    The column must have been read with `clean_sql`. Costs are DECIMAL(38, 12), quantities their decimal text, moments
+    milliseconds, tags JSON text of a flat object of texts. `UnsuitableType` names a type that cannot hold it.
     """
     x = _raw_sql(column, duckdb_type, file_column)
     match column.kind:

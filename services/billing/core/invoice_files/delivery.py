@@ -32,7 +32,7 @@ class Snapshot:
     invoices: Mapping[str, Decimal]
     """Billed by invoice; an empty id is that of charges without one."""
     files: tuple[DeliveredFile, ...]
-    """Those with charges of it."""
+    """The files with its charges."""
 
     @property
     def sha256(self) -> str:
@@ -55,7 +55,7 @@ class Delivery:
     again: int | None = None
     """The number of the delivery of which this is a new reading. It brings nothing back that a later one replaced."""
     facts: Mapping[tuple[SnapshotKey, str], SnapshotStatistics] = field(default_factory=dict)
-    """By key and currency, of what is looked at for mistakes."""
+    """By key and currency, the statistics in which mistakes are looked for."""
     beside: frozenset[str] = frozenset()
     """SHA-256 of the files of other deliveries from the same place: what they brought stays."""
 

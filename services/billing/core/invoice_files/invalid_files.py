@@ -80,7 +80,7 @@ def describe_zip(names: Sequence[str], *, encrypted: bool) -> str:
 def check_header(
     lines: Sequence[tuple[int, Sequence[str]]], share: Callable[[Sequence[str]], float]
 ) -> InvalidFile | None:
-    """Why the first of these records is no header that we know.
+    """Return the fault if the first of these records is no known header.
 
     `share` tells how much of what a form needs some names have: 1 is all of it.
     """
@@ -106,7 +106,7 @@ def check_header(
 
 
 def check_column_count(line: int, count: int) -> InvalidFile | None:
-    """Why so many columns are not looked at more closely."""
+    """Return the fault if there are too many columns to look at."""
     if count <= MAX_COLUMNS:
         return None
     return InvalidFile(line, f"{count:,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")

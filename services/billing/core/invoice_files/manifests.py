@@ -33,7 +33,7 @@ class DeliveryPlan:
     files: tuple[str, ...]
     listed: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """In bytes, of the files whose size the manifest tells."""
+    """Bytes by file, for files whose size the manifest gives."""
 
 
 class _Blob(msgspec.Struct):

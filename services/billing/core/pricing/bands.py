@@ -58,7 +58,7 @@ def next_band(model: str, day: str, reports: Sequence[DayReport], ladder: Ladder
 
 
 def days_before(day: str, length: int) -> list[str]:
-    """So many days in order, the last of them the one before `day`."""
+    """Return the `length` days that end on the day before `day`, in order."""
     end = day_window(day).start
     return [day_of(end - back * DAY_MS) for back in range(length, 0, -1)]
 

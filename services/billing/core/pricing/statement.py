@@ -47,7 +47,7 @@ def build_statement(key_id: str, month: str, tokens: Tokens, band_of: BandOf) ->
 
 
 def _charged_tokens(tokens: Tokens) -> Mapping[tuple[str, str], TokenSums]:
-    """By day and model, sorted."""
+    """Return the charged tokens by day and model, sorted."""
     sums: dict[tuple[str, str], TokenSums] = {}
     for row in tokens.rows:
         if row.dimensions["outcome"] == "failed":

@@ -20,7 +20,7 @@ class LastCharge:
 
 
 def last_charges(reaches: Iterable[LastCharge], fleet: Fleet) -> dict[str, LastCharge]:
-    """By machine, of the charges for its own use those that reach furthest."""
+    """Return for each machine the charge for its own use that reaches furthest."""
     last_by_machine: dict[str, LastCharge] = {}
     for reach in sorted(reaches, key=lambda reach: (reach.until, reach.source)):
         owner = fleet.owner_of_resource(reach.resource)

@@ -16,7 +16,7 @@ Served = tuple[str | None, str | None]
 def cost_by_model_and_key(
     allocation: Allocation, usage: TokenUsage, weights: Mapping[str, int]
 ) -> tuple[tuple[ModelFigure, ...], tuple[KeyFigure, ...]]:
-    """By model and by key, in the order of their names; each sums to the tiers' spend."""
+    """Return the figures by model and by key, ordered by name; each sum is the tiers' spend."""
     spend = _by_served(allocation.tiers, usage, weights)
     before = _by_served(allocation.tiers_before, usage, weights)
     tokens: Counter[Served] = Counter()

@@ -36,7 +36,7 @@ UNATTRIBUTED, SHARED = Figure(False, "unattributed"), Figure(False, "shared")
 
 
 _Bearer = Unowned | CostOwner
-"""Whose charges are: nobody's own, or a tier's and its machine's."""
+"""Who bears charges: nobody by itself, or a tier and its machine."""
 
 
 class LineLabel(NamedTuple):
@@ -61,7 +61,7 @@ class LineTotal:
 
 @dataclass
 class CostLines:
-    """By figure. Days' lines can be added up."""
+    """Cost lines by figure. The lines of several days can be added up."""
 
     by_figure: dict[Figure, dict[LineLabel, LineTotal]] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ def build_cost_lines(facts: DayInputs, origins: Sequence[ChargeOrigin], allocati
 
 
 def to_explanations(lines: CostLines) -> tuple[Explanation, ...]:
-    """As they are shown: what is nobody's first, then the tiers; of each figure the largest lines of either sign."""
+    """Return the lines as shown: what belongs to no tier, then each tier, with its largest lines of either sign."""
     return tuple(_explanation(figure, lines.by_figure[figure]) for figure in sorted(lines.by_figure, key=_order))
 
 

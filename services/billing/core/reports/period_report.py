@@ -25,7 +25,7 @@ from shared.messages.meter import TokenSums
 N = TypeVar("N", str, str | None)
 
 CERTAINTY: tuple[FigureState, ...] = ("estimated", "provisional", "restated", "final")
-"""From the least certain on."""
+"""The states, the least certain first."""
 
 
 def build_period_report(days: Sequence[DayReport], weights: Mapping[str, int]) -> PeriodReport:

@@ -23,7 +23,7 @@ class SourceCharges(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """As delivered."""
     spend: Decimal
-    """Their part of the day in USD, without tax."""
+    """What the charges cost on the day, in USD without tax."""
     tax: Decimal
 
 

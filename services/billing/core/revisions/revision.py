@@ -1,4 +1,4 @@
-"""When a day's report is a new revision, and in which state. `core.revision_reason` says why it differs."""
+"""When a day's report is a new revision, and in which state. `change_reason` says why it differs."""
 
 import hashlib
 from decimal import Decimal
