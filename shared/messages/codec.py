@@ -72,7 +72,7 @@ class PackedDecoder(Generic[T]):
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """One line of JSON; decimals are strings, times RFC 3339 UTC."""
+    """Encode as one line of JSON; decimals are strings, times RFC 3339 UTC."""
     return _encoder.encode(message)
 
 

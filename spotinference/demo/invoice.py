@@ -189,7 +189,7 @@ def _by_hour(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetim
 
 
 def _moment(seconds: float) -> datetime:
-    """To the millisecond, as the fleet's journal is kept: time that a bill adds to it would be unexplained."""
+    """Format to the millisecond, like the fleet's journal: any time that the bill adds to it would be unexplained."""
     return datetime.fromtimestamp(round(seconds * 1000) / 1000, UTC)
 
 

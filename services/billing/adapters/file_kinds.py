@@ -23,7 +23,7 @@ CHUNK = 256 * 1024
 
 
 def kind_of(path: Path) -> Literal["csv", "parquet"]:
-    """What to read the file as. `WrongFile` says what it is instead."""
+    """Return as what to read the file. `WrongFile` says what it is instead."""
     with path.open("rb") as plain:
         head = plain.read(HEAD_BYTES)
     if head.startswith(ZIP):

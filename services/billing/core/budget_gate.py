@@ -52,7 +52,7 @@ def apply_order(gate: BudgetGate, order: GateOrder, now: float) -> BudgetGate:
 
 
 def gate_change(scope: str, before: BudgetGate | None, after: BudgetGate, order: GateOrder | None) -> GateTurned | None:
-    """What to tell of it; None where nothing is new. `order`: what made it be looked at."""
+    """Return the change to record; None where nothing is new. `order`: the order that led to this evaluation."""
     if before is not None and _reported_state(before) == _reported_state(after):
         return None
     return GateTurned(

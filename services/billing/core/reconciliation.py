@@ -95,7 +95,7 @@ def bills_affecting_day(billed: Sequence[BilledAmount], day: Window, snapshots: 
 
 
 def reconcile(billed: Sequence[BilledAmount], notes: Sequence[Payable]) -> tuple[InvoiceStanding, ...]:
-    """Each invoice's, and by account and period those of charges that name none; by period, issuer and id.
+    """Return each invoice's standing, and by account and period that of charges without one; by period, issuer and id.
 
     An invoice without active charges stands there only if a note concerns it, with an amount of 0.
     """

@@ -188,7 +188,7 @@ class Ec2:
             token = {"NextToken": page["NextToken"]}
 
     async def _forbidden(self, action: str, machines: Mapping[str, str]) -> list[str]:
-        """Why the action would be refused: tried for all machines at once, then if need be for each, to name them."""
+        """Return why the action would be refused, tried for all machines at once and, if refused, for each alone."""
         result = await self._dry_run(action, machines.values()) if machines else None
         if result is None:
             return []

@@ -52,7 +52,7 @@ def machine_folder(data_dir: Path, machine: str) -> Path:
 
 
 def read_state(folder: Path) -> KeeperState | None:
-    """None where nothing readable stands; `OSError` where the folder cannot be read."""
+    """Return the state; None if there is none or it is unreadable. `OSError`: the folder cannot be read."""
     try:
         return decode((folder / STATE_FILE).read_bytes(), KeeperState)
     except (FileNotFoundError, Unreadable):

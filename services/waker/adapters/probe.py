@@ -88,7 +88,7 @@ class HttpProber:
         )
 
     async def work(self, machine: str, endpoint: str, model: str, timeout_s: float) -> ProbeResult:
-        """One token, or one embedding if the engine makes no text."""
+        """Request one token, or one embedding if the engine makes no text."""
         deadline = time.monotonic() + timeout_s
         refused: list[tuple[str, Response]] = []
         for path, least, result in KINDS:

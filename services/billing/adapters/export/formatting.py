@@ -42,7 +42,7 @@ P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
 
 
 def format_decimal(number: Decimal | None) -> str:
-    """Every digit, never as `1E-12`; empty where there is none."""
+    """Format every digit, never as `1E-12`; empty for None."""
     return "" if number is None else f"{number:f}"
 
 
@@ -57,7 +57,7 @@ def format_usd(amount: Decimal | None, places: int = 2) -> str:
 
 
 def line_name(line: CostLine) -> str:
-    """What a line of an explanation is of."""
+    """Return what a line of an explanation is about."""
     if line.what == "shared":
         return "its part of the shared cost"
     if line.what == "estimate":
@@ -66,7 +66,7 @@ def line_name(line: CostLine) -> str:
 
 
 def missing_reason(report: Report, one: Explanation) -> str | None:
-    """Why the figure that is explained is not known as a whole; None where it is."""
+    """Return why the explained figure is not completely known; None where it is."""
     if not one.is_tier:  # the bill that is missing may have more of it
         return None if report.spend is not None else report.reason or "not known"
     tier = next((tier for tier in report.tiers if tier.tier == one.figure), None)

@@ -190,7 +190,7 @@ def _tiers(report: Report, days: Sequence[DayReport]) -> Sheet:
 
 
 def _notes(report: Report) -> Sheet:
-    """What is to be known beside the figures, and the files; what does not fit is on `exact`."""
+    """Return the notes on the figures, and the files; what does not fit is on sheet `exact`."""
     about: list[Row] = [
         (None, "basis", BASIS),
         (None, "rounding", "each amount by itself; all digits: exact"),

@@ -31,7 +31,7 @@ Owner = DirectOwner | Literal["shared", "unattributed"]
 
 
 def is_azure(resource_id: str) -> bool:
-    """Whether capitals tell nothing apart: Azure writes the same id in different ones."""
+    """Whether the id is Azure's. Azure writes the same id in different capitals, so case is ignored."""
     return resource_id.lower().startswith("/subscriptions/")
 
 
@@ -75,7 +75,7 @@ class Fleet:
         return not self.is_billed_by_tag(machine, tagged)
 
     def is_billed_by_tag(self, machine: str, tagged: Collection[str]) -> bool:
-        """Whether it has no id by which a charge could be its own, and its tier has charges by its tag."""
+        """Whether charges reach it only through its tier's tag, because it has no id that a charge could name."""
         return machine not in self.machine_of.values() and self.tier_of.get(machine) in tagged
 
     def owner_of_resource(self, resource_id: str | None) -> DirectOwner | None:

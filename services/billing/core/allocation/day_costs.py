@@ -194,6 +194,6 @@ class DayCosts:
         return self.use(kind.machine, self._window(kind))
 
     def _elapsed(self, window: Window) -> Window:
-        """What has not happened yet explains nothing."""
+        """Cut the window at now: what has not happened yet explains nothing."""
         ongoing = window.start < self.facts.now < window.end
         return Window(window.start, self.facts.now) if ongoing else window

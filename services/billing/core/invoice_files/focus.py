@@ -121,7 +121,7 @@ FOCUS = FileSchema(
 
 
 def simple_schema(source: str, names: Sequence[str]) -> FileSchema:
-    """One line a charge of a UTC day: `date,resource,cost,currency`.
+    """The format with one line per charge and UTC day: `date,resource,cost,currency`.
 
     `parent` and some of FOCUS's columns may stand beside them under their names; every other column is a tag. The
     billing period is the calendar month, issuer and account are the source.

@@ -53,7 +53,7 @@ class InvalidFile(Exception):
 
 
 def detect_unsupported_format(head: bytes) -> str | None:
-    """What the first bytes of a file say that it is, where that is nothing we read."""
+    """Return what the file is by its first bytes, if it is nothing that we read."""
     if head and not any(head):
         return "nothing but zeros, as of a download that stopped early: fetch the file again"
     if head[_TAR_MAGIC] == b"ustar":
@@ -121,13 +121,13 @@ def _check_known_export(line: int, names: Sequence[str]) -> InvalidFile | None:
 
 
 def _is_utf16(head: bytes) -> bool:
-    """Whether each other byte of the beginning is 0, as in UTF-16 of Latin letters."""
+    """Whether every other byte of the beginning is 0, as in UTF-16 of Latin letters."""
     start = head[:64]
     return len(start) >= 8 and (not any(start[::2]) or not any(start[1::2]))
 
 
 def _detect_markup(text: bytes) -> str | None:
-    """What the beginning of a text, in small letters, says."""
+    """Return what markup the text is by its beginning, which is given in lower case."""
     if re.match(rb"(<!--.*?-->\s*|<\?xml[^>]*>\s*)*(<!doctype html|<html|<head|<body|<script)", text, re.DOTALL):
         return "a web page, as a site sends one to a visitor who is not logged in: log in, and fetch the file again"
     if text.startswith((b"<?xml", b"<error")):

@@ -136,7 +136,7 @@ def _targets(bearer: _Bearer, allocation: Allocation) -> dict[Figure, int]:
 def _divide_among_figures(
     own: Mapping[LineLabel, int], targets: Mapping[Figure, int]
 ) -> dict[Figure, dict[LineLabel, int]]:
-    """Each target's amount by label, in proportion; what rounding leaves is the largest one's."""
+    """Divide each target's amount by label, in proportion; the largest label takes what rounding leaves."""
     whole = sum(own.values())
     by_figure: dict[Figure, dict[LineLabel, int]] = {}
     for figure, target in targets.items():

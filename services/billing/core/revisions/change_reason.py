@@ -110,7 +110,7 @@ def _file_causes(old: RevisionInputs, new: RevisionInputs) -> Iterator[_Cause]:
 
 
 def _origin(source: str, old: RevisionInputs, new: RevisionInputs) -> str:
-    """Which files the other charges came with, else why the same files say something else."""
+    """Return which files the changed charges came with, or else why the same files say something else."""
     files = _new_files(source, old, new)
     voided, restored = _invoices(old, new, "voided", source), _invoices(new, old, "voided", source)
     origins = [

@@ -82,7 +82,7 @@ def sha256(data: object) -> str:
 
 
 def needs_revision(report: DayReport, inputs: RevisionInputs, newest: StoredRevision) -> bool:
-    """Whether a figure, the state or the content of the charges is another one than in the newest revision.
+    """Whether a figure, the state or the content of the charges differs from the newest revision.
 
     How often and in which files the same charges were delivered makes no difference, and neither does a setting or an
     invoice by which nothing else changes. Once a day was final, no invoice changes its state any more. What the
@@ -118,7 +118,7 @@ def _content(sources: tuple[SourceCharges, ...]) -> list[tuple[str, str]]:
 
 
 def _contains(now: object, kept: object) -> bool:
-    """Whether all that was kept is the same now; fields that a newer version has added may be there besides."""
+    """Whether everything that was kept is unchanged; there may be more fields, which a newer version has added."""
     if isinstance(kept, dict):
         return isinstance(now, dict) and all(
             name in now and _contains(now[name], value) for name, value in kept.items()
