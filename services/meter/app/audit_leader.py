@@ -94,4 +94,4 @@ class AuditLeader:
     def _is_unmanaged(self, tier: str) -> bool:
         """Whether nobody starts and stops the tier's engines, as for `static` machines."""
         settings = self._config.tiers.get(tier)
-        return settings is not None and settings.provider == "static"
+        return settings is not None and not settings.traits.can_sleep
