@@ -1,21 +1,24 @@
 """`docs/reference/configuration.md` has every section and key of the configuration, and each default as it is."""
 
 from operator import attrgetter
+from typing import get_args
 
 import msgspec
 import pytest
 
 from shared.config.load import parse
-from shared.config.providers import ProviderSection
+from shared.config.providers import ProviderName, ProviderSection, traits_of
 from shared.config.sections import Config, ServiceSection
 from shared.config.values import Section
 from tests.docs.pages import page, quoted
+from tests.kit.accounts import smallest_account
 
+PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 PAGE = page("docs/reference/configuration.md")
 MINIMAL = {
     "billing.rate": '[[billing.rate]]\ncurrency = "EUR"\nper_usd = "1"\nfrom = "2026-01-01"\nsource = "s"\n',
     "billing.source": '[[billing.source]]\nname = "s"\nurl = "u"\n',
-    "provider.ec2": '[provider.ec2]\nregion = "r"\n',
+    **{f"provider.{name}": smallest_account(name) for name in ProviderSection.__struct_fields__},
     "tier": '[[tier]]\nname = "t"\nprovider = "static"\n',
     "machine": '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier = "t"\nendpoint = "http://h:1"\n',
     "model": '[[tier]]\nname = "t"\nprovider = "static"\n[[model]]\nname = "m"\nlineup = ["t"]\n',
@@ -30,8 +33,7 @@ SECTIONS = {
     "billing": "## `[billing]`",
     "billing.rate": "## `[[billing.rate]]`",
     "billing.source": "## `[[billing.source]]`",
-    "provider.ec2": "## `[provider.ec2]`",
-    "provider.hyperstack": "## `[provider.hyperstack]`",
+    **{f"provider.{name}": f"## `[provider.{name}]`" for name in ProviderSection.__struct_fields__},
     "tier": "## `[[tier]]`",
     "machine": "## `[[machine]]`",
     "model": "## `[[model]]`",
@@ -65,9 +67,17 @@ def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> 
 
 
 def test_every_section_is_described() -> None:
-    accounts = [f"provider.{name}" for name in ProviderSection.__struct_fields__]
     top = [name for name in Config.__struct_fields__ if name != "provider"]
+    accounts = [name for name in SECTIONS if name.startswith("provider.")]
     assert sorted(SECTIONS) == sorted([*top, *accounts, "billing.rate", "billing.source"])
+
+
+def test_every_provider_is_described() -> None:
+    tier = {quoted(cells[0])[0]: cells for cells in PAGE.rows(SECTIONS["tier"])}
+    _, kind, _, meaning = tier["provider"]
+    assert set(quoted(kind)) == set(quoted(meaning)) == set(PROVIDERS)
+    machine = {quoted(cells[0])[0]: cells for cells in PAGE.rows(SECTIONS["machine"])}
+    assert set(quoted(machine["instance"][3])) & {*PROVIDERS} == {p for p in PROVIDERS if traits_of(p).needs_instance}
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -5,10 +5,13 @@ from typing import get_args
 
 import pytest
 
+from services.billing.wiring import hyperstack_bill
 from services.waker.wiring import build_providers
 from shared.config.load import parse
 from shared.config.providers import ProviderName, ProviderSection, traits_of
+from shared.config.sections import Config
 from shared.errors import Misconfigured
+from tests.kit.accounts import smallest_account
 
 PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 
@@ -37,7 +40,21 @@ async def test_waker_has_an_adapter_for_every_provider(
     name: ProviderName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYPERSTACK_API_KEY", "key")
-    sections = {"ec2": '[provider.ec2]\nregion = "us-east-1"\n', "hyperstack": "[provider.hyperstack]\n"}
-    config = parse(f'{sections.get(name, "")}[[tier]]\nname = "t"\nprovider = "{name}"\n', "test")
-    provider = build_providers(config, tmp_path)[name]
+    provider = build_providers(config_with_tier_of(name), tmp_path)[name]
     await provider.close()
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_billing_reads_the_running_bill_of_every_provider_that_has_one(
+    name: ProviderName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERSTACK_API_KEY", "key")
+    bill = hyperstack_bill(config_with_tier_of(name))
+    assert traits_of(name).has_running_bill == (bill is not None and bill.provider == name)
+    if bill is not None:
+        await bill.close()
+
+
+def config_with_tier_of(name: ProviderName) -> Config:
+    """With the smallest account that the provider takes."""
+    return parse(f'{smallest_account(name)}[[tier]]\nname = "t"\nprovider = "{name}"\n', "test")

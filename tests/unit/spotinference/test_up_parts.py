@@ -1,6 +1,8 @@
 """What `up` is made of: the bus's share of the disk, its output, its log files, its children's environments."""
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import clouds
 from shared.config.load import parse
 from shared.errors import Misconfigured
 from shared.runtime import suite_file
@@ -179,6 +182,17 @@ def test_each_child_gets_the_secrets_that_it_uses() -> None:
         "waker": bus_url | cloud | {"HF_TOKEN", "NAMED_TOKEN"},
     }
     assert all(child_environment(child, outer, CONFIG)["PATH"] == "/bin" for child in ("bus", *SERVICES))
+
+
+def test_the_children_that_call_clouds_get_the_key_of_each() -> None:
+    modules = [
+        importlib.import_module(f"shared.clouds.{module.name}") for module in pkgutil.iter_modules(clouds.__path__)
+    ]
+    keys = {module.KEY_VARIABLE for module in modules if hasattr(module, "KEY_VARIABLE")}
+    assert keys
+    secrets = {name: "secret" for key in keys for name in (key, f"{key}_FILE")}
+    callers = ("billing", "waker")
+    assert {name: child_environment(name, secrets, CONFIG) for name in callers} == dict.fromkeys(callers, secrets)
 
 
 def test_the_data_directory_is_its_owner_s_alone(tmp_path: Path) -> None:
