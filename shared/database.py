@@ -1,4 +1,4 @@
-"""Opens databases: one engine per process for SQLite or PostgreSQL, exact decimals, migrations under a lock."""
+"""Opens databases: one engine per process for SQLite or PostgreSQL, exact decimals, the current schema."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from alembic import command, context
-from alembic.config import Config as AlembicConfig
-from sqlalchemy import Dialect, Numeric, Text, event, text
+from sqlalchemy import Dialect, Numeric, Text, event
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from shared import schema
 from shared.config.sections import Config
-from shared.errors import DatabaseUnavailable, Misconfigured
+from shared.errors import Misconfigured, SchemaMismatch
 from shared.messages.codec import Unreadable, decode_text
 
 log = structlog.get_logger()
@@ -27,13 +26,12 @@ BUSY_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 30.0
 """For one statement on PostgreSQL: a silent server is noticed, and the transaction is retried."""
-START_SECONDS = 30.0
-"""For the first connection: on a cluster the database may start at the same time."""
-MIGRATION_LOCK = 0x5B07
-"""PostgreSQL's advisory lock for schema changes. Any number will do, if all services use the same."""
+CONNECT_RETRY_SECONDS = 1.0
+"""Between two attempts to reach the database at the start."""
 
-DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
-"""What an unavailable, locked or slow database raises. The whole transaction may be retried."""
+DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError, SchemaMismatch)
+"""What an unavailable, locked or slow database raises, or one whose schema has changed. The whole transaction may be
+retried."""
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
@@ -55,10 +53,13 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
-def create_engine(url: str) -> AsyncEngine:
-    """Return a pooled engine. SQLite uses WAL, synchronous FULL and foreign keys; its writers wait for one another."""
+def create_engine(url: str, *, is_bounded: bool = True) -> AsyncEngine:
+    """Return a pooled engine. SQLite uses WAL, synchronous FULL and foreign keys; its writers wait for one another.
+
+    `is_bounded`: whether a statement on PostgreSQL may take `COMMAND_SECONDS` only.
+    """
     if make_url(url).get_backend_name() != "sqlite":
-        timeouts = {"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS}
+        timeouts = {"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS if is_bounded else None}
         return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts)
     # isolation_level None: the driver begins no transaction itself, so that `_begin` below decides how.
     engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
@@ -73,7 +74,7 @@ def create_engine(url: str) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
         # A reader that becomes a writer cannot wait for another writer; a transaction begun as a writer can.
-        reads = connection.get_execution_options().get("reads_only")
+        reads = connection.get_execution_options().get(schema.READS_ONLY)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
@@ -83,56 +84,50 @@ def create_engine(url: str) -> AsyncEngine:
 async def read_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A read-only transaction: it sees a snapshot of the database and blocks no writer."""
     async with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            await connection.execution_options(reads_only=True)
-        else:
+        await connection.execution_options(**{schema.READS_ONLY: True})
+        if engine.dialect.name == "postgresql":
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         async with connection.begin():
             yield connection
 
 
-async def migrate(engine: AsyncEngine, scripts: Path, *, version_table: str) -> None:
-    """Migrate the schema to the newest revision of `scripts`. Replicas that start together take turns.
-
-    Each service has its own `version_table`, so that several services may share a database.
-    """
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-
-    def upgrade(connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        config.attributes.update(connection=connection, version_table=version_table)
-        command.upgrade(config, "head")
-
-    async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
-    log.info("schema_migrated", version_table=version_table)
-
-
-def run_migrations() -> None:
-    """The body of every `migrations/env.py`. `migrate` begins and ends the transaction."""
-    attributes = context.config.attributes
-    context.configure(connection=attributes["connection"], version_table=attributes["version_table"])
-    context.run_migrations()
-
-
 @asynccontextmanager
-async def migrated_engine(url: str, scripts: Path, *, version_table: str) -> AsyncIterator[AsyncEngine]:
-    """An engine with the current schema. Raises `DatabaseUnavailable` after `START_SECONDS` without an answer."""
+async def migrated_engine(
+    url: str, scripts: Path, *, version_table: str, on_fault: Callable[[str | None], None] = lambda _fault: None
+) -> AsyncIterator[AsyncEngine]:
+    """An engine with the current schema, each of whose transactions checks that the schema is still this code's.
+
+    It waits for the database for ever, and calls `on_fault` with the reason while it does.
+
+    Raises:
+        SchemaMismatch: the schema is that of a newer version.
+    """
+    revisions = await _migrate_when_available(url, scripts, version_table, on_fault)
     engine = create_engine(url)
-    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    schema.guard(engine, revisions, version_table=version_table)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def _migrate_when_available(
+    url: str, scripts: Path, version_table: str, on_fault: Callable[[str | None], None]
+) -> schema.Revisions:
+    engine = create_engine(url, is_bounded=False)
     try:
         while True:
             try:
-                await migrate(engine, scripts, version_table=version_table)
-                break
+                revisions = await schema.migrate(engine, scripts, version_table=version_table)
+                on_fault(None)
+                return revisions
+            except SchemaMismatch as error:
+                raise SchemaMismatch(f"{engine.url.render_as_string()}: {error}") from error
             except DATABASE_ERRORS as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise DatabaseUnavailable(f"{engine.url.render_as_string()}: {describe(error)}") from error
-                log.warning("database_connect_failed", reason=describe(error))
-                await asyncio.sleep(1.0)
-        yield engine
+                reason = describe(error)
+                on_fault(f"the database cannot be used yet: {reason}")
+                log.warning("database_connect_failed", database=engine.url.render_as_string(), reason=reason)
+                await asyncio.sleep(CONNECT_RETRY_SECONDS)
     finally:
         await engine.dispose()
 

@@ -6,7 +6,7 @@ SpotinferenceError
 │   ├── BusUnavailable   try again later; the outcome is unknown
 │   └── Conflict         read and decide again; another writer was first
 ├── Unreadable           reject this data alone (in `shared.messages.codec`); the text says what is wrong with it
-├── DatabaseUnavailable  try again later; the database did not answer
+├── SchemaMismatch       run the version that the database's schema is for; the text names both
 └── Rejected             the other side rejected the request; the text says why
 """
 
@@ -31,8 +31,8 @@ class Conflict(BusError):
     """The key has changed since it was read, or already exists."""
 
 
-class DatabaseUnavailable(SpotinferenceError):
-    """The database did not answer while the service started. The text names it, without its password."""
+class SchemaMismatch(SpotinferenceError):
+    """The database's schema is of another version than this code. The text names both and the fix."""
 
 
 class Rejected(SpotinferenceError):

@@ -67,7 +67,8 @@ AGAIN_SECONDS = 3600.0
 async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the service, leading or standing by. On exit the import under way may finish within the drain's grace."""
     url = database.database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
-    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    on_fault = partial(runtime.health.report, "database")
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine:
         bill = hyperstack_bill(runtime.config)
         leader = BillingLeader(runtime, engine, bill)
         works = PeriodicTasks(runtime.registry)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -59,7 +60,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the meter. Leaving finishes the current batch, within the drain's grace."""
     bus, now, settings = runtime.bus, runtime.now, runtime.config.meter
     url = database.database_url(runtime.config, runtime.data_dir, LEDGER_FILE)
-    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    on_fault = partial(runtime.health.report, "database")
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine:
         quarantine, gap_store, batch_size = SqlQuarantineStore(engine), SqlGapStore(engine), settings.batch
         names = KnownNames(bus, quarantine, runtime.monotonic)
         ledger = SqlLedger(engine, frozenset(runtime.config.models))

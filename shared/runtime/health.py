@@ -20,6 +20,13 @@ class Health:
     def add_check(self, name: str, check: Check) -> None:
         self._checks[name] = check
 
+    def report(self, name: str, fault: str | None) -> None:
+        """Set a check to this fault; None removes the check."""
+        if fault is None:
+            self.remove_check(name)
+        else:
+            self.add_check(name, lambda: fault)
+
     def add_alarm(self, name: str, check: Check) -> None:
         """Add a check for what an operator has to fix while the service keeps serving. It does not affect readiness."""
         self._alarms[name] = check

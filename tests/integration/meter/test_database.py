@@ -9,8 +9,9 @@ from sqlalchemy import Column, MetaData, Table, Text, func, inspect, select, tex
 
 import services.meter
 from shared import database
-from shared.database import ExactDecimal, create_engine, migrate, read_transaction
-from shared.errors import DatabaseUnavailable
+from shared.database import ExactDecimal, create_engine, read_transaction
+from shared.schema import migrate
+from shared.tasks import cancel_and_wait
 from tests.kit.waiting import PATIENCE_SECONDS
 
 MIGRATIONS = Path(services.meter.__file__).parent / "adapters" / "migrations"
@@ -98,10 +99,28 @@ async def test_sqlite_is_durable_and_rolls_back_whole_transactions(tmp_path: Pat
     await engine.dispose()
 
 
-async def test_unavailable_database_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "START_SECONDS", 0.0)
+async def test_unavailable_database_is_awaited_and_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(database, "CONNECT_RETRY_SECONDS", 0.0)
     url = "postgresql+asyncpg://meter:hunter2@127.0.0.1:1/ledger"
-    with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/ledger") as caught:
-        async with database.migrated_engine(url, MIGRATIONS, version_table="ledger_version"):
+    faults: list[str | None] = []
+    tried = asyncio.Event()
+
+    def on_fault(fault: str | None) -> None:
+        faults.append(fault)
+        if len(faults) == 3:
+            tried.set()
+
+    async def start() -> None:
+        async with database.migrated_engine(url, MIGRATIONS, version_table="ledger_version", on_fault=on_fault):
             pass
-    assert "hunter2" not in str(caught.value)
+
+    starting = asyncio.create_task(start())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await tried.wait()
+    await cancel_and_wait([starting])
+    output = "".join(capfd.readouterr())
+    assert "127.0.0.1:1/ledger" in output
+    assert all(fault is not None and "ConnectionRefusedError" in fault for fault in faults)
+    assert "hunter2" not in output + str(faults)

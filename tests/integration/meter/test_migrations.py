@@ -27,7 +27,7 @@ from services.meter.core.rollups import (
 )
 from services.meter.core.sequence_ranges import merge_ranges, single_range
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
-from shared import database
+from shared import database, schema
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokensQuery, TokenSums
@@ -59,7 +59,7 @@ async def migrate_to(engine: Any, version: str, monkeypatch: pytest.MonkeyPatch)
     upgrade = command.upgrade
     with monkeypatch.context() as patched:
         patched.setattr(command, "upgrade", lambda config, _revision: upgrade(config, version))
-        await database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
+        await schema.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
 
 
 def as_recorded(recorded_events: Sequence[UsageEvent]) -> dict[str, list[dict[str, Any]]]:
@@ -141,7 +141,7 @@ async def test_data_of_an_earlier_version_is_kept_by_the_migration(
     try:
         await migrate_to(engine, version, monkeypatch)
         await fill(engine)
-        await asyncio.gather(*(database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE) for _ in range(2)))
+        await asyncio.gather(*(schema.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE) for _ in range(2)))
         await check(engine)
         recorded = await SqlLedger(engine).record(parse_batch([encode(e) for e in EVENTS], NOW))
         assert (recorded.counted, recorded.repeated) == (0, len(EVENTS))

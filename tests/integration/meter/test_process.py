@@ -74,6 +74,11 @@ class Meter:
         assert line, self.log.read_text()[-3000:]
         self.metrics_url = json.loads(line)["metrics_url"]
 
+    async def end_by_itself(self) -> int:
+        assert self._process is not None
+        async with asyncio.timeout(START_SECONDS):
+            return await self._process.wait()
+
     async def end(self, number: signal.Signals) -> int:
         assert self._process is not None
         if self._process.returncode is None:
@@ -318,13 +323,21 @@ async def test_meter_waits_for_a_database_that_starts_later(
     port = free_port()
     await meter.spawn("--metrics-port", str(port))
     try:
-        status, page = await first_page(f"http://127.0.0.1:{port}/readyz")
-        assert (status, json.loads(page)["faults"]) == (503, {"starting": "starting"})
+        url = f"http://127.0.0.1:{port}/readyz"
+        status, page = await first_page(url)
+        assert status == 503
+        assert {"starting", "database"} >= json.loads(page)["faults"].keys() >= {"starting"}
+        page = await until(lambda: read_text(url), lambda text: "database" in text)
+        assert "ConnectionRefusedError" in json.loads(page)["faults"]["database"]
         await asyncio.to_thread(postgres_server.start)
         await meter.announced()
         assert (await read_page(f"http://127.0.0.1:{port}/readyz"))[0] == 200
     finally:
         await meter.end(signal.SIGKILL)
+
+
+async def read_text(url: str) -> str:
+    return (await read_page(url))[1]
 
 
 async def first_page(url: str) -> tuple[int, str]:

@@ -1,5 +1,5 @@
 """Alembic's way in."""
 
-from shared.database import run_migrations
+from shared.schema import run_migrations
 
 run_migrations()

@@ -1,5 +1,5 @@
 """Entry point for Alembic."""
 
-from shared.database import run_migrations
+from shared.schema import run_migrations
 
 run_migrations()
