@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -71,8 +71,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        server.close()
-        await gateway.drain()
+        await gateway.drain(server.close)
 
 
 class _Gateway:
@@ -228,10 +227,15 @@ class _Gateway:
                 self.access_log.report_suppressed(self.runtime.now())
             self.access_log.flush()
 
-    async def drain(self) -> None:
-        grace_ends_at = self.runtime.monotonic() + self.runtime.config.gateway.drain_grace
+    async def drain(self, stop_listening: Callable[[], None]) -> None:
+        settings, has_failed = self.runtime.config.gateway, self.runtime.abandoned or self.runtime.crashed
+        self.lifecycle.is_leaving = True
+        if not has_failed:
+            await asyncio.sleep(settings.drain_delay)
+        stop_listening()
+        grace_ends_at = self.runtime.monotonic() + settings.drain_grace
         self.connections.close_idle()
-        await self.lifecycle.drain(self.runtime.config.gateway.drain_grace)
+        await self.lifecycle.drain(settings.drain_grace, keep_held=not has_failed)
         await self.connections.close(LAST_BYTES_SECONDS, grace_ends_at - self.runtime.monotonic())
         await self.activity.report(leaving=True)
         await self.gossip.report(leaving=True)

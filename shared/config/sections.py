@@ -44,9 +44,17 @@ class ServiceSection(Section, frozen=True, kw_only=True):
     drain_grace: Duration = Duration(20)
     """How long running streams and batches may take after SIGTERM; below Kubernetes' 30 s."""
 
+    @property
+    def drain_s(self) -> float:
+        """What the whole drain may take, but for its last seconds."""
+        return self.drain_grace
+
 
 class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     port: Port = 8080
+    drain_delay: Duration = Duration(0)
+    """How long the gateway goes on accepting connections after SIGTERM while it is not ready: until every balancer in
+    front of it has noticed. `drain_grace` begins then."""
     hold_cap: Annotated[Duration, Bounds(0.001)] = Duration(600)
     """The longest that a request waits for a wake."""
     max_waiting: PositiveInt = 10_000
@@ -92,6 +100,10 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     """Log a line for each request."""
     outbox_max_bytes: Annotated[int, Bounds(65536)] = 1024 * 1024 * 1024
     """Usage that is not in the ledger yet. A gateway that reaches this bound stops serving rather than lose usage."""
+
+    @property
+    def drain_s(self) -> float:
+        return self.drain_delay + self.drain_grace
 
 
 class WakerSection(ServiceSection, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,11 +18,13 @@ LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
 """Number of an inherited descriptor that reaches end-of-file when the parent has gone."""
 
 START_SECONDS = 60.0
-STOP_SECONDS = 30.0
-"""More than any service's `drain_grace`. A process that still runs then is killed."""
 CHUNK_BYTES = 65536
 RESTART_SECONDS = 0.5
 """Between a death and the next start, so that a service that dies at once does not spin."""
+
+
+_ENDED_IN_ORDER = (0, -signal.SIGTERM)
+"""A process that is told to end before it can handle the signal ends by it, and has served nobody."""
 
 
 class StartFailed(SpotinferenceError):
@@ -38,6 +41,8 @@ class Child:
     """Where its standard error goes; None: to this process's own."""
     on_ready: Callable[[RunningService], None]
     lifeline: int
+    stop_s: float
+    """How long the process may take to end after SIGTERM. Then it is killed."""
     report: Callable[[str], None]
     """Called with what happens to the process, for people. Must not block."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -58,20 +63,26 @@ class Child:
             ) from None
         self._task = asyncio.create_task(self._supervise(), name=f"keep {self.name}")
 
-    async def stop(self) -> None:
+    async def stop(self) -> str | None:
+        """Stop the process; return why it did not end in order, or None if it did or had ended before."""
         self.stopping = True
+        fault = None
         process = self.process
         if process is not None and process.returncode is None:
             process.terminate()
             try:
-                async with asyncio.timeout(STOP_SECONDS):
+                async with asyncio.timeout(self.stop_s):
                     await process.wait()
             except TimeoutError:
                 self.kill()
-                await process.wait()
+                fault = f"{self.name} still ran {self.stop_s:g} s after SIGTERM and was killed"
+            status = await process.wait()
+            if fault is None and status not in _ENDED_IN_ORDER:
+                fault = f"{self.name} ended with status {status} after SIGTERM"
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+        return fault
 
     def kill(self) -> None:
         self.stopping = True

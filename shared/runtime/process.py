@@ -68,6 +68,8 @@ class Runtime:
     """The origin of a service with a public port, set by the service."""
     started: bool = False
     """Set once the service has started. Until then it is alive and not ready."""
+    abandoned: bool = False
+    """The parent process has gone: the drain is as short as it can be."""
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _crash: BaseException | None = None
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -91,6 +93,11 @@ class Runtime:
 
     def stop(self) -> None:
         self._ended.set()
+
+    def abandon(self) -> None:
+        """Stop because the parent has gone, and with it whatever could still help those who wait."""
+        self.abandoned = True
+        self.stop()
 
     async def stopped(self) -> None:
         await self._ended.wait()
@@ -164,17 +171,18 @@ async def _supervise(service: str, section: ServiceSection, count: int, argument
         options += ["--config", str(arguments.config)]
     port: int = getattr(section, "port", 0) if arguments.port is None else arguments.port
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
-    workers = Workers(service, (section.host, port), (section.metrics_host, metrics_port), count, options)
-    _stop_on_signals(workers.stop)
+    front, metrics = (section.host, port), (section.metrics_host, metrics_port)
+    workers = Workers(service, front, metrics, count, options, drain_s=section.drain_s)
+    _stop_on_signals(workers.stop, workers.stop)
     return await workers.run()
 
 
-def _stop_on_signals(stop: Callable[[], None]) -> None:
-    """Call `stop` on SIGTERM and SIGINT, and when the parent process has ended."""
+def _stop_on_signals(stop: Callable[[], None], on_parent_lost: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM and SIGINT, and `on_parent_lost` when the parent process has ended."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    _watch_lifeline(stop)
+    _watch_lifeline(on_parent_lost)
 
 
 async def _run_service(
@@ -193,7 +201,7 @@ async def _run_service(
             worker=arguments.worker,
             workers=_worker_count(section, arguments),
         )
-        _stop_on_signals(runtime.stop)
+        _stop_on_signals(runtime.stop, runtime.abandon)
         runtime.health.add_check("bus", lambda: None if bus.connected else "not connected to the bus")
         runtime.health.add_check("starting", lambda: None if runtime.started else "starting")
         runtime.health.add_check("draining", lambda: "draining" if runtime.stopping else None)
@@ -254,7 +262,7 @@ async def _raise_ended_watch(bus: Bus) -> None:
     raise await bus.wait_for_ended_watch()
 
 
-def _watch_lifeline(stop: Callable[[], None]) -> None:
+def _watch_lifeline(on_parent_lost: Callable[[], None]) -> None:
     number = os.environ.get(LIFELINE_VARIABLE)
     if number is None:
         return
@@ -264,6 +272,6 @@ def _watch_lifeline(stop: Callable[[], None]) -> None:
     def on_readable() -> None:
         loop.remove_reader(descriptor)
         log.warning("parent_process_lost")
-        stop()
+        on_parent_lost()
 
     loop.add_reader(descriptor, on_readable)

@@ -27,29 +27,43 @@ from shared.runtime.suite_file import RunningService, announce
 
 log = structlog.get_logger()
 
+KILL_AFTER_SECONDS = 10.0
+"""Beyond the time that a worker's drain may take: for the last bytes, the last usage and the bus."""
 FETCH_SECONDS = 2.0
 """For one worker's health or metrics page."""
 
 
 class Workers:
-    """Runs the workers until `stop`. With port 0, they share any free one."""
+    """Runs the workers until `stop`. With port 0, they share any free one. `drain_s` is what a drain may take."""
 
     def __init__(
-        self, service: str, front: tuple[str, int], metrics: tuple[str, int], count: int, options: list[str]
+        self,
+        service: str,
+        front: tuple[str, int],
+        metrics: tuple[str, int],
+        count: int,
+        options: list[str],
+        *,
+        drain_s: float,
     ) -> None:
         self._service = service
         self._host, self._port = front
         self._metrics_host, self._metrics_port = metrics
         self._count = count
         self._options = options
-        self._children: list[Child] = []
+        self._stop_s = drain_s + KILL_AFTER_SECONDS
+        self.children: list[Child] = []
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
         self._stop.set()
 
     async def run(self) -> int:
-        """Run the workers and return the exit status once all have drained. Raises `SpotinferenceError`."""
+        """Run the workers, and return the exit status once all have ended: 0 if each has drained.
+
+        Raises:
+            SpotinferenceError: they cannot start.
+        """
         # Bound but never listening, this socket reserves the port while a worker is restarted.
         with socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET) as reserved:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,9 +82,10 @@ class Workers:
         for number in range(self._count):
             options = [*self._options, "--workers", str(self._count), "--worker", str(number), "--port", str(port)]
             options += ["--metrics-port", "0"]  # the configured one belongs to this process
-            self._children.append(Child(self._service, options, None, _ignore, lifeline, report=_log_restart))
+            child = Child(self._service, options, None, _ignore, lifeline, stop_s=self._stop_s, report=_log_restart)
+            self.children.append(child)
         try:
-            await asyncio.gather(*(child.start() for child in self._children))
+            await asyncio.gather(*(child.start() for child in self.children))
             async with self._health() as metrics_port:
                 announced = RunningService(
                     service=self._service,
@@ -80,16 +95,20 @@ class Workers:
                 )
                 announce(announced)
                 await self._stop.wait()
-                await self._stop_children()  # the pages stay up until the drain has ended
+                return await self._stop_children()  # the pages stay up until the drain has ended
         except SpotinferenceError as error:
             logs.stderr().write(f"spotinference {self._service}: {error}\n")
             return 1
         finally:
             await self._stop_children()
-        return 0
 
-    async def _stop_children(self) -> None:
-        await asyncio.gather(*(child.stop() for child in self._children))
+    async def _stop_children(self) -> int:
+        """Stop all workers; return the exit status."""
+        faults = await asyncio.gather(*(child.stop() for child in self.children))
+        for number, fault in enumerate(faults):
+            if fault is not None:
+                log.error("worker_not_drained", worker=number, reason=fault)
+        return 1 if any(faults) else 0
 
     @asynccontextmanager
     async def _health(self) -> AsyncIterator[int]:
@@ -129,7 +148,7 @@ class Workers:
 
     async def _fetch_all(self, session: aiohttp.ClientSession, page: str) -> dict[int, str | None]:
         """Fetch a page of each worker; None if it did not answer."""
-        pages = await asyncio.gather(*(_fetch(session, child.running, page) for child in self._children))
+        pages = await asyncio.gather(*(_fetch(session, child.running, page) for child in self.children))
         return dict(enumerate(pages))
 
 

@@ -34,6 +34,8 @@ SERVICES = ("gateway", "waker", "meter", "billing")
 """Services in the order in which they stop: first the one that takes requests, last those that count."""
 LAST_SECONDS = 15.0
 """Seconds for the machines' keepers to end; they give their engines 10 s."""
+KILL_AFTER_SECONDS = 15.0
+"""Beyond what a service's drain may take: longer than a gateway waits for its own workers."""
 FLUSH_SECONDS = 1.0
 """For the last lines to be written."""
 RETRY_WRITE_SECONDS = 1.0
@@ -111,6 +113,7 @@ class SuiteRunner:
                 log_path,
                 self._announce,
                 self._theirs.fileno(),
+                stop_s=getattr(self._config, name).drain_s + KILL_AFTER_SECONDS,
                 report=self._report,
                 environment=child_environment(name, os.environ, self._config),
             )

@@ -224,46 +224,6 @@ async def test_a_draining_machine_gets_no_new_request_and_is_acknowledged(
     await held
 
 
-async def test_sigterm_lets_streams_finish_and_sends_waiters_elsewhere(
-    opened: Opened, scripted_engine: ScriptedEngine
-) -> None:
-    front = await opened()
-    await front.machine("m1", "ready", scripted_engine.base_url)
-    scripted_engine.default = Script(tokens=3, hold_after=2)
-    stream = await front.sdk.chat.completions.create(**ASK, stream=True)
-    reading = asyncio.create_task(text_of(stream))
-    await scripted_engine.received(1)
-    await front.machine("m1", "draining", scripted_engine.base_url)
-    await front.seen()
-    held = asyncio.create_task(front.sdk.chat.completions.create(**ASK))
-    await front.wake_request(lambda request: request.waiting == 1)
-    stopping = asyncio.create_task(front.service.stop())
-    with pytest.raises(openai.InternalServerError) as caught:
-        await held
-    assert (caught.value.status_code, caught.value.code) == (503, "waking")
-    scripted_engine.release()
-    assert await reading == " w1 w2 w3"
-    assert await stopping == 0
-    assert [event.outcome for event in await front.usage(1)] == ["completed"]
-
-
-async def test_a_stream_that_outlasts_the_grace_ends_with_one_error_and_its_tokens_count(
-    opened: Opened, scripted_engine: ScriptedEngine
-) -> None:
-    front = await opened(grace="1s")
-    await front.machine("m1", "ready", scripted_engine.base_url)
-    scripted_engine.default = Script(tokens=9, hold_after=4)
-    stream = await front.sdk.chat.completions.create(**ASK, stream=True)
-    reading = asyncio.create_task(text_of(stream))
-    seen = await scripted_engine.received(1)
-    await until(lambda: asyncio.sleep(0, seen.completion_tokens), lambda tokens: tokens == 3)
-    assert await front.service.stop() == 0
-    with pytest.raises(openai.APIError, match="shutting down"):
-        await reading
-    (event,) = await front.usage(1)
-    assert (event.outcome, event.completion_tokens) == ("engine_lost", 3)
-
-
 async def test_usage_outlives_the_gateway_and_the_bus(
     opened: Opened, scripted_engine: ScriptedEngine, nats_server: NatsServer
 ) -> None:

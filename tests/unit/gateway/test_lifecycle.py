@@ -46,11 +46,26 @@ class Request:
         self.codes.append("went on")
 
 
-async def test_drain_rejects_unforwarded_requests_at_once_and_waits_for_the_others() -> None:
+async def test_drain_keeps_held_requests_within_the_grace() -> None:
+    lifecycle = Lifecycle()
+    held, served = Request(lifecycle), Request(lifecycle, at_engine=True)
+    await turns(2)
+    drain = asyncio.create_task(lifecycle.drain(3600.0))
+    await turns()
+    assert lifecycle.is_closed
+    served.goes.set()
+    await turns()
+    assert (held.codes, drain.done()) == ([], False)
+    held.goes.set()
+    await until(drain.done)
+    assert [held.codes, served.codes] == [["went on"]] * 2
+
+
+async def test_drain_without_a_parent_rejects_held_requests_at_once_and_waits_for_the_others() -> None:
     lifecycle = Lifecycle()
     waiting, served, late = Request(lifecycle), Request(lifecycle, at_engine=True), Request(lifecycle, at_engine=True)
     await turns(2)
-    drain = asyncio.create_task(lifecycle.drain(3600.0))
+    drain = asyncio.create_task(lifecycle.drain(3600.0, keep_held=False))
     await turns()
     assert lifecycle.is_leaving
     assert ([waiting.codes, served.codes, late.codes], drain.done()) == (
@@ -67,7 +82,7 @@ async def test_drain_rejects_unforwarded_requests_at_once_and_waits_for_the_othe
 
 async def test_drain_interrupts_all_requests_when_the_grace_ends() -> None:
     lifecycle = Lifecycle()
-    requests = [Request(lifecycle, at_engine=True) for _ in range(3)]
+    requests = [Request(lifecycle, at_engine=bool(number)) for number in range(3)]
     await turns(2)
     await lifecycle.drain(0.0)
     assert not lifecycle.exchanges

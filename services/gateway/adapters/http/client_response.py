@@ -39,7 +39,6 @@ SUPPORTED_VERSIONS = (HttpVersion11, HttpVersion10)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 _CLOSE = b"Connection: close\r\n\r\n"
-_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -145,7 +144,9 @@ class ClientResponse(web.StreamResponse):
         """Send the head of a stream, unless it has been sent already."""
         if not self.started:
             self.sent_status = 200
-            self._write(self._response_headers.head(self, 200, fields) + (_CHUNKED if self._is_chunked else _CLOSE))
+            framing = _CLOSE if not self._is_chunked or self._response_headers.is_leaving() else b"\r\n"
+            framing = b"Transfer-Encoding: chunked\r\n" + framing if self._is_chunked else framing
+            self._write(self._response_headers.head(self, 200, fields) + framing)
 
     def send(self, data: bytes) -> None:
         """Send a part of a stream; it must not be empty."""

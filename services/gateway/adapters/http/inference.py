@@ -87,6 +87,8 @@ class Inference:
         key = response.key or self.authenticator.authenticate(authorization)
         usage.key_id = key.id
         response.connection.buffered.move_to(key.id)
+        if self.lifecycle.is_closed:
+            raise errors.leaving()
         parsed = await self._parse(await self._receive(exchange, key))
         if parsed.background and endpoint.has_background_mode:
             # Its usage would come after the response, and its result would need a path that is not served.
@@ -95,8 +97,6 @@ class Inference:
             )
         model = self.authenticator.model(parsed.model, key)
         usage.on_parsed(model.name, parsed)
-        if self.lifecycle.is_leaving:
-            raise errors.leaving()
         self.admission.check(model)
         timeout = parse_wake_timeout(response.request.headers.get(WAKE_TIMEOUT), self.hold_cap)
         tokens = len(parsed.body) // BYTES_PER_TOKEN + parsed.max_tokens
