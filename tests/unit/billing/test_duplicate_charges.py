@@ -38,7 +38,7 @@ def test_parts_by_somebodys_word_count_together() -> None:
 
 def test_three_snapshots_are_reported_pair_by_pair() -> None:
     result = read(bill("1", "2"), bill("1", "2", "3"), bill("1", "2", "3", "4"))
-    pairs = {frozenset((refusal.file, refusal.reason.partition(" stand in ")[2][0])) for refusal in result.refusals}
+    pairs = {frozenset((refusal.file, refusal.reason.partition(" are also in ")[2][0])) for refusal in result.refusals}
     assert pairs == {frozenset(("bill.csv", "1")), frozenset(("1", "2"))}
 
 
