@@ -73,14 +73,14 @@ def test_a_refused_signature_is_put_down_to_the_clock_where_the_clock_is_wrong(c
     [
         (TooManyCalls("too many calls"), "refused", "transient", "too many calls"),
         (TimeoutError(), "unknown", None, "in time"),
-        (boto.ReadTimeoutError(endpoint_url="u"), "unknown", None, "lost"),
-        (boto.ConnectionClosedError(endpoint_url="u"), "unknown", None, "lost"),
+        (boto.ReadTimeoutError(endpoint_url="u"), "unknown", None, "no usable answer"),
+        (boto.ConnectionClosedError(endpoint_url="u"), "unknown", None, "no usable answer"),
         (boto.EndpointConnectionError(endpoint_url="u"), "failed", None, "provider.ec2.region"),
         (boto.ConnectTimeoutError(endpoint_url="u"), "failed", None, "provider.ec2.region"),
         (boto.NoCredentialsError(), "refused", "account", "AWS_ACCESS_KEY_ID"),
         (boto.ProfileNotFound(profile="p"), "refused", "account", "AWS_PROFILE"),
         (boto.InvalidRegionError(region_name="x y"), "refused", "account", "provider.ec2.region"),
-        (ValueError("anything"), "unknown", None, "lost"),
+        (ValueError("anything"), "unknown", None, "no usable answer"),
     ],
 )
 def test_call_without_a_response_is_unknown_unless_it_was_never_sent(
