@@ -20,7 +20,7 @@ PREFIX = "spot_gateway_"
 OUTCOMES = ("completed", "client_closed", "engine_lost", "failed")
 LIMITS = ("requests", "tokens", "concurrency", "month", "waiting", "waiting_per_key", "wakes", "wake_cost")
 
-SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 480, 600)
 GAP = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 FAST = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from services.gateway.adapters.access_log import AccessLog
 from services.gateway.adapters.activity_reporter import ActivityReporter
 from services.gateway.adapters.engine_client import EngineClient
+from services.gateway.adapters.gauges import add_gauges
 from services.gateway.adapters.http.application import make_application
 from services.gateway.adapters.http.client_connection import ClientConnection
 from services.gateway.adapters.http.client_response import ClientResponse, ResponseHeaders
@@ -31,6 +32,7 @@ from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
 from services.gateway.core.buffer_memory import BufferMemory
+from services.gateway.core.bus_absence import BusAbsence
 from services.gateway.core.cors import Cors
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
@@ -99,7 +101,8 @@ class _Gateway:
         gates = GateView(config, budget, budget.age)
         self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None)
         self.memory = BufferMemory(settings.max_buffered_bytes, settings.max_buffered_bytes_per_key)
-        limits = RateLimiter(runtime.instance, now(), months)
+        self.limits = limits = RateLimiter(runtime.instance, now(), months)
+        self.absence = BusAbsence(settings.unready_without_bus, runtime.monotonic())
         self.metrics = Metrics(runtime.registry, limits.hits)
         self.access_log = AccessLog(runtime.service, enabled=settings.access_log)
         self.batcher = WriteBatcher(self.outbox.write_pending)
@@ -135,7 +138,15 @@ class _Gateway:
         application = make_application(self._inference(limits, wake_limits), self._resources(fleet))
         self.runner = web.AppRunner(application, handler_cancellation=True)
         self.sending: asyncio.Task[None] | None = None
-        self._add_gauges()
+        self.metrics.unlogged = lambda: self.access_log.unlogged
+        add_gauges(
+            self.metrics,
+            connections=self.connections,
+            memory=self.memory,
+            scheduler=self.scheduler,
+            outbox=self.outbox,
+            now=now,
+        )
 
     def _inference(self, limits: RateLimiter, wake_limits: WakeLimits) -> Inference:
         config, settings, now = self.runtime.config, self.runtime.config.gateway, self.runtime.now
@@ -199,10 +210,19 @@ class _Gateway:
         runtime.spawn(self.gossip.run(), "limits")
         self.sending = runtime.spawn(self.sender.run(), "usage")
         runtime.health.add_check("outbox", lambda: self.outbox.fault)
-        # Once its views are read, the gateway serves without the bus. Being unready would take all gateways away at
-        # once.
-        runtime.health.remove_check("bus")
+        # Once its views are read, the gateway serves without the bus for a while.
+        runtime.health.add_check("bus", self._bus_fault)
         return self
+
+    def _bus_fault(self) -> str | None:
+        bus = self.runtime.bus
+        self.absence.observe(
+            self.runtime.monotonic(),
+            connected=bus.connected,
+            age_s=min(bus.view_ages().values(), default=0.0),
+            place=self.limits.coordinator.place,
+        )
+        return self.absence.fault
 
     def open_response(self, request: web.BaseRequest) -> ClientResponse:
         return ClientResponse(request, self.headers, self.batcher, self.runtime.now())
@@ -221,6 +241,7 @@ class _Gateway:
             if self.connections.now - second >= 1.0:
                 second = self.connections.now
                 self.headers.refresh()
+                self._bus_fault()
                 for exchange in self.lifecycle.exchanges:
                     exchange.count_running()
                 self.dispatcher.check_gates()
@@ -245,33 +266,6 @@ class _Gateway:
         self.outbox.close()
         self.access_log.report_suppressed()
         self.access_log.flush()
-
-    def _add_gauges(self) -> None:
-        runtime, outbox, metrics = self.runtime, self.outbox, self.metrics
-        metrics.unlogged = lambda: self.access_log.unlogged
-        metrics.add_gauge("connections", "Client connections.", lambda: len(self.connections))
-        metrics.add_gauge(
-            "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: self.memory.used
-        )
-        metrics.add_gauge(
-            "unread_answers",
-            "Complete responses that their clients have not read yet.",
-            lambda: self.connections.unread,
-        )
-        metrics.add_gauge("in_flight", "Requests at engines.", lambda: self.scheduler.total_in_flight)
-        metrics.add_gauge("waiting", "Requests held for a wake.", lambda: self.scheduler.total_waiting)
-        metrics.add_gauge(
-            "machines_left_alone",
-            "Machines that are paused after repeated failures.",
-            lambda: len(self.scheduler.breaker.paused_machines),
-        )
-        metrics.add_gauge("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
-        metrics.add_gauge("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size_bytes)
-        metrics.add_gauge(
-            "outbox_age_seconds",
-            "Age of the oldest usage event that the ledger has not confirmed.",
-            lambda: 0.0 if (oldest := outbox.oldest_at) is None else max(0.0, runtime.now() - oldest),
-        )
 
 
 async def _listen(runtime: Runtime, gateway: _Gateway) -> asyncio.Server:

@@ -55,6 +55,8 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     drain_delay: Duration = Duration(0)
     """How long the gateway goes on accepting connections after SIGTERM while it is not ready: until every balancer in
     front of it has noticed. `drain_grace` begins then."""
+    unready_without_bus: Interval = Duration(60)
+    """How long the youngest gateway stays ready without the bus. The eldest does for almost twice as long."""
     hold_cap: Annotated[Duration, Bounds(0.001)] = Duration(600)
     """The longest that a request waits for a wake."""
     max_waiting: PositiveInt = 10_000

@@ -129,6 +129,7 @@ class Admission:
             held.on_granted,
             held.on_refused,
             cause=cause,
+            arrived=arrived,
             may_wake=reached is None,
         )
         try:

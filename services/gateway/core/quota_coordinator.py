@@ -19,6 +19,7 @@ may use the whole.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.gateway.core.bus_absence import Place
 from services.gateway.core.key_usage import NONE, PER_MINUTE, SLOT_SECONDS, Amounts
 from services.gateway.core.quota_lease import MAX_KEYS, NO_LEASE, Capacity, QuotaFollower, QuotaLeader, leased
 from shared.messages.gateway import KeyQuota, QuotaLease, QuotaReport
@@ -73,6 +74,12 @@ class QuotaCoordinator:
     def is_settled(self) -> bool:
         """Whether another gateway is known and so is what this one may use."""
         return bool(self._peers) if self._elder is None else self._elder.lease is not NO_LEASE
+
+    @property
+    def place(self) -> Place:
+        """This gateway's place among those that it can reach."""
+        younger = sum(_age(peer) > (self.started, self.gateway) for peer in self._peers.values())
+        return Place(younger, 1 + len(self._peers))
 
     def start_serving(self) -> None:
         """Admit requests from now on; until then the reports say that this gateway serves nothing."""

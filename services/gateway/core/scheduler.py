@@ -40,6 +40,8 @@ class Ticket:
     """Called if no place will come; the ticket has left the queue."""
     cause: WakeCause | None = None
     """The request's key and the key's wake limits."""
+    arrived: float = 0.0
+    """When the request arrived, on the clock of `deadline`."""
     may_wake: bool = True
     """Whether the request may wake a machine. If not, it only waits for room on one that is awake."""
 
@@ -115,6 +117,12 @@ class RequestScheduler:
 
     def in_flight(self, machine: str) -> int:
         return self._machines[machine].in_flight
+
+    @property
+    def oldest_arrival(self) -> float | None:
+        """When the oldest waiting request arrived; None if none waits."""
+        firsts = (next(iter(tickets)) for queue in self._waiting.values() for tickets in queue.keys.values())
+        return min((ticket.arrived for ticket in firsts), default=None)
 
     def waiting(self, model: str) -> Queue:
         """Return the requests that wait for the model; empty if there are none."""

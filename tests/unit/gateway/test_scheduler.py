@@ -325,3 +325,16 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_the_oldest_arrival_is_that_of_any_key_and_model() -> None:
+    scheduler = RequestScheduler(TWO_LINEUPS, {})
+    assert scheduler.oldest_arrival is None
+    granted: list[str] = []
+    for arrived, model, key in ((3.0, "m", "a"), (1.0, "n", "a"), (2.0, "m", "b"), (4.0, "n", "a")):
+        waiting = ticket(granted, model=model, key=key)
+        waiting.arrived = arrived
+        scheduler.enqueue(waiting)
+    assert scheduler.oldest_arrival == 1.0
+    scheduler.remove(next(iter(scheduler.waiting("n"))))
+    assert scheduler.oldest_arrival == 2.0
