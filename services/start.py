@@ -1,9 +1,17 @@
-"""Imported first by each service's `__main__`: it makes the imports that follow a fifth cheaper."""
+"""Imported first by each service's `__main__`: SIGTERM ends the process from here on, and imports get a fifth cheaper.
+
+As PID 1 a process without a handler never receives SIGTERM, and importing a service takes most of a second.
+"""
 
 import gc
+import os
+import signal
 
 from shared.blocked_imports import import_without
 
+# Nothing has started, so there is nothing to drain. `shared.runtime.process` replaces the handlers with its own.
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: os._exit(0))
 # Importing makes objects and hardly any garbage, and every collection looks at all of them: `run` turns it on again.
 gc.disable()
 # It would load rich to show tracebacks in color: our logs are JSON.

@@ -248,11 +248,11 @@ class JetStreamBus:
 
 
 @asynccontextmanager
-async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStreamBus]:
+async def connect(url: str, *, name: str, wait: float | None) -> AsyncIterator[JetStreamBus]:
     """A connected bus, which reconnects for ever. The URL may hold a user and a password.
 
-    Raises `BusUnavailable` if the first connection takes longer than `wait` seconds, and `Misconfigured` if this is no
-    URL of a NATS server.
+    Raises `BusUnavailable` if the first connection takes longer than `wait` seconds (None: it may take for ever), and
+    `Misconfigured` if this is no URL of a NATS server.
     """
     prepare(url)
     bus = JetStreamBus()
@@ -288,7 +288,7 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await bus.client.close()
         reason = "".join(last_error) or str(error) or "no answer"
-        raise BusUnavailable(f"no bus at {without_secret(url)} within {wait:g} s: {reason}") from error
+        raise BusUnavailable(f"no bus at {without_secret(url)} within {wait} s: {reason}") from error
     try:
         yield bus
     finally:

@@ -10,6 +10,11 @@ from typing import TextIO, cast
 
 import structlog
 
+from shared.config.load import environment
+from shared.errors import Misconfigured
+
+LEVEL_VARIABLE = "SPOTINFERENCE_LOG_LEVEL"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 REDACTED = frozenset({"key", "authorization", "password", "secret", "token", "messages", "prompt", "body"})
 
 
@@ -51,6 +56,16 @@ class LossyStream:
 def stderr() -> LossyStream:
     """Return this process's standard error."""
     return LossyStream(2)
+
+
+def configured_level() -> int:
+    """Return the level that the environment names. Raises `Misconfigured` if it is none."""
+    name = environment(LEVEL_VARIABLE)
+    if name is None:
+        return logging.INFO
+    if name.lower() not in LEVELS:
+        raise Misconfigured(f"{LEVEL_VARIABLE} must be one of {', '.join(LEVELS)}, got {name!r}")
+    return LEVELS[name.lower()]
 
 
 def configure(service: str, *, level: int = logging.INFO) -> None:

@@ -1,14 +1,14 @@
 """Runs a service from its command line to its exit status: `python -m services.NAME` calls `run`.
 
 A service is an asynchronous context manager: entering starts it, leaving drains it. The process ends on SIGTERM or
-SIGINT, when the lifeline shows that its parent has gone, or with status 1 after one of its tasks has crashed.
+SIGINT, when the lifeline shows that its parent has gone, or with status 1 after one of its tasks has crashed. It serves
+its health before it first connects to the bus, which it awaits for ever.
 """
 
 import argparse
 import asyncio
 import gc
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -30,16 +30,12 @@ from shared.config.sections import Config, ServiceSection
 from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
-from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.clock_skew import ClockSkewMonitor
 from shared.runtime.health import Health, serve_health
+from shared.runtime.process_metrics import register_process_metrics
+from shared.runtime.signals import cancel_when, stop_on_signals
 from shared.runtime.workers import Workers
 from shared.tasks import cancel_and_wait
-
-BUS_WAIT_SECONDS = 30.0
-"""For the first connection: on a cluster the bus may start at the same time."""
-
-CANCEL_AGAIN_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -136,8 +132,9 @@ def run(service: str, section: Callable[[Config], ServiceSection], open_service:
     parser.add_argument("--workers", type=int, help="processes that share the port, where the service can have several")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    logs.configure(service)
+    logs.configure(service)  # a wrong level is reported as well
     try:
+        logs.configure(service, level=logs.configured_level())
         config = load(find_config(arguments.config))
         suite_file.open_data_dir(arguments.data_dir)
         # Never closed: closing would wait for the NATS client's tasks, which may not end without their server.
@@ -173,65 +170,46 @@ async def _supervise(service: str, section: ServiceSection, count: int, argument
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
     front, metrics = (section.host, port), (section.metrics_host, metrics_port)
     workers = Workers(service, front, metrics, count, options, drain_s=section.drain_s)
-    _stop_on_signals(workers.stop, workers.stop)
+    stop_on_signals(workers.stop, workers.stop)
     return await workers.run()
-
-
-def _stop_on_signals(stop: Callable[[], None], on_parent_lost: Callable[[], None]) -> None:
-    """Call `stop` on SIGTERM and SIGINT, and `on_parent_lost` when the parent process has ended."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    _watch_lifeline(on_parent_lost)
 
 
 async def _run_service(
     service: str, config: Config, section: ServiceSection, open_service: Service, arguments: argparse.Namespace
 ) -> int:
-    metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
+    ended = asyncio.Event()
+    stop_on_signals(ended.set, lambda: ended.set() if runtime is None else runtime.abandon())
+    bus_url = suite_file.bus_url(config, arguments.data_dir)
+    bus: Bus | None = None
+    runtime: Runtime | None = None
+    health, registry = Health(), CollectorRegistry()
+    health.add_check("bus", lambda: None if bus is not None and bus.connected else "not connected to the bus")
+    health.add_check("starting", lambda: None if runtime is not None and runtime.started else "starting")
+    health.add_check("draining", lambda: "draining" if ended.is_set() else None)
+    register_process_metrics(registry, lambda: bus is not None and bus.connected)
     async with AsyncExitStack() as stack:
-        url = suite_file.bus_url(config, arguments.data_dir)
-        bus = await stack.enter_async_context(connect(url, name=service, wait=BUS_WAIT_SECONDS))
-        runtime = Runtime(
-            service=service,
-            config=config,
-            data_dir=arguments.data_dir,
-            bus=bus,
-            port=arguments.port,
-            worker=arguments.worker,
-            workers=_worker_count(section, arguments),
-        )
-        _stop_on_signals(runtime.stop, runtime.abandon)
-        runtime.health.add_check("bus", lambda: None if bus.connected else "not connected to the bus")
-        runtime.health.add_check("starting", lambda: None if runtime.started else "starting")
-        runtime.health.add_check("draining", lambda: "draining" if runtime.stopping else None)
-        runtime.health.add_check("views", lambda: view_fault(bus, config.bus.max_view_age))
+        metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
+        bound = await stack.enter_async_context(_serve_pages(service, section, metrics_port, health, registry))
         try:
-            bound = await stack.enter_async_context(
-                serve_health(runtime.health, runtime.registry, section.metrics_host, metrics_port)
-            )
-        except OSError as error:
-            where = f"{service}.metrics_port: cannot listen on {section.metrics_host}:{metrics_port}"
-            raise Misconfigured(f"{where}: {error.strerror}: choose another port, or 0 for a free one") from error
-        stack.push_async_callback(runtime.cancel_tasks)
-        runtime.spawn(_raise_ended_watch(bus), "watches")
-        clock = ClockSkewMonitor(bus, runtime.registry)
-        await clock.measure()  # before any view is read: ages depend on it
-        runtime.health.add_alarm("clock", lambda: clock.alarm)
-        runtime.spawn(clock.run(), "clock skew")
-        try:
-            async with _cancel_on_stop(runtime):
-                await stack.enter_async_context(open_service(runtime))
+            async with cancel_when(ended):
+                bus = await stack.enter_async_context(connect(bus_url, name=service, wait=None))
+                runtime = Runtime(
+                    service=service,
+                    config=config,
+                    data_dir=arguments.data_dir,
+                    bus=bus,
+                    port=arguments.port,
+                    health=health,
+                    registry=registry,
+                    worker=arguments.worker,
+                    workers=_worker_count(section, arguments),
+                    _ended=ended,
+                )
+                await _start_service(runtime, bus, open_service, stack)
         except asyncio.CancelledError:
             log.info("service_stopped", ready=False)
-            return 1 if runtime.crashed else 0
-        runtime.started = True
-        metrics_url = f"http://{section.metrics_host}:{bound}"
-        announcement = suite_file.RunningService(
-            service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()
-        )
-        suite_file.announce(announcement)
-        log.info("service_ready", url=announcement.url, metrics_url=metrics_url)
+            return 1 if runtime is not None and runtime.crashed else 0
+        _announce(runtime, f"http://{section.metrics_host}:{bound}")
         await runtime.stopped()
         log.info("service_draining")
     log.info("service_stopped")
@@ -239,39 +217,42 @@ async def _run_service(
 
 
 @asynccontextmanager
-async def _cancel_on_stop(runtime: Runtime) -> AsyncIterator[None]:
-    """Cancel the body once the process has to end: a waiting start must not outlive its parent."""
-    start = asyncio.current_task()
-    assert start is not None, "a coroutine runs in a task"
+async def _serve_pages(
+    service: str, section: ServiceSection, port: int, health: Health, registry: CollectorRegistry
+) -> AsyncIterator[int]:
+    """Serve health and metrics, and yield the port."""
+    async with AsyncExitStack() as stack:
+        try:
+            bound = await stack.enter_async_context(serve_health(health, registry, section.metrics_host, port))
+        except OSError as error:
+            where = f"{service}.metrics_port: cannot listen on {section.metrics_host}:{port}"
+            raise Misconfigured(f"{where}: {error.strerror}: choose another port, or 0 for a free one") from error
+        yield bound
 
-    async def cancel() -> None:
-        await runtime.stopped()
-        while True:  # before Python 3.12 `asyncio.wait_for` may lose one cancellation
-            start.cancel()
-            await asyncio.sleep(CANCEL_AGAIN_SECONDS)
 
-    canceller = asyncio.create_task(cancel())
-    try:
-        yield
-    finally:
-        canceller.cancel()
+async def _start_service(runtime: Runtime, bus: Bus, open_service: Service, stack: AsyncExitStack) -> None:
+    """Start the service. The stack drains it, then ends the tasks."""
+    max_view_age = runtime.config.bus.max_view_age
+    runtime.health.add_check("views", lambda: view_fault(bus, max_view_age))
+    stack.push_async_callback(runtime.cancel_tasks)
+    runtime.spawn(_raise_ended_watch(bus), "watches")
+    clock = ClockSkewMonitor(bus, runtime.registry)
+    await clock.measure()  # before any view is read: ages depend on it
+    runtime.health.add_alarm("clock", lambda: clock.alarm)
+    runtime.spawn(clock.run(), "clock skew")
+    await stack.enter_async_context(open_service(runtime))
+
+
+def _announce(runtime: Runtime, metrics_url: str) -> None:
+    """Report the service as ready: on its health page, to its parent and in the log."""
+    runtime.started = True
+    url = runtime.url or metrics_url
+    suite_file.announce(
+        suite_file.RunningService(service=runtime.service, url=url, metrics_url=metrics_url, pid=os.getpid())
+    )
+    log.info("service_ready", url=url, metrics_url=metrics_url)
 
 
 async def _raise_ended_watch(bus: Bus) -> None:
     """Crash the process when a watch has ended: an outdated view is worse than a restart."""
     raise await bus.wait_for_ended_watch()
-
-
-def _watch_lifeline(on_parent_lost: Callable[[], None]) -> None:
-    number = os.environ.get(LIFELINE_VARIABLE)
-    if number is None:
-        return
-    descriptor = int(number)
-    loop = asyncio.get_running_loop()
-
-    def on_readable() -> None:
-        loop.remove_reader(descriptor)
-        log.warning("parent_process_lost")
-        on_parent_lost()
-
-    loop.add_reader(descriptor, on_readable)

@@ -14,6 +14,7 @@ from shared.bus.memory import MemoryBus
 from shared.config.load import parse
 from shared.runtime.health import Check, Health
 from shared.runtime.process import Runtime, Service
+from shared.runtime.process_metrics import register_process_metrics
 from tests.docs.pages import page, quoted
 
 PAGE = page("docs/reference/metrics.md")
@@ -25,6 +26,8 @@ SERVICES: dict[str, Service] = {
 }
 CLOCK_SKEW = "spot_clock_skew_seconds"
 """The process registers it, not the service."""
+RESOURCES = "process_"
+"""Begins the names of prometheus-client's own metrics, which the page describes in one row."""
 CONFIG = '[gateway]\nport = 0\n[billing]\ndaily_budget = "1.00"\n'
 
 
@@ -67,7 +70,10 @@ async def runtimes(tmp_path: Path) -> dict[str, Runtime]:
 
 
 async def test_every_metric_is_described(runtimes: dict[str, Runtime]) -> None:
+    process = CollectorRegistry()
+    register_process_metrics(process, lambda: True)
     metrics = {name for runtime in runtimes.values() for name in exposed(runtime.registry)} | {CLOCK_SKEW}
+    metrics |= {f"{RESOURCES}*" if name.startswith(RESOURCES) else name for name in exposed(process)}
     described = [quoted(cells[0])[0] for cells in PAGE.rows("## Metrics")]
     assert len(metrics) > 20
     assert sorted(described) == sorted(metrics)

@@ -1,9 +1,13 @@
 """Log lines may be lost; nobody waits until somebody reads them."""
 
+import logging
 import os
 from pathlib import Path
 
-from shared.runtime.logs import LossyStream
+import pytest
+
+from shared.errors import Misconfigured
+from shared.runtime.logs import LEVEL_VARIABLE, LossyStream, configured_level
 
 
 def test_a_pipe_that_nobody_reads_takes_what_it_has_room_for() -> None:
@@ -28,3 +32,13 @@ def test_a_file_takes_everything(tmp_path: Path) -> None:
         stream.write("\ud800\n")  # no text of ours, and no reason to fail
         stream.flush()
     assert (tmp_path / "log").read_bytes() == b"x" * 1_000_000 + b"?\n"
+
+
+def test_log_level_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
+    assert configured_level() == logging.INFO
+    monkeypatch.setenv(LEVEL_VARIABLE, "Warning")
+    assert configured_level() == logging.WARNING
+    monkeypatch.setenv(LEVEL_VARIABLE, "loud")
+    with pytest.raises(Misconfigured, match="SPOTINFERENCE_LOG_LEVEL must be one of debug, info, warning, error"):
+        configured_level()

@@ -1,0 +1,123 @@
+"""A service without its bus is alive, says what it lacks, waits for ever, and ends at once when it is asked to."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from shared.bus.jetstream import connect
+from shared.bus.provision import provision
+from shared.runtime.logs import LEVEL_VARIABLE
+from shared.runtime.suite_file import BUS_URL_VARIABLE
+from tests.kit.nats_server import NatsServer
+from tests.kit.ports import free_port
+from tests.kit.waiting import PATIENCE_SECONDS, until
+
+SERVICES = ("gateway", "waker", "meter", "billing")
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+
+
+def first_process() -> Sequence[str]:
+    """Return what makes a command PID 1 of a namespace; nothing where the system does not allow that."""
+    allowed = shutil.which("unshare") and subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False)
+    return NAMESPACE if allowed and allowed.returncode == 0 else ()
+
+
+@asynccontextmanager
+async def started(
+    service: str, home: Path, bus_url: str, wrapper: Sequence[str] = ()
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A process of the service, and the origin of its health pages, which it may not serve yet."""
+    (home / "spotinference.toml").write_text("[gateway]\nport = 0\n")
+    port = free_port()
+    options = ("--config", str(home / "spotinference.toml"), "--data-dir", str(home), "--metrics-port", str(port))
+    process = await asyncio.create_subprocess_exec(
+        *(*wrapper, sys.executable, "-m", f"services.{service}", *options),
+        env={**os.environ, BUS_URL_VARIABLE: bus_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def read_page(url: str) -> tuple[int, str]:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url) as page:
+            return page.status, await page.text()
+    except aiohttp.ClientConnectionError:
+        return 0, ""
+
+
+async def ended(process: asyncio.subprocess.Process) -> int:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await process.wait()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_service_without_bus_is_alive_and_not_ready(service: str, tmp_path: Path) -> None:
+    async with started(service, tmp_path, f"nats://127.0.0.1:{free_port()}") as (process, origin):
+        await until(lambda: read_page(f"{origin}/livez"), lambda answer: answer[0] == 200)
+        status, page = await read_page(f"{origin}/readyz")
+        assert (status, json.loads(page)["faults"]["bus"]) == (503, "not connected to the bus")
+        _, metrics = await read_page(f"{origin}/metrics")
+        assert "spot_bus_connected 0.0" in metrics
+        assert 'spot_build_info{python="' in metrics
+        assert "process_resident_memory_bytes" in metrics
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
+
+
+async def test_service_gets_ready_once_its_bus_has_started(nats_server: NatsServer, tmp_path: Path) -> None:
+    await asyncio.to_thread(nats_server.stop)
+    async with started("gateway", tmp_path, nats_server.url) as (process, origin):
+        await until(lambda: read_page(f"{origin}/livez"), lambda answer: answer[0] == 200)
+        await asyncio.to_thread(nats_server.start)
+        async with connect(nats_server.url, name="test", wait=PATIENCE_SECONDS) as bus:
+            await provision(bus)
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert json.loads(await process.stdout.readline())["service"] == "gateway"
+        assert (await read_page(f"{origin}/readyz"))[0] == 200
+        assert "spot_bus_connected 1.0" in (await read_page(f"{origin}/metrics"))[1]
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
+
+
+async def test_sigterm_ends_a_first_process_that_waits_for_its_bus(tmp_path: Path) -> None:
+    """As PID 1, as in a container, a process receives only the signals that it handles."""
+    async with started("meter", tmp_path, f"nats://127.0.0.1:{free_port()}", first_process()) as (process, origin):
+        await until(lambda: read_page(f"{origin}/livez"), lambda answer: answer[0] == 200)
+        os.kill(_innermost(process.pid), signal.SIGTERM)
+        assert await ended(process) == 0
+
+
+def test_sigterm_ends_a_first_process_that_still_imports() -> None:
+    script = "from services import start; import os, signal; os.kill(os.getpid(), signal.SIGTERM); os._exit(7)"
+    done = subprocess.run([*first_process(), sys.executable, "-c", script], timeout=PATIENCE_SECONDS, check=False)
+    assert done.returncode == 0
+
+
+def _innermost(pid: int) -> int:
+    """Return the process that `unshare` waits for, or `pid` itself."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return _innermost(int(children[0])) if children else pid
+
+
+async def test_unknown_log_level_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LEVEL_VARIABLE, "loud")
+    async with started("gateway", tmp_path, f"nats://127.0.0.1:{free_port()}") as (process, _):
+        assert await ended(process) == 1
