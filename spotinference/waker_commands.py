@@ -74,7 +74,9 @@ def wait_limit(timeout: float | None, *, wait: bool) -> float | None:
     return None
 
 
-def send_command(context: Context, order: CommandKind, target: str, limit_s: float | None, *, as_json: bool) -> None:
+def send_command(
+    context: Context, order: CommandKind, target: str, limit_s: float | None, *, as_json: bool, force: bool = False
+) -> None:
     """Send the command and print its effect.
 
     The waker's reply names the machines: its configuration counts, and the local one may know fewer.
@@ -84,7 +86,7 @@ def send_command(context: Context, order: CommandKind, target: str, limit_s: flo
         watcher = CommandWatcher(order)
         try:
             await start_view(watcher.records, bus)
-            reply = await _request(bus, order, target)
+            reply = await _request(bus, order, target, force=force)
             watcher.machines = reply.machines
             if limit_s is None:
                 return await watcher.wait_until_started()
@@ -101,9 +103,9 @@ def send_command(context: Context, order: CommandKind, target: str, limit_s: flo
         print_line(f"accepted: {order} {target}{state}")
 
 
-async def _request(bus: Bus, order: CommandKind, target: str) -> WakerReply:
+async def _request(bus: Bus, order: CommandKind, target: str, *, force: bool) -> WakerReply:
     """Return once the leading waker has recorded the command. It states a goal, so repeating it does no harm."""
-    command = WakerCommand(order=order, target=target, by=operator_identity())
+    command = WakerCommand(order=order, target=target, by=operator_identity(), force=force)
     try:
         reply = await request_reply(bus, WAKER_COMMAND, command, WakerReply, timeout=REPLY_SECONDS)
     except BusUnavailable as error:

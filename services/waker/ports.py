@@ -81,8 +81,20 @@ class ProbeResult:
     """The longest context in tokens, if the engine reports it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RequestCount:
+    """How many requests an engine says that it runs."""
+
+    running: int | None
+    """Running or queued; None: unknown."""
+    answered: bool
+    """It responded: if `running` is unknown, it does not publish the number."""
+    code: str = ""
+    """Why the number is unknown."""
+
+
 class Prober(Protocol):
-    """Probes engines. `endpoint` is an origin without `/v1`. Both take at most `timeout_s` and never raise."""
+    """Probes engines. `endpoint` is an origin without `/v1`. Each call takes at most `timeout_s` and never raises."""
 
     async def reach(
         self, machine: str, endpoint: str, model: str, timeout_s: float, *, must_list: bool = False
@@ -92,4 +104,8 @@ class Prober(Protocol):
 
     async def work(self, machine: str, endpoint: str, model: str, timeout_s: float) -> ProbeResult:
         """Whether the engine does what its model is for: one token, or one embedding."""
+        ...
+
+    async def count_requests(self, machine: str, endpoint: str, timeout_s: float) -> RequestCount:
+        """How many requests the engine runs, from its `/metrics`."""
         ...

@@ -115,6 +115,8 @@ class WakerCommand(Message, frozen=True, kw_only=True, tag="waker_command.v1"):
     """A model's name for `wake`, a machine's id for all others."""
     by: str
     """Who gives it, for the journal."""
+    force: bool = False
+    """`hibernate` stops the machine even if its engine says that it runs requests. An older waker does not ask it."""
 
 
 class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):

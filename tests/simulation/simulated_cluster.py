@@ -18,6 +18,7 @@ from services.waker.core.adopt import PersistedState, adopt
 from services.waker.core.events import (
     ActivityReported,
     Called,
+    CountRequests,
     DemandReported,
     Effect,
     Event,
@@ -29,6 +30,7 @@ from services.waker.core.events import (
     Probed,
     RecordWritten,
     Remember,
+    RequestsCounted,
     StartMachine,
     StopMachine,
     Tested,
@@ -332,6 +334,8 @@ class SimulatedCluster:
                 self._answer(chance.uniform(0.001, 0.05), lambda: self.observe(requested_at))
             case Probe():
                 self._answer(chance.uniform(0.001, 0.05), lambda: self._probed(effect))
+            case CountRequests(machine, serial):
+                self._answer(chance.uniform(0.001, 0.05), lambda: self._counted(machine, serial))
             case TestProvider(provider):
                 self._answer(0.01, lambda: Tested(provider=provider, faults=()))
             case _:
@@ -357,6 +361,10 @@ class SimulatedCluster:
 
     def _ended(self, engine: Engine) -> None:
         engine.running = False
+
+    def _counted(self, machine: str, serial: int) -> RequestsCounted:
+        running = sum(gateway.scheduler.in_flight(machine) for gateway in self.gateways)
+        return RequestsCounted(machine=machine, serial=serial, running=running, answered=True, seconds=0.01)
 
     def _probed(self, probe: Probe) -> Probed:
         engine = self.engines[probe.machine]

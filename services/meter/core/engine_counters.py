@@ -3,26 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
-_SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})? +(?P<value>\S+)(?: +\d+)?")
+from shared.engine_metrics import RUNNING, parse_count, parse_samples
 
 _PROMPT = {"llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total", "vllm:prompt_tokens_total"}
 """llama.cpp counts prompt tokens from its cache separately; vLLM and every `usage` include them."""
 _COMPLETION = {"llamacpp:tokens_predicted_total", "vllm:generation_tokens_total"}
 _REQUESTS = {"vllm:request_success_total"}
-_RUNNING = {
-    "llamacpp:requests_processing",
-    "llamacpp:requests_deferred",
-    "vllm:num_requests_running",
-    "vllm:num_requests_waiting",
-}
-_COUNTERS = _PROMPT | _COMPLETION | _REQUESTS | _RUNNING
+_COUNTERS = _PROMPT | _COMPLETION | _REQUESTS | RUNNING
 _START_TIMES = ("process_start_time_seconds", "vllm:prompt_tokens_created")
 """When vLLM's process began, if it runs as one process: the first of these that it has."""
 _TIME = re.compile(r"[0-9.eE+]{1,40}")
-COUNT_LIMIT = 2**53
-"""A counter is a double: beyond this it no longer counts each token."""
 _LLAMACPP_DIGITS = 6
 """It prints six significant digits, however exact its count is."""
 
@@ -52,8 +44,8 @@ def parse(text: str, process: str | None = None) -> EngineCounters:
 
     `process`: llama.cpp's header `Process-Start-Time-Unix`, which identifies its process beside the text.
     """
-    samples = [(m["name"], m["value"]) for line in text.splitlines() if (m := _SAMPLE.fullmatch(line))]
-    counts = [(name, _number(name, value)) for name, value in samples if name in _COUNTERS]
+    samples = parse_samples(text)
+    counts = [(name, parse_count(name, value)) for name, value in samples if name in _COUNTERS]
     names = {name for name, _ in counts}
     if not (names & _PROMPT and names & _COMPLETION):
         raise ValueError("neither llama.cpp's nor vLLM's token counters are in this page")
@@ -64,7 +56,7 @@ def parse(text: str, process: str | None = None) -> EngineCounters:
     return EngineCounters(
         prompt_tokens=total(_PROMPT),
         completion_tokens=total(_COMPLETION),
-        running=total(_RUNNING),
+        running=total(RUNNING),
         rounding=sum(_rounding(value) for name, value in counts if name in _PROMPT | _COMPLETION and _rounds(name)),
         requests=total(_REQUESTS) if names & _REQUESTS else None,
         process=_process(
@@ -76,16 +68,6 @@ def parse(text: str, process: str | None = None) -> EngineCounters:
 def _process(candidates: Sequence[str]) -> str | None:
     """Return the first that may be a time; it is only good for comparison."""
     return next((text for text in candidates if _TIME.fullmatch(text)), None)
-
-
-def _number(name: str, text: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not (value.is_finite() and 0 <= value < COUNT_LIMIT):
-        raise ValueError(f"{name}: expected a count, got {text[:40]!r}")
-    return value
 
 
 def _rounds(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Probes engines over HTTP: whether they listen, and whether they produce one token or one embedding.
+"""Probes engines over HTTP: whether they listen, produce one token or one embedding, and run requests.
 
 A probe uses no user's key and causes no usage event.
 """
@@ -10,13 +10,14 @@ from typing import Any
 
 import aiohttp
 
-from services.waker.ports import ProbeResult
+from services.waker.ports import ProbeResult, RequestCount
 from shared.engine_keys import no_key
+from shared.engine_metrics import running_requests
 from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode_any
 
 MAX_BODY_BYTES = 1024 * 1024
-"""An embedding of 8192 numbers takes 180 KB."""
+"""An embedding of 8192 numbers takes 180 KB, and vLLM's `/metrics` some 100 KB."""
 CODE_LENGTH = 200
 NAMES_SHOWN = 5
 MAX_COUNT = 2**40
@@ -109,6 +110,18 @@ class HttpProber:
         share = CODE_LENGTH // len(refused)
         code = "; ".join(f"{path}: {response.code}"[:share] for path, response in refused)
         return ProbeResult(answered=False, code=code, is_host_up=True, mismatch=mismatch)
+
+    async def count_requests(self, machine: str, endpoint: str, timeout_s: float) -> RequestCount:
+        response = await self._request(machine, endpoint, "/metrics", None, timeout_s)
+        if response.status != 200:
+            # A gateway or proxy before the engine may be restarting; any other status is the engine's word.
+            return RequestCount(running=None, answered=0 < response.status < 500, code=response.code)
+        try:
+            running = running_requests(response.body.decode("utf-8", "replace"))
+        except ValueError as error:
+            return RequestCount(running=None, answered=True, code=str(error)[:CODE_LENGTH])
+        code = "" if running is not None else "its metrics do not say how many requests it runs"
+        return RequestCount(running=running, answered=True, code=code)
 
     async def _request(
         self, machine: str, endpoint: str, path: str, body: dict[str, Any] | None, timeout_s: float

@@ -36,7 +36,7 @@ class CommandHandler:
         if rejection is not None:
             return WakerReply(accepted=False, error=rejection)
         try:
-            await self._issue(Command(order=command.order, target=command.target, by=command.by))
+            await self._issue(Command(order=command.order, target=command.target, by=command.by, force=command.force))
         except BusError as error:
             return WakerReply(accepted=False, error=f"this waker no longer leads: {error}: try again")
         machines = self._spec.lineups[command.target] if command.order == "wake" else (command.target,)

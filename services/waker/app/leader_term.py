@@ -15,6 +15,7 @@ import structlog
 
 from services.waker.app.fleet_store import FleetStore, LeadershipLost
 from services.waker.app.inbox import Inbox
+from services.waker.app.inquiries import Inquiries, describe_defect
 from services.waker.app.term_resources import TermResources
 from services.waker.core.adopt import adopt
 from services.waker.core.events import (
@@ -22,30 +23,27 @@ from services.waker.core.events import (
     Called,
     CallKind,
     Command,
+    CountRequests,
     DemandReported,
     Effect,
     Event,
     Journal,
     Observe,
-    Observed,
     Probe,
-    Probed,
     RecordWritten,
     Remember,
     StartMachine,
     StopMachine,
-    Tested,
     TestProvider,
     Tick,
     Write,
 )
 from services.waker.core.fleet import handle
 from services.waker.core.state import Fleet
-from services.waker.ports import CallResult, ProbeResult, Provider, ProviderUnavailable
+from services.waker.ports import CallResult, Provider
 from shared.bus import subjects
 from shared.bus.ports import Stored
 from shared.bus.topology import WAKE
-from shared.config.providers import ProviderName
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import WakeRequest
@@ -65,6 +63,7 @@ class LeaderTerm:
         self._inbox = inbox
         self._now = now
         self._store = FleetStore(resources.bus, resources.spec)
+        self._inquiries = Inquiries(resources, inbox, now)
         self._applying = asyncio.Lock()
         """Held while one event and everything that it leads to is put on record."""
         self._calls: set[asyncio.Task[None]] = set()
@@ -78,7 +77,7 @@ class LeaderTerm:
             BusError: that cannot be done now.
         """
         persisted = await self._store.load()
-        events = await asyncio.gather(*map(self._observe_provider, self._spec.providers))
+        events = await asyncio.gather(*map(self._inquiries.observation_of, self._spec.providers))
         observed = {event.provider: event for event in events}
         closed = self._resources.closed_tiers()
         self.fleet, effects = adopt(self._spec, persisted, observed, self._now(), closed=closed)
@@ -158,9 +157,9 @@ class LeaderTerm:
         """The work of an effect that takes time; its result arrives as an event."""
         match effect:
             case Observe(provider):
-                return self._observe(provider)
+                return self._inquiries.observe(provider)
             case TestProvider(provider):
-                return self._test(provider)
+                return self._inquiries.test(provider)
             case StartMachine(machine, serial, generation):
                 start = partial(self._provider(machine).start, machine, generation)
                 return self._call(machine, "start", serial, start)
@@ -168,7 +167,9 @@ class LeaderTerm:
                 stop = partial(self._provider(machine).stop, machine, force=force)
                 return self._call(machine, "stop", serial, stop)
             case Probe():
-                return self._probe(effect)
+                return self._inquiries.probe(effect)
+            case CountRequests():
+                return self._inquiries.count_requests(effect)
             case _:
                 raise TypeError(effect)
 
@@ -205,59 +206,6 @@ class LeaderTerm:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = self._error or error
 
-    async def _observe(self, provider: ProviderName) -> None:
-        self._inbox.put(("observe", provider), await self._observe_provider(provider))
-
-    async def _observe_provider(self, provider: ProviderName) -> Observed:
-        requested_at = self._now()
-        try:
-            snapshot = await self._resources.providers[provider].observe()
-        except ProviderUnavailable as error:
-            log.warning("provider_observation_failed", provider=provider, reason=str(error))
-            return Observed(provider=provider, requested_at=requested_at, observations={}, error=str(error))
-        except Exception as error:
-            # The provider's data is foreign: whatever it breaks, only this provider is in doubt.
-            log.exception("provider_observation_failed", provider=provider)
-            return Observed(provider=provider, requested_at=requested_at, observations={}, error=_internal(error))
-        return Observed(
-            provider=provider,
-            requested_at=requested_at,
-            observations=snapshot.observations,
-            orphans=snapshot.orphans,
-        )
-
-    async def _test(self, provider: ProviderName) -> None:
-        try:
-            faults = await self._resources.providers[provider].test()
-        except Exception as error:
-            log.exception("provider_self_test_failed", provider=provider)
-            faults = (_internal(error),)
-        for fault in faults:
-            log.warning("provider_self_test_failed", provider=provider, fault=fault)
-        self._inbox.put(("test", provider), Tested(provider=provider, faults=faults))
-
-    async def _probe(self, probe: Probe) -> None:
-        began = self._now()
-        send = self._resources.prober.reach if probe.step == "reach" else self._resources.prober.work
-        try:
-            result = await send(probe.machine, probe.endpoint, probe.model, probe.timeout_s)
-        except Exception as error:
-            log.exception("probe_failed", machine=probe.machine)
-            result = ProbeResult(answered=False, code=_internal(error), is_host_up=True)
-        event = Probed(
-            machine=probe.machine,
-            serial=probe.serial,
-            step=probe.step,
-            answered=result.answered,
-            seconds=self._now() - began,
-            is_host_up=result.is_host_up,
-            mismatch=result.mismatch,
-            code=result.code,
-            tokens=result.tokens,
-            max_model_len=result.max_model_len,
-        )
-        self._inbox.put(("probe", probe.machine), event)
-
     async def _call(self, machine: str, kind: CallKind, serial: int, call: Callable[[], Awaitable[CallResult]]) -> None:
         """Make the call if the server confirms that we still lead."""
         began = self._now()
@@ -272,7 +220,7 @@ class LeaderTerm:
             raise
         except Exception as error:
             log.exception("provider_call_failed", machine=machine, call=kind)
-            result = CallResult(outcome="unknown", code="internal", reason=_internal(error))
+            result = CallResult(outcome="unknown", code="internal", reason=describe_defect(error))
         event = Called(
             machine=machine,
             call=kind,
@@ -286,8 +234,3 @@ class LeaderTerm:
             scope=result.scope,
         )
         self._inbox.put(("call", machine), event)
-
-
-def _internal(error: Exception) -> str:
-    """The error in one line; the log has the traceback."""
-    return f"internal error, see the waker's log: {type(error).__name__}: {error}"

@@ -22,7 +22,7 @@ def apply(step: Step, command: Command) -> None:
     machine = step.machines[command.target]
     match command.order:
         case "hibernate":
-            _hibernate(step, machine)
+            _hibernate(step, machine, is_forced=command.force)
         case "cordon":
             operator = replace(machine.operator, is_cordoned=True, keep_awake=False)
             machine = step.put(replace(machine, operator=operator))
@@ -34,11 +34,12 @@ def apply(step: Step, command: Command) -> None:
                 step.transition(machine, "ready", REASON)
 
 
-def _hibernate(step: Step, machine: Machine) -> None:
+def _hibernate(step: Step, machine: Machine, *, is_forced: bool) -> None:
     """Put the machine to sleep, and withdraw any earlier `wake`."""
     step.operator_wakes = tuple(model for model in step.operator_wakes if model not in machine.spec.models)
     must_sleep = machine.operator.must_sleep or machine.state in ("ready", "draining")
-    machine = step.put(replace(machine, operator=replace(machine.operator, keep_awake=False, must_sleep=must_sleep)))
+    operator = replace(machine.operator, keep_awake=False, must_sleep=must_sleep, is_forced=must_sleep and is_forced)
+    machine = step.put(replace(machine, operator=operator))
     match machine.state:
         case "waking" | "broken":
             sleeping.hibernate(step, machine, REASON)

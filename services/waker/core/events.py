@@ -124,6 +124,8 @@ class Command:
     order: CommandKind
     target: str
     by: str
+    force: bool = False
+    """`hibernate` stops the machine even if its engine says that it runs requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,21 @@ class Probed:
     """The longest context in tokens, if the engine reports it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RequestsCounted:
+    """An engine was asked how many requests it runs."""
+
+    machine: str
+    serial: int
+    running: int | None
+    """Running or queued in the engine; None: unknown."""
+    answered: bool
+    """It responded: if `running` is unknown, it does not publish the number."""
+    seconds: float
+    code: str = ""
+    """Why the number is unknown."""
+
+
 @dataclass(frozen=True)
 class RecordWritten:
     """A record is in the bucket under this revision."""
@@ -179,7 +196,18 @@ class Tick:
     """Tiers whose budget gate is closed by now: none of their machines is woken."""
 
 
-Event = DemandReported | ActivityReported | Observed | Tested | Command | Called | Probed | RecordWritten | Tick
+Event = (
+    DemandReported
+    | ActivityReported
+    | Observed
+    | Tested
+    | Command
+    | Called
+    | Probed
+    | RequestsCounted
+    | RecordWritten
+    | Tick
+)
 
 
 @dataclass(frozen=True)
@@ -218,6 +246,16 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class CountRequests:
+    """Ask the engine how many requests it runs."""
+
+    machine: str
+    serial: int
+    endpoint: str
+    timeout_s: float
+
+
+@dataclass(frozen=True)
 class Write:
     """Put this record into the bucket before anything else is done."""
 
@@ -236,4 +274,4 @@ class Journal:
     entry: JournalEntry
 
 
-Effect = StartMachine | StopMachine | Observe | TestProvider | Probe | Write | Remember | Journal
+Effect = StartMachine | StopMachine | Observe | TestProvider | Probe | CountRequests | Write | Remember | Journal

@@ -17,6 +17,7 @@ from services.waker.core.events import (
     Observed,
     Probed,
     RecordWritten,
+    RequestsCounted,
     Tested,
     Tick,
 )
@@ -60,8 +61,8 @@ def _apply(step: Step, event: Event) -> None:
             commands.apply(step, event)
         case Called():
             _apply_call(step, event)
-        case Probed():
-            _apply_probe(step, event)
+        case Probed() | RequestsCounted():
+            _apply_response(step, event)
         case RecordWritten():
             _apply_record(step, event)
         case Tick():
@@ -173,6 +174,14 @@ def _end_lost_call(step: Step, machine: Machine) -> None:
             machine=machine.id, call=call.kind, serial=call.serial, outcome="unknown", seconds=seconds, code="lost"
         )
         _apply_call(step, event)
+
+
+def _apply_response(step: Step, event: Probed | RequestsCounted) -> None:
+    """Apply what an engine responded."""
+    if isinstance(event, RequestsCounted):
+        sleeping.apply_count(step, event)
+    else:
+        _apply_probe(step, event)
 
 
 def _apply_probe(step: Step, event: Probed) -> None:

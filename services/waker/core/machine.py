@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """The calls to the provider. Calls and probes share one numbering."""
+    """The calls to the provider. Calls, probes and questions share one numbering."""
 
     last_serial: int = 0
     pending: Call | None = None
@@ -57,6 +57,8 @@ class OperatorIntent:
     is_cordoned: bool = False
     must_sleep: bool = False
     """It goes to sleep whatever the demand: its drain is not called off."""
+    is_forced: bool = False
+    """It goes to sleep whatever its engine says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,19 @@ class Probing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdleCheck:
+    """What the engine says about its requests, once every gateway has let go of the draining machine."""
+
+    passed: bool = False
+    """It runs nothing, or does not say."""
+    serial: int | None = None
+    sent_at: float = 0.0
+    next_at: float = 0.0
+    failures: int = 0
+    """Questions in a row without a response."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopAttempts:
     """The stop calls of the present hibernation."""
 
@@ -153,6 +168,7 @@ class Machine:
     last_used_at: float = 0.0
     drain_revision: int | None = None
     """Revision of the `draining` record; None until it is in the bucket."""
+    idle_check: IdleCheck = IdleCheck()
 
     calls: Calls = Calls()
     view: ProviderView = ProviderView()
@@ -229,7 +245,8 @@ class Machine:
             alarm=alarm,
             endpoint=self.spec.endpoint if is_down else self.endpoint,
             drain_revision=None,
-            operator=replace(self.operator, must_sleep=False) if is_well else self.operator,
+            idle_check=IdleCheck(),
+            operator=replace(self.operator, must_sleep=False, is_forced=False) if is_well else self.operator,
             attempt=attempt,
             probe=replace(self.probe, serial=None, is_reachable=self.probe.is_reachable and not is_down),
             stop=stop,

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from services.waker.core import key_wakes
-from services.waker.core.events import Called, Observation
-from services.waker.core.machine import Machine, StopAttempts
+from services.waker.core.events import Called, Observation, RequestsCounted
+from services.waker.core.machine import IdleCheck, Machine, StopAttempts
 from services.waker.core.policy import (
     demand_for,
     has_demand,
@@ -15,9 +15,15 @@ from services.waker.core.policy import (
     observe_error,
 )
 from services.waker.core.step import Step
+from shared.messages.waker import ProviderCall
 
 DRAIN_S = 60.0
 """A live gateway that does not let go of a machine within this time keeps it awake."""
+COUNT_TIMEOUT_S = 5.0
+RECOUNT_S = 1.0
+COUNT_LIMIT = 3
+"""An engine that does not respond to this many questions in a row counts as idle: it serves nobody."""
+BUSY = "its engine runs requests that no gateway reports"
 STOP_RETRY_S = 1.0
 STOP_LIMIT = 3
 STARTING_S = 300.0
@@ -43,11 +49,50 @@ def drain(step: Step, machine: Machine) -> None:
             return
     is_empty = is_drained(fleet, machine, step.now)
     if is_empty and (machine.is_leaving or is_provider_healthy(fleet, machine, step.now)):
-        if machine.spec.sleeps:
+        if not machine.spec.sleeps:
+            return
+        if machine.idle_check.passed or machine.operator.is_forced or machine.endpoint is None:
             hibernate(step, machine, machine.reason)
-    elif step.now - machine.since > DRAIN_S and not machine.is_leaving:
+        else:
+            step.count_requests(machine, COUNT_TIMEOUT_S)
+        return
+    if machine.idle_check != IdleCheck():
+        # Whatever the engine said, it may be used again before it can be stopped.
+        machine = step.put(replace(machine, idle_check=IdleCheck()))
+    if step.now - machine.since > DRAIN_S and not machine.is_leaving:
         cause = "its provider was not tested or seen" if is_empty else "a gateway did not release it"
         step.transition(machine, "ready", f"{cause} within {DRAIN_S:g} s")
+
+
+def apply_count(step: Step, event: RequestsCounted) -> None:
+    """Keep a machine up whose engine runs requests: a gateway that is cut off from the bus relays them.
+
+    A machine that leaves goes on draining until they have ended; any other serves again.
+    """
+    machine = step.machines.get(event.machine)
+    if machine is None or machine.state != "draining" or machine.idle_check.serial != event.serial:
+        return
+    if event.running:
+        if not machine.is_leaving:
+            step.transition(machine, "ready", f"{BUSY}: {event.running}", alarm=BUSY)
+            return
+        alarm = BUSY if step.now - machine.since > DRAIN_S else machine.alarm
+        step.put(replace(machine, alarm=alarm, idle_check=IdleCheck(next_at=step.now + RECOUNT_S)))
+        return
+    failures = machine.idle_check.failures + 1
+    passed = event.answered or failures >= COUNT_LIMIT
+    if passed and event.running is None:
+        step.journal(
+            ProviderCall(
+                at=step.now,
+                machine=machine.id,
+                call="count_requests",
+                outcome="unknown",
+                code=event.code,
+                seconds=event.seconds,
+            )
+        )
+    step.put(replace(machine, idle_check=IdleCheck(passed=passed, failures=failures, next_at=step.now + RECOUNT_S)))
 
 
 def hibernate(step: Step, machine: Machine, reason: str) -> None:

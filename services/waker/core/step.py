@@ -5,6 +5,7 @@ from dataclasses import replace
 from services.waker.core import key_wakes
 from services.waker.core.events import (
     CallKind,
+    CountRequests,
     Effect,
     Journal,
     Observe,
@@ -18,7 +19,7 @@ from services.waker.core.events import (
 )
 from services.waker.core.history import TierHistory
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.machine import Call, Machine, StopAttempts, WakeAttempt
+from services.waker.core.machine import Call, IdleCheck, Machine, StopAttempts, WakeAttempt
 from services.waker.core.state import Fleet, ProviderHealth
 from services.waker.core.transitions import IllegalTransition, is_legal
 from shared.config.providers import ProviderName
@@ -238,6 +239,17 @@ class Step:
         limit_s = self.spec.call_timeout_s if machine.attempt is None else machine.attempt.deadline - self.now
         timeout_s = min(limit_s, self.spec.call_timeout_s)
         self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.spec.served_as, timeout_s))
+
+    def count_requests(self, machine: Machine, timeout_s: float) -> None:
+        """Ask the engine how many requests it runs, unless that is under way or not due yet."""
+        check = machine.idle_check
+        is_lost = self.now - check.sent_at > timeout_s + LOST_AFTER_S
+        if machine.endpoint is None or (check.serial is not None and not is_lost) or self.now < check.next_at:
+            return
+        serial = machine.calls.last_serial + 1
+        under_way = IdleCheck(serial=serial, sent_at=self.now, failures=check.failures)
+        self.put(replace(machine, calls=replace(machine.calls, last_serial=serial), idle_check=under_way))
+        self._effects.append(CountRequests(machine.id, serial, machine.endpoint, timeout_s))
 
     def journal(self, entry: JournalEntry) -> None:
         self._journal.append(Journal(entry))

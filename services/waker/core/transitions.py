@@ -34,8 +34,8 @@ TRANSITIONS: Mapping[MachineState | None, Ends] = {
         **_ANY,
     },
     "draining": {
-        "ready": "used or wanted meanwhile, its provider is in doubt, or a gateway did not release it",
-        "falling_asleep": "every gateway has acknowledged the drain and has nothing in flight",
+        "ready": "used or wanted meanwhile, its provider is in doubt, or a gateway or its engine did not release it",
+        "falling_asleep": "every gateway has let go of it, and its engine runs nothing",
         "asleep": "it ended by itself or was stopped outside the waker",
         **_ANY,
     },

@@ -77,10 +77,10 @@ class Cluster:
     gateways: list[ServiceProcess] = field(default_factory=list)
     wakers: list[ServiceProcess] = field(default_factory=list)
 
-    async def gateway(self, *, ahead: float = 0.0) -> ServiceProcess:
+    async def gateway(self, bus_url: str | None = None, *, ahead: float = 0.0) -> ServiceProcess:
         """Each with its own outbox, as on a host of its own. `ahead`: how many seconds its clock is."""
         folder = self.folder / f"gateway-{len(self.gateways)}"
-        service = await self._service("gateway", folder, self.bus_url, ahead=ahead)
+        service = await self._service("gateway", folder, bus_url or self.bus_url, ahead=ahead)
         self.gateways.append(service)
         return service
 

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from shared.bus.jetstream import JetStreamBus
@@ -74,6 +75,33 @@ async def test_a_leader_that_was_paused_finds_out_before_it_acts(
                 os.kill(pid(paused), signal.SIGCONT)
         await asyncio.sleep(3.0)  # it reads what lay in its sockets, and acts on it if it ever does
         await served_once(cluster)
+
+
+async def test_streams_of_a_gateway_that_is_cut_off_are_not_stopped(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    """The waker no longer hears of them: the engine says that it runs them."""
+    async with (
+        bus_proxy(nats_url) as cut,
+        built(bus, nats_url, tmp_path, "--stream", "60", idle="1s", waker='gateway_timeout = "4s"') as cluster,
+        aiohttp.ClientSession() as client,
+    ):
+        gateway = await cluster.gateway(cut.url)
+        await cluster.waker()
+        stream = await client.post(
+            f"{gateway.announced.url}/v1/chat/completions",
+            json={"model": "m1", "messages": [], "stream": True},
+            headers={"Authorization": f"Bearer {cluster.key}"},
+        )
+        assert b"w0" in await stream.content.readuntil(b"}]}")
+        cut.whole.clear()
+        await until(
+            cluster.record, lambda seen: seen is not None and seen.reason.startswith("its engine runs requests")
+        )
+        assert not cluster.lives(word="term")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await stream.content.readuntil(b"}]}")
+        stream.close()
 
 
 @pytest.mark.long

@@ -220,3 +220,23 @@ def test_no_answer_of_an_engine_breaks_a_probe(value: Any) -> None:
         assert answer is None or 0 <= answer.tokens < probe.MAX_COUNT
     length = probe._length(probe._listed(body), "served")
     assert length is None or 0 < length < probe.MAX_COUNT
+
+
+@pytest.mark.parametrize(
+    ("reply", "running", "answered"),
+    [
+        ((200, b'vllm:num_requests_running{engine="0"} 2.0\nvllm:num_requests_waiting{engine="0"} 1.0\n'), 3, True),
+        ((200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n"), 0, True),
+        ((200, b"python_info 1.0\n"), None, True),
+        ((200, b"vllm:num_requests_running NaN\n"), None, True),
+        ((404, {}), None, True),
+        ((503, {}), None, False),
+    ],
+)
+async def test_running_requests_are_counted_from_the_engines_metrics(
+    serve: Serve, prober: HttpProber, reply: Reply, running: int | None, answered: bool
+) -> None:
+    engine = await serve({"/metrics": reply})
+    count = await prober.count_requests("m1", engine.base_url, PATIENCE_SECONDS)
+    assert (count.running, count.answered) == (running, answered)
+    assert bool(count.code) == (running is None)

@@ -45,9 +45,14 @@ async def test_demand_wakes_and_idleness_puts_to_sleep(build_cluster: ClusterBui
     gateway.cancel()
     assert (asleep.endpoint, asleep.wake_id) == (None, None)
     assert await cluster.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
-    assert await cluster.calls() == [("start", "accepted"), ("probe", "accepted"), ("stop", "accepted")]
+    assert await cluster.calls() == [
+        ("start", "accepted"),
+        ("probe", "accepted"),
+        ("count_requests", "unknown"),
+        ("stop", "accepted"),
+    ]
     journal = await cluster.journal()
-    assert [entry.tokens for entry in journal if isinstance(entry, ProviderCall)] == [0, 3, 0]
+    assert [entry.tokens for entry in journal if isinstance(entry, ProviderCall)] == [0, 3, 0, 0]
     wakes = {entry.wake_id for entry in journal if isinstance(entry, Transition)}
     assert len(wakes) == 2  # none at first sight, and one from then on
 

@@ -48,10 +48,11 @@ class Log:
 
 
 class Engine:
-    def __init__(self, port: int, work: float) -> None:
+    def __init__(self, port: int, work: float, stream: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self._listener.setblocking(False)
         self._work = work
+        self._stream = stream
         self._poll = selectors.DefaultSelector()
         self._poll.register(self._listener, selectors.EVENT_READ)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -102,7 +103,11 @@ class Engine:
         body = bytes(have[end : end + length])
         del have[: end + length]
         if not body:
-            sock.sendall(whole({"data": []}))
+            if lines[0].startswith(b"get /metrics "):
+                page = b"vllm:num_requests_running %d\n" % self.under_way
+                sock.sendall(HEAD % b"text/plain" + b"content-length: %d\r\n\r\n" % len(page) + page)
+            else:
+                sock.sendall(whole({"data": []}))
             return
         self.under_way += 1
         self._answer(sock, streamed=bool(json.loads(body).get("stream")))
@@ -116,9 +121,9 @@ class Engine:
         self._send(sock, STREAM_HEAD)
         for number in range(PIECES):
             data = piece(number)
-            self._later(self._work * number / PIECES, lambda data=data: self._send(sock, data))  # type: ignore[misc]  # bound now
+            self._later(self._stream * number / PIECES, lambda data=data: self._send(sock, data))  # type: ignore[misc]  # bound now
         last = event({"id": "c", "choices": [], "usage": USAGE}) + event("[DONE]") + b"0\r\n\r\n"
-        self._later(self._work, lambda: self._end(sock, last))
+        self._later(self._stream, lambda: self._end(sock, last))
 
     def _end(self, sock: socket.socket, data: bytes) -> None:
         self._send(sock, data)
@@ -138,6 +143,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.0, help="seconds until it listens")
     parser.add_argument("--spread", type=float, default=0.0, help="and up to so many more")
     parser.add_argument("--work", type=float, default=0.02, help="seconds that an answer takes")
+    parser.add_argument("--stream", type=float, help="the same of a stream; as the others by default")
     parser.add_argument("--end", type=float, default=0.0, help="seconds from SIGTERM to its end")
     arguments = parser.parse_args()
     log = Log(arguments.log)
@@ -155,7 +161,9 @@ def main() -> None:
     while (now := time.monotonic()) < min(loaded_at, ends_at):
         time.sleep(min(0.05, max(0.0, loaded_at - now)))
     if time.monotonic() < ends_at:
-        engine = Engine(arguments.port, arguments.work)
+        engine = Engine(
+            arguments.port, arguments.work, arguments.work if arguments.stream is None else arguments.stream
+        )
         log.note("ready")
         engine.run(lambda: time.monotonic() >= ends_at)
     log.note("end", engine.under_way if engine else 0)

@@ -9,6 +9,7 @@ from services.waker.core.events import (
     ActivityReported,
     Called,
     Command,
+    CountRequests,
     DemandReported,
     Effect,
     Event,
@@ -23,6 +24,7 @@ from services.waker.core.events import (
     RecordWritten,
     RefusalScope,
     Remember,
+    RequestsCounted,
     StartMachine,
     StopMachine,
     Tested,
@@ -144,6 +146,12 @@ class World:
     closed: frozenset[str] = frozenset()
     turned_at: float = 0.0
     tests_pass: bool = True
+    running: dict[str, int | None] = field(default_factory=dict)
+    """How many requests each engine says that it runs; 0 unless it is here, and None if it does not say."""
+    silent: bool = False
+    """No engine responds to the question."""
+    counts: bool = True
+    """The questions are answered at once; else the test does."""
     blind: bool = True
     """Looks are answered, and show nothing: only `seen` does."""
 
@@ -206,6 +214,17 @@ class World:
                     self._remember(memory)
                 case TestProvider(provider):
                     self.handle(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
+                case CountRequests(machine=name, serial=serial) if self.counts:
+                    running = self.running.get(name, 0)
+                    counted = RequestsCounted(
+                        machine=name,
+                        serial=serial,
+                        running=None if self.silent else running,
+                        answered=not self.silent,
+                        seconds=0.01,
+                        code="404" if running is None else "",
+                    )
+                    self.handle(counted)
                 case Observe(provider) if self.blind:
                     self.effects.append(effect)
                     self.handle(Observed(provider=provider, requested_at=self.now, observations={}))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.waker.core.events import Effect, Event, Journal, StartMachine, StopMachine
+from services.waker.core.events import Command, Effect, Event, Journal, RequestsCounted, StartMachine, StopMachine
 from services.waker.core.machine import Call, Machine
 from services.waker.core.policy import demand_for, starts
 from services.waker.core.state import Fleet, ProviderHealth
@@ -214,6 +214,17 @@ def nobody_is_cut_off(step: HandledEvent) -> None:
                 assert (use.acknowledged or 0) >= revision, (move, report)
 
 
+def running_requests_are_not_cut_off(step: HandledEvent) -> None:
+    """A machine that was ready falls asleep only after its engine has said, once every gateway had let go of it, that
+    it runs nothing. An engine that does not say counts as idle, and the operator's `--force` does without."""
+    for m, move in step.moves:
+        if move.from_state == "draining" and move.to_state == "falling_asleep":
+            before = step.before.machines[m.id]
+            is_idle = isinstance(step.event, RequestsCounted) and step.event.machine == m.id and not step.event.running
+            is_forced = before.operator.is_forced or (isinstance(step.event, Command) and step.event.force)
+            assert is_idle or is_forced or before.endpoint is None, (move, step.event)
+
+
 def moves_are_legal(step: HandledEvent) -> None:
     """Every change of state is a legal transition, and in the journal."""
     states = {m.id: m.state for m in step.before.machines.values()}
@@ -290,6 +301,7 @@ STEPS: Sequence[Callable[[HandledEvent], None]] = (
     idle_is_certain,
     doubt_stops_nothing,
     nobody_is_cut_off,
+    running_requests_are_not_cut_off,
 )
 WORLDS: Sequence[Callable[[FleetRun], None]] = (
     records_are_true,

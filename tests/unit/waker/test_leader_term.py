@@ -14,7 +14,7 @@ from services.waker.app.term_resources import TermResources
 from services.waker.core.events import ActivityReported, Command, DemandReported, Observation, PowerState
 from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
-from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProbeResult, ProviderUnavailable
+from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProbeResult, ProviderUnavailable, RequestCount
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
@@ -93,6 +93,9 @@ class Machine:
 
     async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> ProbeResult:
         return ProbeResult(answered=self.running, tokens=3)
+
+    async def count_requests(self, machine: str, endpoint: str, timeout: float) -> RequestCount:
+        return RequestCount(running=0, answered=True)
 
     async def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -227,6 +230,7 @@ async def test_a_drain_waits_for_the_revision_that_it_wrote(stage: Stage) -> Non
         await stage.step(1.0)
     assert (await stage.record()).state == "draining"
     report((await stage.entry()).revision)
+    await stage.step()
     await stage.step()
     assert stage.machine.calls == ["start", "stop"]
 
