@@ -2,10 +2,10 @@
 
 import asyncio
 import gc
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
 from aiohttp import web
 
 from services.gateway.adapters.access_log import AccessLog
@@ -31,7 +31,7 @@ from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
-from services.gateway.core.buffer_memory import BufferMemory
+from services.gateway.core.buffer_memory import BufferMemory, default_max_bytes, default_max_bytes_per_owner
 from services.gateway.core.bus_absence import BusAbsence
 from services.gateway.core.cors import Cors
 from services.gateway.core.rate_limits import RateLimiter
@@ -41,6 +41,7 @@ from services.gateway.metrics import Metrics
 from shared.budget_gates import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS, WAKES
 from shared.bus.view import View
+from shared.config.sections import GatewaySection
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.fleet_records import record_check
@@ -48,6 +49,8 @@ from shared.messages.budget import BudgetGate
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
 from shared.messages.waker import KeyWakes, MachineRecord
+from shared.runtime.listener import bind, origin
+from shared.runtime.memory_limit import read_memory_limit
 from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
 
@@ -59,6 +62,9 @@ BACKLOG = 4096
 """Connections that the kernel queues: the clients of a waking fleet connect all at once."""
 COLLECT_EVERY = 50_000
 """Allocations between two garbage collections: requests leave no cycles behind."""
+
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -100,7 +106,7 @@ class _Gateway:
         self.views = (fleet, keys, budget, months, wakes)
         gates = GateView(config, budget, budget.age)
         self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None)
-        self.memory = BufferMemory(settings.max_buffered_bytes, settings.max_buffered_bytes_per_key)
+        self.memory = _buffer_memory(settings, runtime.workers)
         self.limits = limits = RateLimiter(runtime.instance, now(), months)
         self.absence = BusAbsence(settings.unready_without_bus, runtime.monotonic())
         self.metrics = Metrics(runtime.registry, limits.hits)
@@ -268,16 +274,22 @@ class _Gateway:
         self.access_log.flush()
 
 
+def _buffer_memory(settings: GatewaySection, processes: int) -> BufferMemory:
+    most, of_key, least = settings.max_buffered_bytes, settings.max_buffered_bytes_per_key, settings.max_body_bytes
+    if most is None:
+        most = default_max_bytes(read_memory_limit(), processes, least)
+        log.info("buffer_memory_chosen", max_buffered_bytes=most)
+    return BufferMemory(most, default_max_bytes_per_owner(most, least) if of_key is None else of_key)
+
+
 async def _listen(runtime: Runtime, gateway: _Gateway) -> asyncio.Server:
     settings = runtime.config.gateway
     port = settings.port if runtime.port is None else runtime.port
     try:
-        server = await asyncio.get_running_loop().create_server(
-            gateway.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.worker is not None
-        )
+        listening = bind(settings.host, port, shared=runtime.worker is not None)
+        server = await asyncio.get_running_loop().create_server(gateway.connection, sock=listening, backlog=BACKLOG)
     except OSError as error:
         reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: choose another port, or 0 for a free one"
         raise Misconfigured(f"gateway.port: {reason}") from error
-    listening: socket.socket = server.sockets[0]
-    runtime.url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    runtime.url = origin(settings.host, listening.getsockname()[1])
     return server

@@ -81,11 +81,11 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     head_timeout: Interval = Duration(10)
     max_body_bytes: Annotated[int, Bounds(1024)] = 32 * 1024 * 1024
     body_timeout: Interval = Duration(30)
-    max_buffered_bytes: int = 1024 * 1024 * 1024
+    max_buffered_bytes: int | None = None
     """Memory for all keys: request bodies being received or held, and whole responses until the client reads them. At
-    least `max_body_bytes`."""
-    max_buffered_bytes_per_key: int = 256 * 1024 * 1024
-    """The same for one key."""
+    least `max_body_bytes`. The default follows the container's memory limit."""
+    max_buffered_bytes_per_key: int | None = None
+    """The same for one key. Default: a quarter of it, at most 256 MiB."""
     write_timeout: Interval = Duration(60)
     """How long a client may leave its stream unread before the connection is closed."""
     connect_timeout: Interval = Duration(5)

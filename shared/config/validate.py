@@ -155,7 +155,8 @@ def _gateway_faults(gateway: GatewaySection) -> Iterator[str]:
             )
     body = Bounds(gateway.max_body_bytes)
     for name in ("max_buffered_bytes", "max_buffered_bytes_per_key"):
-        if fault := body.fault(getattr(gateway, name)):
+        size_bytes: int | None = getattr(gateway, name)
+        if size_bytes is not None and (fault := body.fault(size_bytes)):
             yield f"gateway.{name} {fault}"
 
 

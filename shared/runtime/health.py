@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from shared.runtime.listener import bind
+
 Check = Callable[[], str | None]
 """Returns what is wrong, for people, or None."""
 
@@ -66,7 +68,7 @@ async def serve_health(health: Health, registry: CollectorRegistry, host: str, p
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.SockSite(runner, bind(host, port)).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

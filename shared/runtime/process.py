@@ -32,6 +32,7 @@ from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.clock_skew import ClockSkewMonitor
 from shared.runtime.health import Health, serve_health
+from shared.runtime.listener import origin
 from shared.runtime.process_metrics import register_process_metrics
 from shared.runtime.signals import cancel_when, stop_on_signals
 from shared.runtime.workers import Workers
@@ -209,7 +210,7 @@ async def _run_service(
         except asyncio.CancelledError:
             log.info("service_stopped", ready=False)
             return 1 if runtime is not None and runtime.crashed else 0
-        _announce(runtime, f"http://{section.metrics_host}:{bound}")
+        _announce(runtime, origin(section.metrics_host, bound))
         await runtime.stopped()
         log.info("service_draining")
     log.info("service_stopped")

@@ -23,6 +23,7 @@ from shared.errors import Misconfigured, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.runtime import logs
 from shared.runtime.child import Child
+from shared.runtime.listener import bind, origin
 from shared.runtime.suite_file import RunningService, announce
 
 log = structlog.get_logger()
@@ -65,13 +66,12 @@ class Workers:
             SpotinferenceError: they cannot start.
         """
         # Bound but never listening, this socket reserves the port while a worker is restarted.
-        with socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET) as reserved:
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                reserved.bind((self._host, self._port))
-            except OSError as error:
-                where = f"{self._service}.port: cannot listen on {self._host}:{self._port}"
-                raise Misconfigured(f"{where}: {error.strerror}: choose another port, or 0 for a free one") from error
+        try:
+            reserved = bind(self._host, self._port)
+        except OSError as error:
+            where = f"{self._service}.port: cannot listen on {self._host}:{self._port}"
+            raise Misconfigured(f"{where}: {error.strerror}: choose another port, or 0 for a free one") from error
+        with reserved:
             # Set only now, so that a port which other processes share counts as taken.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             lifeline, child_end = socket.socketpair()
@@ -89,8 +89,8 @@ class Workers:
             async with self._health() as metrics_port:
                 announced = RunningService(
                     service=self._service,
-                    url=f"http://{self._host}:{port}",
-                    metrics_url=f"http://{self._metrics_host}:{metrics_port}",
+                    url=origin(self._host, port),
+                    metrics_url=origin(self._metrics_host, metrics_port),
                     pid=os.getpid(),
                 )
                 announce(announced)
@@ -141,7 +141,7 @@ class Workers:
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
             try:
-                await web.TCPSite(runner, self._metrics_host, self._metrics_port).start()
+                await web.SockSite(runner, bind(self._metrics_host, self._metrics_port)).start()
                 yield runner.addresses[0][1]
             finally:
                 await runner.cleanup()

@@ -10,6 +10,7 @@ from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord
 from shared.runtime import suite_file
+from shared.runtime.listener import origin
 from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context
 
@@ -50,7 +51,7 @@ def gateway_origin(context: Context, url: str | None) -> str:
         return running.services["gateway"].url
     section = context.config().gateway
     if section.port:
-        return f"http://{section.host}:{section.port}"
+        return origin(section.host, section.port)
     raise Misconfigured("no gateway is running here: pass --url, or --data-dir of the running services")
 
 

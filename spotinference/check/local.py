@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from shared.database import create_engine, database_url
 from shared.errors import BusError, Misconfigured
 from shared.messages.waker import MachineRecord
 from shared.runtime import suite_file
+from shared.runtime.listener import bind
 from spotinference.bucket_reader import read_bucket
 from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
@@ -62,7 +62,7 @@ def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
     for name, host, port in ports:
         if port:
             try:
-                socket.create_server((host, port)).close()
+                bind(host, port).close()
             except OSError as error:
                 fix = "choose another port, or 0"
                 diagnostics.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))

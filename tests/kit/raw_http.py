@@ -152,7 +152,7 @@ async def connected(url: str, source: str = "", *, receive_buffer: int = 0) -> A
     `source`: the address that it comes from. `receive_buffer`: what the system takes before it is read; 0: its own.
     """
     parts = urlsplit(url)
-    sock = socket.socket()
+    sock = socket.socket(socket.AF_INET6 if ":" in (parts.hostname or "") else socket.AF_INET)
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if receive_buffer:

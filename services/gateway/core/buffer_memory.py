@@ -8,6 +8,29 @@ ANONYMOUS = ""
 They are counted but never rejected. Once they exceed one owner's share, connections that send more are cut."""
 
 
+UNLIMITED_BYTES = 1024 * 1024 * 1024
+"""The default where no limit is known, and the highest one."""
+PER_OWNER_BYTES = 256 * 1024 * 1024
+"""The highest default for one owner."""
+OWN_BYTES = 96 * 1024 * 1024
+"""What a process needs beside its buffers: twice its idle size."""
+
+
+def default_max_bytes(memory_limit: int | None, processes: int, least: int) -> int:
+    """Return how much one of the `processes` that share a memory limit may buffer; never less than `least`.
+
+    It is half of what the limit leaves to a process: a body exists twice for a moment while it is changed.
+    """
+    if memory_limit is None:
+        return max(least, UNLIMITED_BYTES)
+    return max(least, min(UNLIMITED_BYTES, (memory_limit // processes - OWN_BYTES) // 2))
+
+
+def default_max_bytes_per_owner(max_bytes: int, least: int) -> int:
+    """Return how much one owner may use of `max_bytes`; never less than `least`."""
+    return max(least, min(PER_OWNER_BYTES, max_bytes // 4))
+
+
 @dataclass(slots=True)
 class BufferMemory:
     """Bytes by owner. Per-owner bounds keep one owner from using what all the others need."""

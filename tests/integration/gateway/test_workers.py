@@ -203,3 +203,21 @@ async def test_what_a_former_worker_left_is_sent_by_those_that_are_left(
     for of_one in by_source.values():
         assert [event.source_seq for event in of_one] == list(range(1, len(of_one) + 1))
     assert not (front.folder / "gateway" / "outbox-1").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("host", ["::", "*"])
+async def test_every_address_serves_with_and_without_workers(
+    opened: Opened, scripted_engine: ScriptedEngine, host: str, workers: int
+) -> None:
+    front = await opened(f'workers = {workers}\nhost = "{host}"\nmetrics_host = "{host}"')
+    await front.machine("m1", "ready", scripted_engine.base_url)
+    await front.seen(workers)
+    assert await front.ready() == (200, {})
+    port = front.url.rpartition(":")[2]
+    for address in ("127.0.0.1", "[::1]"):
+        async with connected(f"http://{address}:{port}") as connection:
+            await connection.send(whole(front))
+            answer = await connection.answer()
+            assert answer is not None
+            assert answer.status == 200

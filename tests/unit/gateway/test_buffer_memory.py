@@ -1,9 +1,16 @@
 """Bytes that are held, by owner."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.buffer_memory import ANONYMOUS, BufferedBytes, BufferMemory
+from services.gateway.core.buffer_memory import (
+    ANONYMOUS,
+    BufferedBytes,
+    BufferMemory,
+    default_max_bytes,
+    default_max_bytes_per_owner,
+)
 
 OWNERS = (ANONYMOUS, "a", "b", "c")
 STEPS = st.lists(
@@ -59,3 +66,24 @@ def test_one_owner_leaves_room_for_the_others() -> None:
     assert greedy.size_bytes == 25
     assert all(BufferedBytes(memory, owner).grow(25) for owner in ("b", "c", "d"))
     assert not BufferedBytes(memory, "e").grow(1)
+
+
+@pytest.mark.parametrize(
+    ("memory_limit", "processes", "expected"),
+    [
+        (None, 4, 1024),
+        (512, 1, 208),
+        (512, 2, 80),
+        (512, 8, 32),
+        (64, 1, 32),
+        (1 << 20, 1, 1024),
+    ],
+)
+def test_the_default_follows_the_memory_limit(memory_limit: int | None, processes: int, expected: int) -> None:
+    limit = None if memory_limit is None else memory_limit << 20
+    assert default_max_bytes(limit, processes, least=32 << 20) == expected << 20
+
+
+@pytest.mark.parametrize(("total", "expected"), [(4096, 256), (1024, 256), (208, 52), (64, 32)])
+def test_one_owner_has_a_quarter_by_default(total: int, expected: int) -> None:
+    assert default_max_bytes_per_owner(total << 20, least=32 << 20) == expected << 20
