@@ -96,5 +96,5 @@ async def test_doctor_checks_the_rest_when_the_meter_does_not_answer(tmp_path: P
         assert output.status == 1
         assert "meter" in output.err + output.out
         wrong_day = await suite.command("doctor", "--day", "yesterday")
-        assert wrong_day.status == 1
-        assert "day: expected YYYY-MM-DD" in wrong_day.out
+        assert wrong_day.status == 2
+        assert "expected a day such as" in wrong_day.err
