@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "Show the whole system once, step by step.",
     "check": "Validate the configuration and try what it connects to.",
     "provision": "Create the streams, consumers and buckets on the bus.",
+    "nats-config": "Print the bus's users and permissions for its server.",
     "doctor": "Verify a day's counts, from the engines to the report.",
     "keys": "Create, list and revoke API keys.",
     "fleet": "Show the machines.",
@@ -32,7 +33,7 @@ COMMANDS = {
     "plan": "Compare idle policies on recorded traffic.",
     "bench": "Measure throughput through the gateway and directly.",
 }
-"""What `--help` says of each command, in its order. `NAME` is `NAME` in `spotinference.NAME.command`."""
+"""What `--help` says of each command, in its order. The command `a-b` is `a_b` in `spotinference.a_b.command`."""
 
 
 class CommandGroup(click.Group):
@@ -46,7 +47,8 @@ class CommandGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"spotinference.{cmd_name}.command"), cmd_name)
+        package = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"spotinference.{package}.command"), package)
         assert isinstance(command, click.Command)
         return command
 

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.permissions import Role
 from shared.bus.ports import Bus
 from shared.bus.topology import LEASE_SECONDS
 from shared.config.load import DEFAULT_DATA_DIR, find_config, load
@@ -50,14 +51,14 @@ class Context:
     def config(self) -> Config:
         return load(self.path)
 
-    def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+    def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]], *, role: Role = "operator") -> T:
         """Run `work` in an event loop, with a connection to the bus."""
-        return asyncio.run(self.with_bus(work))
+        return asyncio.run(self.with_bus(work, role=role))
 
-    async def with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
-        """Await `work` with a connection to the bus."""
-        url = suite_file.bus_url(self.config(), self.data_dir)
-        async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
+    async def with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]], *, role: Role = "operator") -> T:
+        """Await `work` with a connection to the bus. `role` is the user whose permissions it needs."""
+        access = suite_file.bus_access(self.config(), self.data_dir, role)
+        async with connect(access, name="spotinference", wait=BUS_SECONDS) as bus:
             return await _run_while_watches_last(bus, work(bus))
 
 

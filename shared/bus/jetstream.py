@@ -15,7 +15,6 @@ import nats
 import nats.errors
 import nats.js.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
@@ -23,7 +22,8 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
-from shared.bus.jetstream_client import TolerantClient, prepare, without_secret
+from shared.bus.access import BusAccess
+from shared.bus.jetstream_client import ConnectionReport, TolerantClient, prepare
 from shared.bus.jetstream_clock import ServerClock
 from shared.bus.jetstream_objects import get, put
 from shared.bus.jetstream_page import read_page
@@ -49,7 +49,7 @@ class JetStreamBus:
     def __init__(self) -> None:
         self.rejections = Rejections(time.monotonic)
         self.watch_ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self.client: Client = TolerantClient(self.rejections)
+        self.client = TolerantClient(self.rejections)
         self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
         self._kvs: dict[str, KeyValue] = {}
         self._pulls: dict[str, Pull] = {}
@@ -248,51 +248,42 @@ class JetStreamBus:
 
 
 @asynccontextmanager
-async def connect(url: str, *, name: str, wait: float | None) -> AsyncIterator[JetStreamBus]:
-    """A connected bus, which reconnects for ever. The URL may hold a user and a password.
+async def connect(where: BusAccess | str, *, name: str, wait: float | None) -> AsyncIterator[JetStreamBus]:
+    """A connected bus, which reconnects for ever. `where` may be a URL with a user and a password.
 
     Raises `BusUnavailable` if the first connection takes longer than `wait` seconds (None: it may take for ever), and
-    `Misconfigured` if this is no URL of a NATS server.
+    `Misconfigured` if this is no URL of a NATS server or the user's key cannot be read.
     """
-    prepare(url)
+    access = BusAccess.of(where) if isinstance(where, str) else where
+    prepare(access.urls)
+    options = access.options()
     bus = JetStreamBus()
-    last_error: list[str] = []
-    closing = asyncio.Event()
-
-    async def on_disconnect() -> None:
-        last_error.clear()
-        if not closing.is_set():
-            log.warning("bus_disconnected")
-
-    async def on_error(error: Exception) -> None:
-        text = str(error) or type(error).__name__
-        # Log each error once: while the server is gone, the same one comes five times a second.
-        if last_error != [text]:
-            last_error[:] = [text]
-            log.warning("bus_error_reported", error=text)
-
+    if access.nkey_file is not None:
+        bus.client.read_seed = access.seed
+    report = ConnectionReport()
     try:
         # A client that may reconnect also tries the first connection for ever.
         async with asyncio.timeout(wait):
             await bus.client.connect(
-                url,
+                list(access.urls),
                 name=name,
                 connect_timeout=2,
                 reconnect_time_wait=RECONNECT_SECONDS,
                 max_reconnect_attempts=-1,
                 ping_interval=10,  # a dead peer that does not close its side is noticed after two of these
                 reconnected_cb=bus.on_reconnect,
-                disconnected_cb=on_disconnect,
-                error_cb=on_error,
+                disconnected_cb=report.on_disconnect,
+                error_cb=report.on_error,
+                **options,
             )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await bus.client.close()
-        reason = "".join(last_error) or str(error) or "no answer"
-        raise BusUnavailable(f"no bus at {without_secret(url)} within {wait} s: {reason}") from error
+        reason = report.last_error or str(error) or "no answer"
+        raise BusUnavailable(f"no bus at {access.shown()} within {wait} s: {reason}") from error
     try:
         yield bus
     finally:
-        closing.set()
+        report.closing = True
         for watch in list(bus._watches):  # noqa: SLF001 - the connection is this module's own
             await watch.stop()
         with suppress(TimeoutError):

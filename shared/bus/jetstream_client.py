@@ -5,15 +5,21 @@ form feed as the end of a subject, and then drops the connection again and again
 """
 
 import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
+import structlog
 from nats.aio import transport
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
+from shared.bus.access import without_secret
 from shared.bus.rejections import Rejections
 from shared.errors import Misconfigured
+
+log = structlog.get_logger()
 
 _SUBJECT = rb"([^ \t\r\n]+)[ \t]+"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)\r\n")
@@ -29,6 +35,16 @@ class TolerantClient(Client):
     def __init__(self, rejections: Rejections) -> None:
         super().__init__()
         self._rejections = rejections
+        self.read_seed: Callable[[], str] | None = None
+        """Returns the user's seed, if it has one: read at each connection, so that a key can be replaced."""
+
+    def _connect_command(self) -> bytes:
+        if self.read_seed is not None:
+            with suppress(Misconfigured):  # then the previous one may still do
+                self._nkeys_seed_str = self.read_seed()
+                self._setup_nkeys_seed_connect()
+        command: bytes = super()._connect_command()
+        return command
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
@@ -43,20 +59,35 @@ class TolerantClient(Client):
         return message
 
 
+class ConnectionReport:
+    """Logs what happens to the connection: each error once, as a server that is gone causes the same one five times a
+    second."""
+
+    def __init__(self) -> None:
+        self.last_error = ""
+        self.closing = False
+
+    async def on_disconnect(self) -> None:
+        self.last_error = ""
+        if not self.closing:
+            log.warning("bus_disconnected")
+
+    async def on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if self.last_error != text:
+            self.last_error = text
+            log.warning("bus_error_reported", error=text)
+
+
 def _printable(subject: bytes) -> bytes:
     return subject if subject.isascii() else subject.decode("utf-8", "backslashreplace").encode()
 
 
-def without_secret(url: str) -> str:
-    """Return the URL without user and password, as it may be logged."""
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-def prepare(url: str) -> None:
-    """Prepare the client for this URL. Raises `Misconfigured` if it is no URL of a NATS server."""
-    check_url(url)
-    if urlsplit(url).scheme in WEBSOCKET_SCHEMES:
+def prepare(urls: Sequence[str]) -> None:
+    """Prepare the client for these URLs. Raises `Misconfigured` if one is no URL of a NATS server."""
+    for url in urls:
+        check_url(url)
+    if any(urlsplit(url).scheme in WEBSOCKET_SCHEMES for url in urls):
         import aiohttp
 
         transport.aiohttp = aiohttp  # type: ignore[attr-defined]  # commands load the client without aiohttp

@@ -24,6 +24,11 @@ def token(name: str) -> str:
     return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in name)
 
 
+def is_plain(name: str) -> bool:
+    """Return whether a name is its own token."""
+    return bool(name) and token(name) == name
+
+
 def name(key: str) -> str:
     """Return the name that a key or a subject's token was made from. The dots between the tokens of a key stay.
 
@@ -46,12 +51,30 @@ def wake_request(model: str) -> str:
     return f"wake.request.{token(model)}"
 
 
+def replica(user: str | None, name: str) -> str:
+    """Return how a replica names itself in messages: `<user>.<name>` where the bus knows users, else the name."""
+    return f"{user}.{name}" if user else name
+
+
 def activity(gateway: str) -> str:
-    return f"activity.{token(gateway)}"
+    return f"activity.{_user_token(gateway)}"
 
 
 def limits(gateway: str) -> str:
-    return f"limits.{token(gateway)}"
+    return f"limits.{_user_token(gateway)}"
+
+
+def _user_token(gateway: str) -> str:
+    """Return the token under which a gateway publishes: its user's, as no permission can match a part of a token."""
+    user, dot, _ = gateway.partition(".")
+    return token(user if dot and user else gateway)
+
+
+def check_sender(subject: str, gateway: str) -> None:
+    """Raise `Unreadable` if a gateway's message is on another user's subject, where only that user may publish."""
+    sender = subject.rpartition(".")[2]
+    if sender not in (_user_token(gateway), token(gateway)):
+        raise Unreadable(f"{subject[:SHOWN]} is not the subject of gateway {gateway[:SHOWN]!r}")
 
 
 def usage(source: str) -> str:
@@ -135,6 +158,15 @@ BILLING_BANDS = "billing.bands"
 BILLING_STATEMENT = "billing.statement"
 BILLING_GATE = "billing.gate"
 BILLING_PUBLISHED = "billing.published"
+WAKER_REQUESTS = (WAKER_COMMAND,)
+METER_REQUESTS = (
+    *(METER_TOKENS, METER_HISTORY, METER_GAPS, METER_LOST),
+    *(METER_REREAD, METER_RECOUNT, METER_FIGURES, METER_AUDIT),
+)
+BILLING_REQUESTS = (
+    *(BILLING_IMPORT, BILLING_IMPORT_STATUS, BILLING_INVOICES, BILLING_PAYABLE, BILLING_REPORT, BILLING_REPORTS),
+    *(BILLING_BANDS, BILLING_STATEMENT, BILLING_GATE),
+)
 WAKER_ORDERS_KEY = "orders"
 WAKER_WAKES_KEY = "wakes"
 WAKER_LEASE = "waker"

@@ -18,6 +18,14 @@ class BusSection(Section, frozen=True, kw_only=True):
     """Where NATS is. Without `url`, services use the embedded server of the suite that runs in the data directory."""
 
     url: str | None = None
+    urls: tuple[str, ...] = ()
+    """The servers of a cluster, instead of `url`."""
+    ca_file: Path | None = None
+    """The CA of the servers' certificates. Default: the system's."""
+    nkey_file: Path | None = None
+    """The seed of the user's key. `{user}` stands for the service's name, `operator` for commands."""
+    creds_file: Path | None = None
+    """The user's token and seed, instead of `nkey_file`; the same holds for `{user}`."""
     max_view_age: Duration = Duration(300)
     """A service whose view of a bucket has not been confirmed as current for this long is not ready."""
     replicas: Annotated[int, Bounds(1, 5)] = 1

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from shared.config.fleet import Machine, Model, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
 from shared.config.providers import HyperstackSection, traits_of
-from shared.config.sections import Config, GatewaySection
+from shared.config.sections import BusSection, Config, GatewaySection
 from shared.config.values import Bounds, Money, Section
 from shared.weekly_window import window_fault
 
@@ -28,6 +28,7 @@ def find_faults(config: Config) -> list[str]:
         *_fleet_faults(config),
         *_account_faults(config),
         *_instance_faults(config),
+        *_bus_faults(config.bus),
         *_gateway_faults(config.gateway),
         *_keep_warm_faults("waker.keep_warm", config.waker.keep_warm),
         *_billing_faults(config),
@@ -144,6 +145,13 @@ def _instance_faults(config: Config) -> Iterator[str]:
         if owner != machine.id:
             place = table_place("machine", number, machine.id)
             yield f'{place}: instance {machine.instance!r} already belongs to machine "{owner}"'
+
+
+def _bus_faults(bus: BusSection) -> Iterator[str]:
+    if bus.url is not None and bus.urls:
+        yield "bus: url and urls are both set: list every server in urls"
+    if bus.nkey_file is not None and bus.creds_file is not None:
+        yield "bus: nkey_file and creds_file are both set: a user has one key, remove one of them"
 
 
 def _gateway_faults(gateway: GatewaySection) -> Iterator[str]:

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from shared.bus.jetstream import connect
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus
+from shared.bus.subjects import replica
 from shared.config.load import find_config, load
 from shared.config.sections import Config, ServiceSection
 from shared.errors import Misconfigured, SpotinferenceError
@@ -41,6 +42,10 @@ from shared.tasks import cancel_and_wait
 log = structlog.get_logger()
 
 
+def _new_instance() -> str:
+    return f"{socket.gethostname()}-{uuid4().hex[:8]}"
+
+
 @dataclass(kw_only=True)
 class Runtime:
     """What a process provides to its service. `now` returns Unix seconds; `monotonic` never jumps."""
@@ -51,7 +56,7 @@ class Runtime:
     bus: Bus
     port: int | None
     """From the command line; overrides the configured one."""
-    instance: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid4().hex[:8]}")
+    instance: str = field(default_factory=_new_instance)
     """Identifies this replica since its last start."""
     health: Health = field(default_factory=Health)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -180,7 +185,7 @@ async def _run_service(
 ) -> int:
     ended = asyncio.Event()
     stop_on_signals(ended.set, lambda: ended.set() if runtime is None else runtime.abandon())
-    bus_url = suite_file.bus_url(config, arguments.data_dir)
+    access = suite_file.bus_access(config, arguments.data_dir, service)
     bus: Bus | None = None
     runtime: Runtime | None = None
     health, registry = Health(), CollectorRegistry()
@@ -193,13 +198,14 @@ async def _run_service(
         bound = await stack.enter_async_context(_serve_pages(service, section, metrics_port, health, registry))
         try:
             async with cancel_when(ended):
-                bus = await stack.enter_async_context(connect(bus_url, name=service, wait=None))
+                bus = await stack.enter_async_context(connect(access, name=service, wait=None))
                 runtime = Runtime(
                     service=service,
                     config=config,
                     data_dir=arguments.data_dir,
                     bus=bus,
                     port=arguments.port,
+                    instance=replica(access.user, _new_instance()),
                     health=health,
                     registry=registry,
                     worker=arguments.worker,

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from shared.bus.access import USER, BusAccess
 from shared.config.load import environment
 from shared.config.sections import Config
 from shared.errors import Misconfigured
@@ -13,10 +15,13 @@ from shared.messages.codec import Unreadable, decode, encode
 
 FILE = "suite.json"
 BUS_URL_VARIABLE = "SPOTINFERENCE_BUS_URL"
+BUS_USERS = Path("bus", "users")
+"""Where `up` keeps the keys of its bus's users."""
+BUS_KEYS = BUS_USERS / f"{USER}.nk"
 
 
 class RunningService(msgspec.Struct, frozen=True, kw_only=True):
-    """One service as it announced itself. `url` is an origin; in the file, that of the bus includes its password."""
+    """One service as it announced itself. `url` is an origin."""
 
     service: str
     url: str
@@ -89,14 +94,26 @@ def remove(data_dir: Path) -> None:
         (data_dir / FILE).unlink()
 
 
-def bus_url(config: Config, data_dir: Path) -> str:
-    """Return where the bus is, from the environment (it may hold a password), the configuration or the suite."""
-    if url := environment(BUS_URL_VARIABLE) or config.bus.url:
-        return url
+def bus_access(config: Config, data_dir: Path, role: str) -> BusAccess:
+    """Return how a service, or a command as `operator` or `setup`, reaches the bus.
+
+    The servers come from the environment (a URL may hold a password), the configuration or the running suite.
+    """
+    bus = config.bus
+    if url := environment(BUS_URL_VARIABLE):
+        access = replace(BusAccess.of(url), ca_file=bus.ca_file, creds_file=bus.creds_file, nkey_file=bus.nkey_file)
+    elif urls := bus.urls or ((bus.url,) if bus.url else ()):
+        access = BusAccess(urls=urls, ca_file=bus.ca_file, creds_file=bus.creds_file, nkey_file=bus.nkey_file)
+    else:
+        access = _embedded(data_dir)
+    return access.for_role(role)
+
+
+def _embedded(data_dir: Path) -> BusAccess:
     suite = read(data_dir)
     if suite is None or "bus" not in suite.services:
         raise Misconfigured(
             f"no bus: [bus] url is not set, and no suite runs in {data_dir}: start one with `spotinference up`, "
             "or name its data directory with --data-dir"
         )
-    return suite.services["bus"].url
+    return BusAccess(urls=(suite.services["bus"].url,), nkey_file=data_dir / BUS_KEYS)

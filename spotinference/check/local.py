@@ -74,12 +74,12 @@ def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
 async def check_bus(config: Config, data_dir: Path) -> tuple[list[Diagnostic], dict[str, MachineRecord]]:
     """Check the bus; also return the machines on record, by id."""
     try:
-        url = suite_file.bus_url(config, data_dir)
+        access = suite_file.bus_access(config, data_dir, "operator")
     except Misconfigured:
         return [ok("bus: not configured; `spotinference up` runs its own")], {}
     records: dict[str, MachineRecord] = {}
     try:
-        async with connect(url, name="check", wait=PROBE_SECONDS) as bus:
+        async with connect(access, name="check", wait=PROBE_SECONDS) as bus:
             try:
                 for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values():
                     records[record.machine] = record

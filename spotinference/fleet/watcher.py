@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from shared.bus.ports import Bus, Received
-from shared.bus.subjects import ACTIVITIES
+from shared.bus.subjects import ACTIVITIES, check_sender
 from shared.bus.topology import FLEET
 from shared.bus.view import View
 from shared.fleet_records import check_machine
@@ -43,6 +43,7 @@ class FleetWatcher:
     async def on_activity(self, received: Received) -> None:
         with suppress(Unreadable):  # the waker logs it
             activity = decode(received.data, Activity)
+            check_sender(received.subject, activity.gateway)
             if activity.leaving:
                 self._activities.pop(activity.gateway, None)
             else:

@@ -26,5 +26,5 @@ def provision(context: Context, replicas: int | None) -> None:
     async def work(bus: JetStreamBus) -> None:
         await provision_bus(bus, replicas=copies)
 
-    context.run_with_bus(work)
+    context.run_with_bus(work, role="setup")
     print_line("the bus is provisioned")

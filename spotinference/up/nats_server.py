@@ -15,10 +15,14 @@ from pathlib import Path
 
 import msgspec
 
+from shared.bus.access import USER, BusAccess
+from shared.bus.permissions import Role
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.runtime.child import StartFailed, last_plain_line
-from shared.runtime.suite_file import write_private
+from shared.runtime.suite_file import BUS_USERS, write_private
+from spotinference.nats_config.server_config import authorization
+from spotinference.nats_config.users import BusUser, open_users
 from spotinference.up.store_limits import StoreLimits, measure
 
 PR_SET_PDEATHSIG = 1
@@ -28,7 +32,7 @@ START_SECONDS = 10.0
 POLL_SECONDS = 0.01
 STOP_SECONDS = 5.0
 """A server that is still running then is killed: what it acknowledged is on disk."""
-SUITE_USER = "suite"
+USERS = BUS_USERS.name
 HEALTH_USER = "up"
 """User of the server's system account: it can query the server's health and reads no messages."""
 
@@ -47,8 +51,8 @@ def _new_password() -> str:
 class NatsServer:
     """The embedded nats-server and its files in the data directory.
 
-    Port and passwords stay the same while the services run. The passwords are in the server's configuration file and in
-    `url` and `health_url`, but not in `origin`.
+    Port and keys stay the same while the services run. Each of its users has a key of its own in the folder `users`,
+    new at each start of `up`.
     """
 
     folder: Path
@@ -58,16 +62,16 @@ class NatsServer:
     process: "subprocess.Popen[bytes] | None" = None
     limits: StoreLimits = field(default_factory=lambda: StoreLimits(0, 0))
     """The limits of the last start."""
-    _password: str = field(default_factory=_new_password, repr=False)
+    _users: list[BusUser] = field(default_factory=list)
     _health_password: str = field(default_factory=_new_password, repr=False)
 
     @property
     def origin(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
-    @property
-    def url(self) -> str:
-        return f"nats://{SUITE_USER}:{self._password}@127.0.0.1:{self.port}"
+    def access(self, role: Role) -> BusAccess:
+        """Return how a service, `operator` or `setup` reaches this server."""
+        return BusAccess(urls=(self.origin,), nkey_file=self.folder / USERS / f"{USER}.nk").for_role(role)
 
     @property
     def health_url(self) -> str:
@@ -81,6 +85,9 @@ class NatsServer:
             OSError: its files cannot be written, for example because the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._users:
+            shutil.rmtree(self.folder / USERS, ignore_errors=True)
+            self._users = open_users(self.folder / USERS)
         self.limits = await asyncio.to_thread(measure, self.folder)
         self.process = self._spawn()
         await self._wait_for_port(self.process)
@@ -109,13 +116,12 @@ class NatsServer:
 
     def _configuration(self) -> str:
         store = json.dumps(str(self.folder.resolve()))
-        suite = f'{{user: "{SUITE_USER}", password: "{self._password}"}}'
         health = f'{{user: "{HEALTH_USER}", password: "{self._health_password}"}}'
         return (
             f'listen: "127.0.0.1:{self.port}"\n'
             # Keys and the journal are stored nowhere else: what was acknowledged must be on disk.
             f"jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {self.limits.total} }}\n"
-            f"authorization {{ users: [{suite}] }}\n"
+            f"{authorization(self._users)}"
             f"accounts {{ SYS {{ users: [{health}] }} }}\n"
             "system_account: SYS\n"
         )

@@ -100,7 +100,7 @@ class NatsSupervisor:
             self._report_once(str(error))
 
     async def _provision(self) -> None:
-        async with connect(self._bus.url, name="provision", wait=PROVISION_SECONDS) as bus:
+        async with connect(self._bus.access("setup"), name="provision", wait=PROVISION_SECONDS) as bus:
             await provision(bus, usage_bytes=self._bus.limits.usage)
         self._provisioned = True
 

@@ -13,8 +13,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.config.load import environment
@@ -72,9 +70,8 @@ class SuiteRunner:
             if environment(suite_file.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
                 tasks.append(await self._start_bus())
             else:
-                async with connect(
-                    suite_file.bus_url(self._config, self._data_dir), name="provision", wait=10.0
-                ) as bus:
+                access = suite_file.bus_access(self._config, self._data_dir, "setup")
+                async with connect(access, name="provision", wait=10.0) as bus:
                     await provision(bus, replicas=self._config.bus.replicas)
             await self._start_services()
             if not self._stop.is_set():
@@ -97,7 +94,7 @@ class SuiteRunner:
 
         def announce() -> None:
             assert bus.process is not None
-            self._announce(RunningService(service="bus", url=bus.url, pid=bus.process.pid), shown_url=bus.origin)
+            self._announce(RunningService(service="bus", url=bus.origin, pid=bus.process.pid))
 
         supervisor = NatsSupervisor(bus, announce, self._report)
         await supervisor.start()
@@ -128,12 +125,11 @@ class SuiteRunner:
             if not self._stop.is_set():
                 raise
 
-    def _announce(self, running: RunningService, *, shown_url: str | None = None) -> None:
-        """Announce a service on standard output and in the suite file. Only the file has the bus's password."""
+    def _announce(self, running: RunningService) -> None:
+        """Announce a service on standard output and in the suite file."""
         self._services[running.service] = running
         self._write_suite()
-        shown = running if shown_url is None else msgspec.structs.replace(running, url=shown_url)
-        self._out.line(encode(shown).decode())
+        self._out.line(encode(running).decode())
 
     def _write_suite(self) -> None:
         try:

@@ -15,11 +15,14 @@ from typing import Any
 import aiohttp
 from click.testing import CliRunner
 
-import shared.runtime.suite_file
+from shared.bus.access import BusAccess
 from shared.bus.jetstream import connect
+from shared.bus.permissions import Role
 from shared.bus.subjects import machine_key
 from shared.bus.topology import FLEET
+from shared.config.load import load
 from shared.messages.waker import MachineRecord, MachineState
+from shared.runtime.suite_file import bus_access
 from spotinference.__main__ import main
 from spotinference.bucket_reader import read_bucket
 from tests.kit.waiting import PATIENCE_SECONDS, until
@@ -44,18 +47,22 @@ class UpProcess:
         self.services: dict[str, dict[str, Any]] = {}
         self.lines: list[dict[str, Any]] = []
         self.process: asyncio.subprocess.Process | None = None
+        self.forbidden = 0
         self._reading: asyncio.Task[None] | None = None
 
     @property
     def base_url(self) -> str:
         return f"{self.services['gateway']['url']}/v1"
 
-    @property
-    def bus_url(self) -> str:
-        """With its password, which only the suite's file has."""
-        running = shared.runtime.suite_file.read(self.folder / "data")
-        assert running is not None
-        return running.services["bus"].url
+    def bus_access(self, role: Role = "setup") -> BusAccess:
+        """As a user of the bus; `setup` may publish anything."""
+        return bus_access(load(self.config), self.folder / "data", role)
+
+    def violations(self) -> list[str]:
+        """What the bus refused its users."""
+        log = self.folder / "data" / "logs" / "bus.log"
+        lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+        return [line for line in lines if " Violation - " in line]
 
     @property
     def errors(self) -> str:
@@ -99,7 +106,7 @@ class UpProcess:
 
     async def machines(self) -> dict[str, MachineRecord]:
         """As the waker's records have them now: the command `fleet` listens to the gateways first, for seconds."""
-        async with connect(self.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
+        async with connect(self.bus_access(), name="test", wait=PATIENCE_SECONDS) as bus:
             records = await read_bucket(bus, FLEET, MachineRecord)
         return {record.machine: record for key, (record, _) in records.items() if key == machine_key(record.machine)}
 
@@ -164,11 +171,15 @@ class UpProcess:
 
 @asynccontextmanager
 async def up(folder: Path, config: str) -> AsyncIterator[UpProcess]:
-    """A ready suite. Afterwards it is killed if it still runs, and has to leave nothing behind."""
+    """A ready suite. Afterwards it is killed if it still runs, and has to leave nothing behind.
+
+    None of its users may have tried what it is not allowed; `forbidden` are the acts of the test itself.
+    """
     suite = UpProcess(folder, config)
     try:
         await suite.start()
         yield suite
+        assert suite.violations()[suite.forbidden :] == []
     finally:
         await suite.close()
 

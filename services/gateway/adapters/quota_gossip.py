@@ -13,7 +13,7 @@ import structlog
 
 from services.gateway.core.rate_limits import RateLimiter
 from shared.bus.ports import Bus, Received
-from shared.bus.subjects import LIMITS
+from shared.bus.subjects import LIMITS, check_sender
 from shared.bus.subjects import limits as limits_subject
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
@@ -82,6 +82,7 @@ class QuotaGossip:
     async def _on_message(self, received: Received) -> None:
         try:
             message = decode(received.data, QuotaReport)
+            check_sender(received.subject, message.gateway)
         except Unreadable as error:
             self._bus.rejections.record(LIMITS, error, subject=received.subject)
             return

@@ -76,9 +76,12 @@ class FleetEventRecorder:
 
     async def on_activity(self, received: Received) -> None:
         try:
-            self._gateways.record(decode(received.data, Activity), self._now())
+            activity = decode(received.data, Activity)
+            subjects.check_sender(received.subject, activity.gateway)
         except Unreadable as error:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
+            return
+        self._gateways.record(activity, self._now())
 
     async def check_gateways(self) -> None:
         """Record which gateways fell silent with requests in flight: if they died, no usage event counts these."""

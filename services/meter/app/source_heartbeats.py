@@ -37,6 +37,7 @@ class SourceHeartbeats:
     async def on_activity(self, message: Received) -> None:
         try:
             activity = _validated(decode(message.data, Activity))
+            subjects.check_sender(message.subject, activity.gateway)
         except Unreadable as error:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=message.subject)
             return

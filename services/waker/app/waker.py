@@ -99,6 +99,7 @@ class Waker:
     async def _on_activity(self, received: Received) -> None:
         try:
             activity = decode(received.data, Activity)
+            subjects.check_sender(received.subject, activity.gateway)
         except Unreadable as error:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
             return

@@ -23,7 +23,7 @@ from tests.kit.waiting import PATIENCE_SECONDS
 async def started(bus: NatsServer) -> AsyncIterator[JetStreamBus]:
     await bus.start()
     try:
-        async with connect(bus.url, name="test", wait=PATIENCE_SECONDS) as client:
+        async with connect(bus.access("setup"), name="test", wait=PATIENCE_SECONDS) as client:
             await provision(client, usage_bytes=bus.limits.usage)
             yield client
             assert await server_fault(bus.health_url, seconds=PATIENCE_SECONDS) is None

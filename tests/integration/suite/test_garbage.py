@@ -208,7 +208,7 @@ async def garbage_while_serving(tmp_path: Path, slow_model: Path, *, limit: int,
         traffic.start()
         await traffic.more(4)
         cut_before = traffic.cut  # as long as no spending was observed
-        async with connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
+        async with connect(suite.bus_access(), name="test", wait=PATIENCE_SECONDS) as bus:
             await publish_garbage(bus, limit=limit)
             await ask_garbage(bus, limit=limit)
             await traffic.more(8)

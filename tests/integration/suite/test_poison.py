@@ -75,7 +75,7 @@ async def test_what_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
     (deliveries / "x-Manifest.json").write_bytes(b'{"dataFiles": ["\xff"]}')
     async with (
         up(tmp_path, CONFIG.format(folder=tmp_path / "deliveries")) as suite,
-        connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus,
+        connect(suite.bus_access(), name="test", wait=PATIENCE_SECONDS) as bus,
         aiohttp.ClientSession() as session,
     ):
         pages = Pages(suite, session)

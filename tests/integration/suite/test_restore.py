@@ -125,7 +125,7 @@ class Trial:
             return answer.status == 200
 
     def bus(self) -> Any:
-        return connect(self.suite.bus_url, name="test", wait=PATIENCE_SECONDS)
+        return connect(self.suite.bus_access(), name="test", wait=PATIENCE_SECONDS)
 
     async def log(self, service: str) -> str:
         return (self.suite.folder / "data" / "logs" / f"{service}.log").read_text("utf-8")

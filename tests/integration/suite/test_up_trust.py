@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from shared.bus.jetstream import connect
-from shared.bus.topology import KEYS
+from shared.bus.permissions import ROLES
+from shared.config.sections import Config
 from shared.runtime import suite_file
 from shared.runtime.suite_file import Suite
 from tests.kit.up import alive, processes_of
@@ -118,17 +119,19 @@ async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
             "waker": {"AWS_SECRET_ACCESS_KEY", "HYPERSTACK_API_KEY_FILE"},
         }
 
-        # The bus asks for its password, which stands in two files of its owner's.
-        await no_password_leads_in(result.services["bus"].url)
-        password = result.services["bus"].url.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        assert len(password) > 30
+        # The bus asks for a key. Each user's is in one file of its own, which only its owner may read.
+        await no_guess_leads_in(result.services["bus"].url)
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
-        holders = {path for path in (tmp_path / "data").rglob("*") if path.is_file() and holds(path, password)}
-        assert holders == {tmp_path / "data" / "suite.json", tmp_path / "data" / "bus" / "nats.conf"}
-        assert {path.stat().st_mode & 0o777 for path in holders} == {0o600}
-        for child in (process.pid, *(service.pid for service in result.services.values())):
-            for file in ("cmdline", "environ"):
-                assert not holds(Path(f"/proc/{child}/{file}"), password)
+        for role in ROLES:
+            access = suite_file.bus_access(Config(), tmp_path / "data", role)
+            async with connect(access, name="test", wait=PATIENCE_SECONDS) as bus:
+                assert bus.connected
+            seed = access.seed()
+            holders = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and holds(path, seed)]
+            assert holders == [tmp_path / "data" / "bus" / "users" / f"{role}.nk"]
+            assert holders[0].stat().st_mode & 0o777 == 0o600
+            for child in (process.pid, *(service.pid for service in result.services.values())):
+                assert not any(holds(Path(f"/proc/{child}/{file}"), seed) for file in ("cmdline", "environ"))
 
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -136,11 +139,9 @@ async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
         assert not any(alive(service.pid) for service in result.services.values())
 
 
-async def no_password_leads_in(url: str) -> None:
-    async with connect(url, name="test", wait=PATIENCE_SECONDS) as bus:
-        assert await bus.entries(KEYS) == {}
+async def no_guess_leads_in(url: str) -> None:
     parts = urlsplit(url)
-    for login in ("{}", f'{{"user":"{parts.username}","pass":"guess"}}'):
+    for login in ("{}", '{"user":"gateway","pass":"guess"}', f'{{"nkey":"U{"A" * 55}","sig":"AAAA"}}'):
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(f"CONNECT {login}\r\nPING\r\n".encode())
         async with asyncio.timeout(PATIENCE_SECONDS):

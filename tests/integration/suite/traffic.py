@@ -115,7 +115,7 @@ async def engine_count(suite: UpProcess) -> EngineCounters:
 async def probe_tokens(suite: UpProcess, since: float = 0.0) -> int:
     """What the journal has of them; entries of before `since` and those that nobody can read are not the waker's."""
     tokens = 0
-    async with connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
+    async with connect(suite.bus_access(), name="test", wait=PATIENCE_SECONDS) as bus:
         for received in await bus.read(FLEET_JOURNAL):
             with contextlib.suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 entry = ENTRIES.decode(received.data)

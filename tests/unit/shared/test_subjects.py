@@ -57,7 +57,7 @@ def test_an_empty_name_is_refused() -> None:
 
 def test_subjects_as_they_are() -> None:
     assert subjects.wake_request("org/m") == "wake.request.org=2Fm"
-    assert subjects.activity("gw.1") == "activity.gw=2E1"
+    assert subjects.activity("gw 1") == "activity.gw=201"
     assert subjects.journal("m-1") == "fleet.journal.m-1"
     assert subjects.confirmed_key("gw.1") == "confirmed.gw=2E1"
 
