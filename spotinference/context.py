@@ -24,6 +24,7 @@ from shared.config.sections import Config
 from shared.errors import BusError, BusUnavailable, Rejected, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import ErrorReply
+from shared.printable import printable
 from shared.runtime import suite_file
 from shared.tasks import cancel_and_wait
 from spotinference.terminal import print_line
@@ -35,6 +36,9 @@ A = TypeVar("A", bound=msgspec.Struct)
 SHIPPED_CONFIG = Path(__file__).parent / "local.toml"
 """What `up` runs if there is no configuration."""
 BUS_SECONDS = 5.0
+OPERATOR_VARIABLE = "SPOTINFERENCE_OPERATOR"
+OPERATOR_LENGTH = 200
+"""Of who gave an order, as the journal keeps it."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,12 @@ def exit_with_error(message: str) -> NoReturn:
 
 
 def operator_identity() -> str:
-    """Return who runs this command, as `user@host`."""
+    """Return who runs this command: `SPOTINFERENCE_OPERATOR` if it is set, else `user@host`.
+
+    In a container, every user and host looks the same.
+    """
+    if name := os.environ.get(OPERATOR_VARIABLE, "").strip():
+        return printable(name)[:OPERATOR_LENGTH]
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # in a container, a user may have no name

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.waker.core.alarms import alarm_reason
+from services.waker.core.policy import oldest_wake_s
 from services.waker.core.state import Fleet
 from shared.messages.waker import CommandIssued, JournalEntry, MachineState, PhaseEnded, ProviderCall
 
@@ -34,6 +36,17 @@ class Metrics:
         )
         self._orders = Counter("spot_waker_orders", "Orders of the operator.", ("order",), registry=registry)
         self._alarms = Gauge("spot_waker_alarms", "Machines that an operator has to see to.", registry=registry)
+        self._alarm = Gauge(
+            "spot_waker_alarm",
+            "1 while a machine needs an operator, by the kind of reason.",
+            ("machine", "reason"),
+            registry=registry,
+        )
+        self._oldest_wake = Gauge(
+            "spot_waker_oldest_wake_seconds",
+            "How long the oldest wake under way takes; 0 if none is.",
+            registry=registry,
+        )
         self._doubts = Gauge(
             "spot_waker_provider_in_doubt",
             "1 while a provider cannot be looked at or fails its self-test: nothing of it is put to sleep.",
@@ -61,13 +74,18 @@ class Metrics:
                 elif entry.to_state == "ready" and since is not None:
                     self._wake.labels(entry.tier).observe(entry.at - since)
 
-    def observe_fleet(self, fleet: Fleet) -> None:
+    def observe_fleet(self, fleet: Fleet, now: float) -> None:
         """Update the gauges."""
         machines = fleet.machines.values()
         by_state = [(m.spec.tier, m.state) for m in machines if m.state is not None]
         for tier in {tier for tier, _ in by_state}:
             for state in STATES:
                 self._machines.labels(tier, state).set(by_state.count((tier, state)))
-        self._alarms.set(sum(bool(m.operator_alarm) for m in machines))
+        reasons = [(m.id, reason) for m in machines if (reason := alarm_reason(m)) is not None]
+        self._alarms.set(len(reasons))
+        self._alarm.clear()
+        for machine, reason in reasons:
+            self._alarm.labels(machine, reason).set(1)
+        self._oldest_wake.set(oldest_wake_s(fleet, now))
         for provider, health in fleet.provider_health.items():
             self._doubts.labels(provider).set(health.observe_error is not None or not health.passed_test)

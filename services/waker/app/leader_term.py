@@ -97,7 +97,7 @@ class LeaderTerm:
         """Apply everything that has happened, then the time that has passed. Raises what ends the term."""
         for event in [*self._inbox.drain(), Tick(self._resources.closed_tiers())]:
             await self._apply(event)
-        self._resources.metrics.observe_fleet(self.fleet)
+        self._resources.metrics.observe_fleet(self.fleet, self._now())
 
     async def issue(self, command: Command) -> None:
         """Apply an operator's command; it is on record when this returns."""

@@ -270,6 +270,13 @@ def starts(machine: Machine, wake_id: str | None) -> int:
     return machine.starts.by_wake.get(wake_id or "", 0)
 
 
+def oldest_wake_s(fleet: Fleet, now: float) -> float:
+    """Seconds since the oldest wake under way began; 0 if none is."""
+    deadlines = [wake.deadline for wake in fleet.wakes.values()]
+    deadlines += [m.attempt.deadline for m in fleet.machines.values() if m.attempt is not None]
+    return max((now - deadline + fleet.spec.wake_cap_s for deadline in deadlines), default=0.0)
+
+
 def is_hedge_due(fleet: Fleet, machine: Machine, deadline: float, now: float) -> bool:
     """Whether the next machine must start now to be ready before the deadline."""
     usual_s = fleet.history.get(machine.spec.tier, TierHistory()).slow_wake_s()

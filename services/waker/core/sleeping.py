@@ -23,7 +23,7 @@ COUNT_TIMEOUT_S = 5.0
 RECOUNT_S = 1.0
 COUNT_LIMIT = 3
 """An engine that does not respond to this many questions in a row counts as idle: it serves nobody."""
-BUSY = "its engine runs requests that no gateway reports"
+IN_USE = "its engine runs requests that no gateway reports"
 STOP_RETRY_S = 1.0
 STOP_LIMIT = 3
 STARTING_S = 300.0
@@ -74,9 +74,9 @@ def apply_count(step: Step, event: RequestsCounted) -> None:
         return
     if event.running:
         if not machine.is_leaving:
-            step.transition(machine, "ready", f"{BUSY}: {event.running}", alarm=BUSY)
+            step.transition(machine, "ready", f"{IN_USE}: {event.running}", alarm=IN_USE)
             return
-        alarm = BUSY if step.now - machine.since > DRAIN_S else machine.alarm
+        alarm = IN_USE if step.now - machine.since > DRAIN_S else machine.alarm
         step.put(replace(machine, alarm=alarm, idle_check=IdleCheck(next_at=step.now + RECOUNT_S)))
         return
     failures = machine.idle_check.failures + 1

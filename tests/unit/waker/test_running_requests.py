@@ -1,7 +1,10 @@
 """A machine whose engine still runs requests is not stopped, whatever the gateways report."""
 
+from prometheus_client import CollectorRegistry
+
 from services.waker.core.events import Command, StopMachine
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, invariants, requested
+from services.waker.metrics import Metrics
+from tests.unit.waker.fleets import CAP, GATEWAY, IDLE, World, invariants, requested
 
 
 def _drained(world: World) -> None:
@@ -64,3 +67,21 @@ def test_silent_engine_is_queried_three_times_before_it_counts_as_idle() -> None
     assert requested(world, StopMachine) == ["a1"]
     assert world.calls().count(("count_requests", "unknown")) == 1
     invariants(world)
+
+
+def test_metrics_show_alarms_by_machine_and_reason_and_the_oldest_wake() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    world = World()
+    world.running["a1"] = 1
+    _drained(world)
+    world.want("n")
+    world.now += 7
+    metrics.observe_fleet(world.fleet, world.now)
+    assert registry.get_sample_value("spot_waker_alarm", {"machine": "a1", "reason": "in_use"}) == 1
+    assert registry.get_sample_value("spot_waker_oldest_wake_seconds") == 7
+    world.running["a1"] = 0
+    world.pass_time(IDLE + CAP)
+    metrics.observe_fleet(world.fleet, world.now)
+    assert registry.get_sample_value("spot_waker_alarm", {"machine": "a1", "reason": "in_use"}) is None
+    assert registry.get_sample_value("spot_waker_oldest_wake_seconds") == 0
