@@ -23,7 +23,8 @@ class Tier(Section, frozen=True, kw_only=True):
     max_concurrency: PositiveInt = 64
     """Requests in flight per machine."""
     key_file: Path | None = None
-    """The file with the key that the tier's engines require, as set by vLLM's `--api-key`. Default: none."""
+    """The file with the key that the tier's engines require, as set by vLLM's `--api-key`. Default: none. A file that
+    changes is read again."""
     idle_policy: IdlePolicy | None = None
     idle_timeout: Duration | None = None
     min_awake: Duration | None = None
@@ -45,6 +46,8 @@ class Machine(Section, frozen=True, kw_only=True):
     """Ids of other resources on the invoice that belong to the machine, such as disks and addresses."""
     endpoint: str | None = None
     """The origin where its engine listens, without `/v1`. Not for `process` machines."""
+    key_file: Path | None = None
+    """The same for this machine alone. Default: its tier's."""
     command: tuple[str, ...] = ()
     """For `process` machines: starts the engine; `{port}` becomes a free port."""
     environment: tuple[str, ...] = ()

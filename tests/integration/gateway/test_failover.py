@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +151,22 @@ async def test_the_only_machine_is_tried_however_often_it_failed(opened: Opened)
         assert (await send_request(front, whole(front))).status == 200
         assert await front.metric("machines_left_alone") == 0
         await until(lambda: asyncio.sleep(0, engine.running), lambda running: running == 0)
+
+
+async def test_an_engine_s_key_is_replaced_without_a_restart(
+    opened: Opened, scripted_engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "engine.key"
+    path.write_text("sk-first")
+    front = await opened(tier=f'key_file = "{path}"')
+    await front.machine("m1", "ready", scripted_engine.base_url)
+    await front.seen()
+
+    async def sent_key() -> str:
+        assert (await send_request(front, whole(front))).status == 200
+        return scripted_engine.requests[-1].headers["authorization"]
+
+    assert await sent_key() == "Bearer sk-first"
+    path.write_text("sk-second")
+    await until(sent_key, lambda key: key == "Bearer sk-second")
+    assert "sk-" not in front.service.log.read_text()
