@@ -35,42 +35,42 @@ from shared.tasks import cancel_and_wait
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the waker, leading or standing by. Leaving touches no machine: the next leader takes them over."""
-    config = runtime.config
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
-    prober = HttpProber(EngineKeys(config).find)
     budget: View[BudgetGate] = View(BUDGET, BudgetGate)
-    gates = GateView(config, budget, budget.age)
+    metrics = Metrics(runtime.registry)
 
-    def closed_tiers() -> frozenset[str]:
-        now = runtime.now()
-        return frozenset(t.name for t in config.tier if gates.tier_closed_reason(t.name, now) is not None)
+    def resources_of(config: Config) -> TermResources:
+        gates = GateView(config, budget, budget.age)
 
-    providers = build_providers(config, runtime.data_dir)
-    resources = TermResources(
-        bus=runtime.bus,
-        lease=lease,
-        spec=fleet_spec_of(config, uuid7),
-        providers=providers,
-        prober=prober,
-        metrics=Metrics(runtime.registry),
-        closed_tiers=closed_tiers,
-    )
-    waker = Waker(resources, now=runtime.now, monotonic=runtime.monotonic)
+        def closed_tiers() -> frozenset[str]:
+            now = runtime.now()
+            return frozenset(t.name for t in config.tier if gates.tier_closed_reason(t.name, now) is not None)
+
+        return TermResources(
+            bus=runtime.bus,
+            lease=lease,
+            spec=fleet_spec_of(config, uuid7),
+            providers=build_providers(config, runtime.data_dir),
+            prober=HttpProber(EngineKeys(config).find),
+            metrics=metrics,
+            closed_tiers=closed_tiers,
+        )
+
+    waker = Waker(resources_of(runtime.config), now=runtime.now, monotonic=runtime.monotonic)
     await budget.start(runtime.bus)
     runtime.health.add_check("fleet", lambda: waker.fault)
     await waker.start()
     await lease.renew()
     tasks = [runtime.keep_lease(lease), runtime.spawn(waker.run(), "fleet")]
+    runtime.on_reload = lambda config: waker.reload(resources_of(config))
     try:
         yield
     finally:
+        runtime.on_reload = None
         await cancel_and_wait(tasks)
         await lease.release()
         await waker.stop()
         await budget.stop()
-        await prober.close()
-        for provider in providers.values():
-            await provider.close()
 
 
 def build_providers(config: Config, data_dir: Path) -> dict[ProviderName, Provider]:

@@ -35,6 +35,7 @@ from shared.runtime.clock_skew import ClockSkewMonitor
 from shared.runtime.health import Health, serve_health
 from shared.runtime.listener import origin
 from shared.runtime.process_metrics import register_process_metrics
+from shared.runtime.reload import reload_on_hangup
 from shared.runtime.signals import cancel_when, stop_on_signals
 from shared.runtime.workers import Workers
 from shared.tasks import cancel_and_wait
@@ -68,6 +69,8 @@ class Runtime:
     """How many processes share the port."""
     url: str | None = None
     """The origin of a service with a public port, set by the service."""
+    on_reload: Callable[[Config], None] | None = None
+    """Takes the configuration that was reread on SIGHUP; set by a service that can change it while it runs."""
     started: bool = False
     """Set once the service has started. Until then it is alive and not ready."""
     abandoned: bool = False
@@ -185,6 +188,9 @@ async def _run_service(
 ) -> int:
     ended = asyncio.Event()
     stop_on_signals(ended.set, lambda: ended.set() if runtime is None else runtime.abandon())
+    reload_on_hangup(
+        find_config(arguments.config), config, lambda: runtime.on_reload if runtime and runtime.started else None
+    )
     access = suite_file.bus_access(config, arguments.data_dir, service)
     bus: Bus | None = None
     runtime: Runtime | None = None

@@ -23,3 +23,9 @@ class TermResources:
     metrics: Metrics
     closed_tiers: Callable[[], frozenset[str]] = frozenset
     """The tiers whose budget gate is closed now."""
+
+    async def close(self) -> None:
+        """Close the ways to the outside, which touches no machine."""
+        await self.prober.close()
+        for provider in self.providers.values():
+            await provider.close()

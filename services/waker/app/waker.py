@@ -31,6 +31,8 @@ class Waker:
 
     def __init__(self, resources: TermResources, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._resources = resources
+        self._reloaded: list[TermResources] = []
+        """The next term uses the last of these."""
         self._bus = resources.bus
         self._clock = SteadyClock(now, monotonic)
         self._monotonic = monotonic
@@ -48,10 +50,20 @@ class Waker:
     async def stop(self) -> None:
         for handle in self._handles:
             await handle.stop()
+        for resources in (self._resources, *self._reloaded):
+            await resources.close()
+
+    def reload(self, resources: TermResources) -> None:
+        """Go on with another fleet, as a new leader would: the next term adopts what the present one leaves.
+
+        The present term ends at its next step. The lease stays.
+        """
+        self._reloaded.append(resources)
 
     async def run(self) -> None:
         """Lead whenever this replica holds the lease."""
         while True:
+            await self._take_reloaded()
             if self._resources.lease.held:
                 try:
                     await self._lead()
@@ -65,7 +77,7 @@ class Waker:
             await asyncio.sleep(TICK_S)
 
     async def _lead(self) -> None:
-        """Lead until something is in doubt, and raise that."""
+        """Lead until something is in doubt, and raise that, or until another configuration is to be used."""
         self._clock.adjust()
         term = LeaderTerm(self._resources, self._inbox, self._clock)
         commands: Handle | None = None
@@ -79,12 +91,20 @@ class Waker:
                 if self.fault is not None and self._monotonic() >= steady_at:
                     self.fault, self._has_failed = None, False
                 await self._inbox.wait(TICK_S)
+                if self._reloaded:
+                    return
                 await term.step()
         finally:
             metrics.leading.set(0)
             if commands is not None:
                 await commands.stop()
             await term.end()
+
+    async def _take_reloaded(self) -> None:
+        while self._reloaded:
+            old, self._resources = self._resources, self._reloaded.pop(0)
+            await old.close()
+            self._inbox.drain()  # results of the old fleet's calls
 
     async def _on_demand(self, received: Received) -> None:
         try:

@@ -223,9 +223,13 @@ async def _waker(cluster: CloudCluster) -> AsyncIterator[None]:
     spec = replace(fleet_spec_of(config, uuid7), observation_policies={cluster.cloud.provider: QUICK})
     async with connect(config.bus.url or "", name="waker", wait=PATIENCE_SECONDS) as bus:
         lease = Lease(bus, subjects.WAKER_LEASE, "waker", time.monotonic)
-        prober, providers = HttpProber(), build_providers(config, cluster.config.parent)
         resources = TermResources(
-            bus=bus, lease=lease, spec=spec, providers=providers, prober=prober, metrics=Metrics(cluster.registry)
+            bus=bus,
+            lease=lease,
+            spec=spec,
+            providers=build_providers(config, cluster.config.parent),
+            prober=HttpProber(),
+            metrics=Metrics(cluster.registry),
         )
         waker = Waker(resources, now=time.time, monotonic=time.monotonic)
         await waker.start()
@@ -237,9 +241,6 @@ async def _waker(cluster: CloudCluster) -> AsyncIterator[None]:
         finally:
             await cancel_and_wait(tasks)
             await waker.stop()
-            await prober.close()
-            for provider in providers.values():
-                await provider.close()
 
 
 @asynccontextmanager
