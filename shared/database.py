@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy import Dialect, Numeric, Text, event
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -58,9 +59,11 @@ def create_engine(url: str, *, is_bounded: bool = True) -> AsyncEngine:
 
     `is_bounded`: whether a statement on PostgreSQL may take `COMMAND_SECONDS` only.
     """
-    if make_url(url).get_backend_name() != "sqlite":
-        timeouts = {"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS if is_bounded else None}
-        return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts)
+    if not url.startswith("sqlite"):
+        from shared.postgresql import create_postgresql_engine  # its driver is loaded only if it is used
+
+        command_seconds = COMMAND_SECONDS if is_bounded else None
+        return create_postgresql_engine(url, connect_seconds=CONNECT_SECONDS, command_seconds=command_seconds)
     # isolation_level None: the driver begins no transaction itself, so that `_begin` below decides how.
     engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
 
@@ -122,14 +125,21 @@ async def _migrate_when_available(
                 on_fault(None)
                 return revisions
             except SchemaMismatch as error:
-                raise SchemaMismatch(f"{engine.url.render_as_string()}: {error}") from error
+                raise SchemaMismatch(f"{without_secrets(url)}: {error}") from error
             except DATABASE_ERRORS as error:
                 reason = describe(error)
                 on_fault(f"the database cannot be used yet: {reason}")
-                log.warning("database_connect_failed", database=engine.url.render_as_string(), reason=reason)
+                log.warning("database_connect_failed", database=without_secrets(url), reason=reason)
                 await asyncio.sleep(CONNECT_RETRY_SECONDS)
     finally:
         await engine.dispose()
+
+
+def without_secrets(url: str) -> str:
+    """Return the URL as it may be logged: without its password and its parameters."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user.partition(':')[0]}{at}{hosts}{parts.path}"
 
 
 def describe(error: BaseException) -> str:

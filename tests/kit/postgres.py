@@ -82,6 +82,15 @@ class PostgresServer:
             self._process.wait(PATIENCE_SECONDS)
         self._process = None
 
+    def sibling(self) -> "PostgresServer":
+        """Another server with the same settings, not started."""
+        return PostgresServer(self._binaries, self._settings)
+
+    def copy_to(self, other: "PostgresServer") -> None:
+        """Give another server, not started, what this one has committed so far: a replica that falls behind."""
+        shutil.rmtree(other._home / "data")
+        other._run("pg_basebackup", "-D", "data", "-d", self.url, "-X", "stream", "-c", "fast", "--no-sync")
+
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self._home, ignore_errors=True)

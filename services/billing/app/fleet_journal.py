@@ -28,7 +28,8 @@ class FleetJournalReader:
         self._books = books
         self._metrics = metrics
         self._moved = asyncio.Event()
-        self._compared = False
+        self._newest_at: float | None = None
+        """Of the newest transition in the database, when it was last read; None: it was not read yet."""
 
     async def wait_for_transition(self, seconds: float) -> None:
         """Return when the journal had a new transition since the last call, at the latest after `seconds`."""
@@ -41,24 +42,30 @@ class FleetJournalReader:
 
     async def read_batch(self) -> None:
         """Read one batch; only committed entries are acknowledged. Raises `BusUnavailable` or `DATABASE_ERRORS`."""
-        if not self._compared:
-            await self._catch_up()
-            self._compared = True
+        await self._compare()
         deliveries = await self._bus.fetch(topology.BOOKS, batch=BATCH, wait=FETCH_SECONDS)
         transitions = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
         await self._record(transitions)
         self._metrics.transitions.inc(len(transitions))
         if transitions:
+            self._newest_at = await self._books.newest() or 0.0
             self._moved.set()
         for delivery in deliveries:
             await delivery.ack()
 
-    async def _catch_up(self) -> None:
+    async def _compare(self) -> None:
+        """Read the stream again if the database is not the one that it was: restored, or failed over to a replica."""
+        newest = await self._books.newest()
+        if self._newest_at is None or (newest or 0.0) < self._newest_at:
+            await self._catch_up(newest)
+            newest = await self._books.newest()
+        self._newest_at = newest or 0.0
+
+    async def _catch_up(self, newest: float | None) -> None:
         """Read again what the stream has beyond the newest transition in the database.
 
-        After a restore from an older copy the consumer does not deliver it: its position is the one before the restore.
+        The consumer does not deliver it: its position is from before the database went back.
         """
-        newest = await self._books.newest()
         since = None if newest is None else newest - MARGIN_SECONDS
         async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
             await self._record([e for m in messages if isinstance(e := self._entry(m, again=True), Transition)])

@@ -34,25 +34,34 @@ class FleetEventRecorder:
         self._store = store
         self._now = now
         self._gateways = GatewayLiveness()
-        self._is_caught_up = False
+        self._newest_at: float | None = None
+        """Of the newest stored event of the journal, when it was last read; None: it was not read yet."""
 
     async def read_journal(self) -> None:
         """Record one batch of the journal. After `BusUnavailable` or one of `DATABASE_ERRORS` nothing is lost."""
-        if not self._is_caught_up:
-            await self._catch_up()
-            self._is_caught_up = True
+        await self._compare()
         deliveries = await self._bus.fetch(topology.AUDIT, batch=BATCH_SIZE, wait=FETCH_SECONDS)
-        await self._store.record_events(self._parse(deliveries))
+        events = self._parse(deliveries)
+        await self._store.record_events(events)
+        if events:
+            self._newest_at = await self._store.newest_journal_event_at() or 0.0
         for delivery in deliveries:
             await delivery.ack()
 
-    async def _catch_up(self) -> None:
+    async def _compare(self) -> None:
+        """Read the journal again if the ledger is not the one that it was: restored, or failed over to a replica."""
+        newest = await self._store.newest_journal_event_at()
+        if self._newest_at is None or (newest or 0.0) < self._newest_at:
+            await self._catch_up(newest)
+            newest = await self._store.newest_journal_event_at()
+        self._newest_at = newest or 0.0
+
+    async def _catch_up(self, newest: float | None) -> None:
         """Read again what the journal has beyond the newest stored event.
 
-        The consumer does not deliver it: its position is from before the ledger was restored from an older copy.
+        The consumer does not deliver it: its position is from before the ledger went back.
         """
         oldest = self._now() - EVENT_RETENTION_S
-        newest = await self._store.newest_journal_event_at()
         since = oldest if newest is None else max(oldest, newest - MARGIN_SECONDS)
         async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH_SIZE):
             await self._store.record_events(self._parse(messages, is_replay=True))
