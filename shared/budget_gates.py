@@ -47,7 +47,7 @@ class GateView:
         first = self._closed_reason(FLEET_SCOPE, now)
         if first is not None:
             return first
-        for scope in self._tiers[model]:
+        for scope in self._tiers.get(model, ()):
             reason = self._closed_reason(scope, now)
             if reason is None:
                 return None

@@ -5,7 +5,6 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import structlog
 from aiohttp import web
 
 from services.gateway.adapters.access_log import AccessLog
@@ -31,7 +30,7 @@ from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
-from services.gateway.core.buffer_memory import BufferMemory, default_max_bytes, default_max_bytes_per_owner
+from services.gateway.core.buffer_memory import BufferMemory, buffer_bounds
 from services.gateway.core.bus_absence import BusAbsence
 from services.gateway.core.cors import Cors
 from services.gateway.core.rate_limits import RateLimiter
@@ -41,7 +40,7 @@ from services.gateway.metrics import Metrics
 from shared.budget_gates import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS, WAKES
 from shared.bus.view import View
-from shared.config.sections import GatewaySection
+from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.fleet_records import record_check
@@ -62,9 +61,6 @@ BACKLOG = 4096
 """Connections that the kernel queues: the clients of a waking fleet connect all at once."""
 COLLECT_EVERY = 50_000
 """Allocations between two garbage collections: requests leave no cycles behind."""
-
-
-log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -101,12 +97,15 @@ class _Gateway:
             FLEET,
             MachineRecord,
             lambda machine: self.dispatcher.on_fleet_change(machine),  # noqa: PLW0108 - the dispatcher is built below
-            check=record_check(config),
+            check=lambda key, record: self.check_record(key, record),  # noqa: PLW0108 - a reload replaces it
         )
+        self.check_record = record_check(config)
+        self.fleet, self.budget = fleet, budget
         self.views = (fleet, keys, budget, months, wakes)
+        self.engine_keys = EngineKeys(config)
         gates = GateView(config, budget, budget.age)
         self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None)
-        self.memory = _buffer_memory(settings, runtime.workers)
+        self.memory = BufferMemory(*buffer_bounds(settings, runtime.workers, read_memory_limit()))
         self.limits = limits = RateLimiter(runtime.instance, now(), months)
         self.absence = BusAbsence(settings.unready_without_bus, runtime.monotonic())
         self.metrics = Metrics(runtime.registry, limits.hits)
@@ -141,21 +140,13 @@ class _Gateway:
             monotonic=runtime.monotonic,
         )
         wake_limits = WakeLimits(settings.wakes_per_hour, settings.wake_cost_per_day, wakes)
-        application = make_application(self._inference(limits, wake_limits), self._resources(fleet))
+        self.resources = self._resources(fleet)
+        application = make_application(self._inference(limits, wake_limits), self.resources)
         self.runner = web.AppRunner(application, handler_cancellation=True)
         self.sending: asyncio.Task[None] | None = None
-        self.metrics.unlogged = lambda: self.access_log.unlogged
-        add_gauges(
-            self.metrics,
-            connections=self.connections,
-            memory=self.memory,
-            scheduler=self.scheduler,
-            outbox=self.outbox,
-            now=now,
-        )
 
     def _inference(self, limits: RateLimiter, wake_limits: WakeLimits) -> Inference:
-        config, settings, now = self.runtime.config, self.runtime.config.gateway, self.runtime.now
+        settings, now = self.runtime.config.gateway, self.runtime.now
         admission = Admission(
             settings,
             self.scheduler,
@@ -169,7 +160,7 @@ class _Gateway:
         )
         upstream = Upstream(
             client=self.engines,
-            keys=EngineKeys(config),
+            keys=self.engine_keys,
             scheduler=self.scheduler,
             dispatcher=self.dispatcher,
             recorder=UsageRecorder(self.outbox, self.sender.wake, self.scheduler.breaker, self.metrics, now),
@@ -218,7 +209,28 @@ class _Gateway:
         runtime.health.add_check("outbox", lambda: self.outbox.fault)
         # Once its views are read, the gateway serves without the bus for a while.
         runtime.health.add_check("bus", self._bus_fault)
+        runtime.on_reload = self.reload
+        self.metrics.unlogged = lambda: self.access_log.unlogged
+        add_gauges(
+            self.metrics,
+            connections=self.connections,
+            memory=self.memory,
+            scheduler=self.scheduler,
+            outbox=self.outbox,
+            now=runtime.now,
+        )
         return self
+
+    def reload(self, config: Config) -> None:
+        """Follow new tiers, machines and models. Raises `Misconfigured` and changes nothing if a key is missing."""
+        self.engine_keys.update(config)
+        gates = GateView(config, self.budget, self.budget.age)
+        self.scheduler.update(config, gates if gates.limited_scopes else None)
+        self.authenticator.models, self.resources.config = config.models, config
+        self.dispatcher.config = config
+        self.check_record = record_check(config)
+        self.fleet.recheck()
+        self.dispatcher.update(config, gates)
 
     def _bus_fault(self) -> str | None:
         bus = self.runtime.bus
@@ -272,14 +284,6 @@ class _Gateway:
         self.outbox.close()
         self.access_log.report_suppressed()
         self.access_log.flush()
-
-
-def _buffer_memory(settings: GatewaySection, processes: int) -> BufferMemory:
-    most, of_key, least = settings.max_buffered_bytes, settings.max_buffered_bytes_per_key, settings.max_body_bytes
-    if most is None:
-        most = default_max_bytes(read_memory_limit(), processes, least)
-        log.info("buffer_memory_chosen", max_buffered_bytes=most)
-    return BufferMemory(most, default_max_bytes_per_owner(most, least) if of_key is None else of_key)
 
 
 async def _listen(runtime: Runtime, gateway: _Gateway) -> asyncio.Server:

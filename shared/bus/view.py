@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from shared.bus.ports import Bus, Changed, Handle, Rejections, Restarted, WatchEvent
 from shared.bus.subjects import name
 from shared.bus.topology import Bucket
-from shared.messages.codec import Unreadable, decode
+from shared.messages.codec import Unreadable, decode, encode
 
 M = TypeVar("M", bound=msgspec.Struct)
 D = TypeVar("D")
@@ -46,6 +47,8 @@ class View(Mapping[str, M], Generic[M]):
         self._synced = asyncio.Event()
         self._handle: Handle | None = None
         self._rejections: Rejections | None = None
+        self._refused: dict[str, tuple[Changed, float]] = {}
+        """The entries for which `check` raised, by key, and when each was stored by this process's clock."""
         self._rejected: dict[str, int] = {}
         """The revision at which each unreadable entry was reported, by key."""
 
@@ -58,6 +61,18 @@ class View(Mapping[str, M], Generic[M]):
     async def stop(self) -> None:
         if self._handle:
             await self._handle.stop()
+
+    def recheck(self) -> None:
+        """Apply `check` to every entry again: what it accepts has changed."""
+        refused = list(self._refused.values())
+        for key, (message, _) in list(self._values.items()):
+            try:
+                self._check(key, message)
+            except Unreadable:
+                change = Changed(key, encode(message), self.revision(key), self.age(key))
+                self._apply(change)
+        for change, stored_at in refused:
+            self._apply(replace(change, age_s=time.monotonic() - stored_at))
 
     def revision(self, key: str) -> int:
         return self._values[key][1]
@@ -93,19 +108,20 @@ class View(Mapping[str, M], Generic[M]):
                 self._seen.add(change.key)
             self._apply(change)
         else:
-            for key in set(self._values) - (self._seen or set()):
+            for key in {*self._values, *self._refused} - (self._seen or set()):
                 self._apply(Changed(key, None, 0))
             self._seen = None
             self._synced.set()
 
     def _apply(self, change: Changed) -> None:
         self._stored_at.pop(change.key, None)
+        self._refused.pop(change.key, None)
         if change.value is None:
             self._values.pop(change.key, None)
         else:
             try:
                 message = decode(change.value, self._kind)
-                self._check(change.key, message)
+                self._check_or_keep(change, message)
                 self._values[change.key] = (message, change.revision)
                 self._stored_at[change.key] = time.monotonic() - change.age_s
             except Unreadable as error:
@@ -119,6 +135,15 @@ class View(Mapping[str, M], Generic[M]):
             if self._rejections is None:
                 raise
             self._rejections.record(self._bucket.name, error, traceback=True, entry=change.key)
+
+    def _check_or_keep(self, change: Changed, message: M) -> None:
+        """Raise `Unreadable` if `check` does, and keep the entry for `recheck`."""
+        try:
+            self._check(change.key, message)
+        except Unreadable:
+            if len(self._refused) < MOST_REJECTED:
+                self._refused[change.key] = change, time.monotonic() - change.age_s
+            raise
 
     def _reject(self, entry: Changed, error: Unreadable) -> None:
         """Report an entry once: a restarted watch delivers it again."""

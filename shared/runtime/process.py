@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import gc
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -180,6 +181,7 @@ async def _supervise(service: str, section: ServiceSection, count: int, argument
     front, metrics = (section.host, port), (section.metrics_host, metrics_port)
     workers = Workers(service, front, metrics, count, options, drain_s=section.drain_s)
     stop_on_signals(workers.stop, workers.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.reload)
     return await workers.run()
 
 

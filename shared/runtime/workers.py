@@ -6,6 +6,7 @@ parent, which serves only their health and metrics.
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -58,6 +59,12 @@ class Workers:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def reload(self) -> None:
+        """Pass SIGHUP on to all workers that have started."""
+        for child in self.children:
+            if child.running is not None and child.process is not None and child.process.returncode is None:
+                child.process.send_signal(signal.SIGHUP)
 
     async def run(self) -> int:
         """Run the workers, and return the exit status once all have ended: 0 if each has drained.

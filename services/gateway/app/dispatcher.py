@@ -34,6 +34,16 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._started_at = self.now()
 
+    def update(self, config: Config, gates: GateView) -> None:
+        """Follow a new configuration: refuse requests that wait for a removed model, and dispatch the others."""
+        self.config, self.gates = config, gates
+        for model in self.scheduler.waiting_models():
+            if model not in config.models:
+                for ticket in self.scheduler.evict(model, self.scheduler.total_waiting):
+                    ticket.on_refuse(errors.model_not_found(model))
+        self.check_gates()
+        self.on_activity_change()
+
     def check_gate(self, model: str) -> None:
         """Raise `ApiError` (503) if the model's budget gate is closed."""
         if (reason := self.gates.model_closed_reason(model, self.now())) is not None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from shared.config.sections import GatewaySection
+
 ANONYMOUS = ""
 """Owner of bytes whose key is not known yet: at most one read per connection.
 
@@ -14,6 +16,13 @@ PER_OWNER_BYTES = 256 * 1024 * 1024
 """The highest default for one owner."""
 OWN_BYTES = 96 * 1024 * 1024
 """What a process needs beside its buffers: twice its idle size."""
+
+
+def buffer_bounds(settings: GatewaySection, processes: int, memory_limit: int | None) -> tuple[int, int]:
+    """Return how many bytes one process may buffer in total and for one owner."""
+    most, of_key, least = settings.max_buffered_bytes, settings.max_buffered_bytes_per_key, settings.max_body_bytes
+    most = default_max_bytes(memory_limit, processes, least) if most is None else most
+    return most, default_max_bytes_per_owner(most, least) if of_key is None else of_key
 
 
 def default_max_bytes(memory_limit: int | None, processes: int, least: int) -> int:

@@ -96,20 +96,28 @@ class RequestScheduler:
     """
 
     def __init__(self, config: Config, fleet: Mapping[str, MachineRecord], gates: GateView | None = None) -> None:
-        self._config = config
         self._fleet = fleet
+        self._machines: dict[str, _Machine] = {}
+        self.update(config, gates)
+        self._waiting: OrderedDict[str, Queue] = OrderedDict()
+        """By model; only models with waiting requests. The next model comes first."""
+        self.breaker = Breaker()
+        self.total_waiting = 0
+
+    def update(self, config: Config, gates: GateView | None) -> None:
+        """Follow a new configuration. Requests stay where they are, on removed machines too."""
+        self._config = config
         self._gates = gates
-        self._machines = {m.id: _Machine(m.id, config.tiers[m.tier].max_concurrency) for m in config.machine}
+        used = {machine.id: machine for machine in self._machines.values() if machine.in_flight}
+        self._machines = used | {m.id: self._machines.get(m.id) or _Machine(m.id, 0) for m in config.machine}
+        for m in config.machine:
+            self._machines[m.id].room = config.tiers[m.tier].max_concurrency
         self._tiers = {
             model.name: [
                 (tier, [self._machines[m.id] for m in config.machine if m.tier == tier]) for tier in model.lineup
             ]
             for model in config.model
         }
-        self._waiting: OrderedDict[str, Queue] = OrderedDict()
-        """By model; only models with waiting requests. The next model comes first."""
-        self.breaker = Breaker()
-        self.total_waiting = 0
 
     @property
     def total_in_flight(self) -> int:
@@ -141,7 +149,7 @@ class RequestScheduler:
 
     def is_awake(self, model: str) -> bool:
         """Return whether any of the model's machines is ready, even if it is full."""
-        return any(self._ready(machine) for _, machines in self._tiers[model] for machine in machines)
+        return any(self._ready(machine) for _, machines in self._tiers.get(model, ()) for machine in machines)
 
     def is_servable(self, model: Model) -> bool:
         """Return whether any machine could serve the model: its lineup has one that is not gone."""
@@ -159,7 +167,7 @@ class RequestScheduler:
         A machine that the breaker has paused is used only if there is no other. `exclude` names a machine never to use.
         """
         spared: list[_Machine] = []
-        for tier, machines in self._tiers[model]:
+        for tier, machines in self._tiers.get(model, ()):
             if self._gates is not None and self._gates.tier_closed_reason(tier, now) is not None:
                 continue
             free = [m for m in machines if m.in_flight < m.room and m.id != exclude and self._ready(m)]
@@ -243,9 +251,11 @@ class RequestScheduler:
     def activity(self, revision: Callable[[str], int], now: float) -> dict[str, MachineActivity]:
         """Return what the waker is told of each machine in the fleet; `revision` returns that of a machine's record."""
         reports: dict[str, MachineActivity] = {}
-        for machine, record in self._fleet.items():
-            use = self._machines[machine]
-            is_drained = record.state == "draining" and use.in_flight == 0
+        for machine, use in self._machines.items():
+            record = self._fleet.get(machine)
+            if record is None and not use.in_flight:
+                continue
+            is_drained = record is not None and record.state == "draining" and use.in_flight == 0
             reports[machine] = MachineActivity(
                 in_flight=use.in_flight,
                 last_used_at=use.last_used_at,

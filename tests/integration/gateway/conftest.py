@@ -94,11 +94,12 @@ class Front:
         phase: Phase | None = None,
         ready_at: float | None = None,
         max_model_len: int | None = None,
+        tier: str | None = None,
     ) -> int:
         """Write the machine's record as the waker does; returns its revision."""
         record = MachineRecord(
             machine=machine,
-            tier={"m1": "first", "m2": "second"}.get(machine, machine),
+            tier=tier or {"m1": "first", "m2": "second"}.get(machine, machine),
             state=state,
             provider_state="as the test says",
             endpoint=endpoint,

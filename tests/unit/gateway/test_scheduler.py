@@ -338,3 +338,21 @@ def test_the_oldest_arrival_is_that_of_any_key_and_model() -> None:
     assert scheduler.oldest_arrival == 1.0
     scheduler.remove(next(iter(scheduler.waiting("n"))))
     assert scheduler.oldest_arrival == 2.0
+
+
+def test_an_update_leaves_requests_where_they_are() -> None:
+    fleet = {"s1": record("s1", "ready")}
+    scheduler = RequestScheduler(CONFIG, fleet)
+    assert scheduler.acquire("m", "k", 0.0) is not None
+    tiers = ONE_MODEL.split("[[machine]]", maxsplit=1)[0]
+    without = parse(f'{tiers}[[model]]\nname = "n"\nlineup = ["dear"]\n', "test")
+    scheduler.update(without, None)
+    fleet.clear()
+    assert scheduler.acquire("m", "k", 0.0) is None, "a removed model has no machines"
+    activity = scheduler.activity(lambda _machine: 1, 0.0)
+    assert {name: report.in_flight for name, report in activity.items()} == {"s1": 1}, "the waker must not stop it"
+    assert scheduler.release("s1", 1.0)
+    assert scheduler.activity(lambda _machine: 1, 2.0) == {}
+    scheduler.update(CONFIG, None)
+    fleet["s1"] = record("s1", "ready")
+    assert [scheduler.acquire("m", "k", 3.0) is not None for _ in range(3)] == [True, True, False]

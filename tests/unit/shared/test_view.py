@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import KEYS
 from shared.bus.view import View
-from shared.messages.codec import encode
+from shared.messages.codec import Unreadable, encode
 from shared.messages.keys import KeyRecord
 from shared.runtime import logs
 
@@ -117,3 +117,27 @@ async def test_the_log_names_the_entry_that_cannot_be_read(view: View[KeyRecord]
     assert [line["entry"] for line in lines] == ["=FF", "c"]
     assert not any(line.keys() & logs.REDACTED for line in lines)
     assert set(view) == {"a", "b"}
+
+
+async def test_a_changed_check_is_applied_to_what_is_there_and_to_what_it_refused(memory: Missing) -> None:
+    accepted = {"a"}
+    changed: list[str] = []
+
+    def check(key: str, _record: KeyRecord) -> None:
+        if key not in accepted:
+            raise Unreadable("not yet")
+
+    view = View(KEYS, KeyRecord, changed.append, check=check)
+    await view.start(memory)
+    for name in ("a", "b", "c"):
+        await memory.put(KEYS, name, encode(_key(name)))
+    assert list(view) == ["a"]
+    await memory.delete(KEYS, "c")
+    accepted = {"b", "c"}
+    changed.clear()
+    view.recheck()
+    assert (dict(view), changed) == ({"b": _key("b")}, ["a", "b"])
+    assert (view.revision("b"), view.age("b") < 60) == (2, True)
+    accepted = {"a"}
+    view.recheck()
+    assert dict(view) == {"a": _key("a")}
