@@ -26,6 +26,8 @@ parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJ
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)[ \t]+(\d+)\r\n")
 
 WEBSOCKET_SCHEMES = ("ws", "wss")
+MAX_ERRORS = 100
+"""Different errors that one connection logs."""
 SCHEMES = ("nats", "tls", *WEBSOCKET_SCHEMES)
 
 
@@ -60,23 +62,23 @@ class TolerantClient(Client):
 
 
 class ConnectionReport:
-    """Logs what happens to the connection: each error once, as a server that is gone causes the same one five times a
-    second."""
+    """Logs what happens to the connection. While servers are gone, the same errors come five times a second."""
 
     def __init__(self) -> None:
         self.last_error = ""
         self.closing = False
+        self._logged: set[str] = set()
 
     async def on_disconnect(self) -> None:
-        self.last_error = ""
+        self._logged.clear()
         if not self.closing:
             log.warning("bus_disconnected")
 
     async def on_error(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
-        if self.last_error != text:
-            self.last_error = text
-            log.warning("bus_error_reported", error=text)
+        self.last_error = str(error) or type(error).__name__
+        if self.last_error not in self._logged and len(self._logged) < MAX_ERRORS:
+            self._logged.add(self.last_error)
+            log.warning("bus_error_reported", error=self.last_error)
 
 
 def _printable(subject: bytes) -> bytes:

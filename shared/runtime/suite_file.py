@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -100,13 +99,22 @@ def bus_access(config: Config, data_dir: Path, role: str) -> BusAccess:
     The servers come from the environment (a URL may hold a password), the configuration or the running suite.
     """
     bus = config.bus
-    if url := environment(BUS_URL_VARIABLE):
-        access = replace(BusAccess.of(url), ca_file=bus.ca_file, creds_file=bus.creds_file, nkey_file=bus.nkey_file)
-    elif urls := bus.urls or ((bus.url,) if bus.url else ()):
+    if urls := _named_servers(config):
         access = BusAccess(urls=urls, ca_file=bus.ca_file, creds_file=bus.creds_file, nkey_file=bus.nkey_file)
     else:
         access = _embedded(data_dir)
     return access.for_role(role)
+
+
+def has_named_bus(config: Config) -> bool:
+    """Return whether the bus is a server that somebody else runs."""
+    return bool(_named_servers(config))
+
+
+def _named_servers(config: Config) -> tuple[str, ...]:
+    if url := environment(BUS_URL_VARIABLE):
+        return BusAccess.of(url).urls
+    return config.bus.urls or ((config.bus.url,) if config.bus.url else ())
 
 
 def _embedded(data_dir: Path) -> BusAccess:

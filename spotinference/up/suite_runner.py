@@ -15,7 +15,6 @@ from pathlib import Path
 
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
-from shared.config.load import environment
 from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.codec import encode
@@ -67,7 +66,7 @@ class SuiteRunner:
         logs = LogFiles(self._data_dir, self._err.write)
         tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._retry_write_suite())]
         try:
-            if environment(suite_file.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
+            if not suite_file.has_named_bus(self._config):
                 tasks.append(await self._start_bus())
             else:
                 access = suite_file.bus_access(self._config, self._data_dir, "setup")

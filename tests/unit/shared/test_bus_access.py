@@ -11,7 +11,7 @@ from shared.bus.subjects import activity, check_sender, limits, replica
 from shared.config.load import parse
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable
-from shared.runtime.suite_file import BUS_URL_VARIABLE, bus_access
+from shared.runtime.suite_file import BUS_URL_VARIABLE, bus_access, has_named_bus
 
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
 
@@ -29,6 +29,13 @@ def test_several_urls_come_from_the_environment(tmp_path: Path, monkeypatch: pyt
     access = bus_access(parse('[bus]\nurl = "nats://c:3"\n', "c"), tmp_path, "meter")
     assert access.urls == ("nats://a:1", "nats://u:secret@b:2")
     assert access.shown() == "nats://a:1, nats://b:2"
+
+
+@pytest.mark.parametrize(
+    ("toml", "named"), [("", False), ('[bus]\nurl = "nats://a"\n', True), ('[bus]\nurls = ["nats://a"]\n', True)]
+)
+def test_a_bus_that_is_named_is_not_run_by_up(toml: str, *, named: bool) -> None:
+    assert has_named_bus(parse(toml, "c")) is named
 
 
 @pytest.mark.parametrize(
