@@ -20,13 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.billing.adapters import tables
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.revision_store import SqlRevisionStore
+from services.billing.adapters.schema import MIGRATIONS
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_publisher import published_revision
 from services.billing.core.utc_time import day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
-from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

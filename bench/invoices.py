@@ -26,11 +26,11 @@ from bench.meter import postgres
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.adapters.invoice_store import SqlInvoiceStore
+from services.billing.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.billing.core.invoice_files.columns import sql_literal
 from services.billing.core.invoice_files.delivery import Delivery
 from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import day_window
-from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.invoices import DeliveredFile
 from tests.kit.postgres import asynchronous

@@ -114,25 +114,33 @@ async def migrated_engine(
         await engine.dispose()
 
 
+async def migrate(url: str, scripts: Path, *, version_table: str) -> schema.Revisions:
+    """Migrate the schema once. Raises one of `DATABASE_ERRORS`; `SchemaMismatch` names the database too."""
+    engine = create_engine(url, is_bounded=False)
+    try:
+        return await schema.migrate(engine, scripts, version_table=version_table)
+    except SchemaMismatch as error:
+        raise SchemaMismatch(f"{without_secrets(url)}: {error}") from error
+    finally:
+        await engine.dispose()
+
+
 async def _migrate_when_available(
     url: str, scripts: Path, version_table: str, on_fault: Callable[[str | None], None]
 ) -> schema.Revisions:
-    engine = create_engine(url, is_bounded=False)
-    try:
-        while True:
-            try:
-                revisions = await schema.migrate(engine, scripts, version_table=version_table)
-                on_fault(None)
-                return revisions
-            except SchemaMismatch as error:
-                raise SchemaMismatch(f"{without_secrets(url)}: {error}") from error
-            except DATABASE_ERRORS as error:
-                reason = describe(error)
-                on_fault(f"the database cannot be used yet: {reason}")
-                log.warning("database_connect_failed", database=without_secrets(url), reason=reason)
-                await asyncio.sleep(CONNECT_RETRY_SECONDS)
-    finally:
-        await engine.dispose()
+    while True:
+        try:
+            revisions = await migrate(url, scripts, version_table=version_table)
+        except SchemaMismatch:
+            raise
+        except DATABASE_ERRORS as error:
+            reason = describe(error)
+            on_fault(f"the database cannot be used yet: {reason}")
+            log.warning("database_connect_failed", database=without_secrets(url), reason=reason)
+            await asyncio.sleep(CONNECT_RETRY_SECONDS)
+        else:
+            on_fault(None)
+            return revisions
 
 
 def without_secrets(url: str) -> str:

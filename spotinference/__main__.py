@@ -11,6 +11,7 @@ COMMANDS = {
     "up": "Run all services on this host.",
     "demo": "Show the whole system once, step by step.",
     "check": "Validate the configuration and try what it connects to.",
+    "setup": "Prepare the bus and the databases for this version.",
     "provision": "Create the streams, consumers and buckets on the bus.",
     "nats-config": "Print the bus's users and permissions for its server.",
     "doctor": "Verify a day's counts, from the engines to the report.",

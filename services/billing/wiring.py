@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,6 +19,7 @@ from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.adapters.invoice_store import SqlInvoiceStore
 from services.billing.adapters.payable_store import SqlPayableStore
 from services.billing.adapters.revision_store import SqlRevisionStore
+from services.billing.adapters.schema import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
 from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.budget_gates import BudgetGates
@@ -52,9 +52,6 @@ from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
-BOOKS_FILE = "books.sqlite"
-MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
-VERSION_TABLE = "books_version"
 GATE_SECONDS = 10.0
 """How often the gates are updated; a machine that changes its state triggers an update at once."""
 DAILY_SECONDS = 60.0

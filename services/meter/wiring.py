@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,6 +15,7 @@ from services.meter.adapters.gap_store import SqlGapStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.adapters.quarantine_store import SqlQuarantineStore
+from services.meter.adapters.schema import LEDGER_FILE, MIGRATIONS, VERSION_TABLE
 from services.meter.adapters.scraper import MetricsScraper
 from services.meter.adapters.sealing import Sealer
 from services.meter.app.audit_leader import AuditLeader
@@ -43,9 +43,6 @@ from shared.tasks import cancel_and_wait
 log = structlog.get_logger()
 
 COMPARISON = "comparison with the marks"
-LEDGER_FILE = "ledger.sqlite"
-MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
-VERSION_TABLE = "ledger_version"
 SWEEP_SECONDS = 10.0
 """After the bus lost its data: how long an outbox keeps events needlessly, and a quota is unknown."""
 SEALING_STEPS = 10

@@ -16,6 +16,7 @@ from services.billing.adapters.band_store import SqlBandStore
 from services.billing.adapters.day_fingerprints import SqlDayFingerprints
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.revision_store import SqlRevisionStore
+from services.billing.adapters.schema import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
@@ -23,7 +24,6 @@ from services.billing.app.report_cache import ReportCache
 from services.billing.app.report_publisher import published_revision
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
-from services.billing.wiring import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
 from services.billing.wiring import service as billing_service
 from services.meter.wiring import service as meter_service
 from shared import database

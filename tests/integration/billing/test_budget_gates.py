@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.billing.adapters.accrual_store import SqlAccrualStore
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.revision_store import SqlRevisionStore
+from services.billing.adapters.schema import MIGRATIONS
 from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.budget_gates import BudgetGates
 from services.billing.app.day_reports import DayReports
@@ -24,7 +25,6 @@ from services.billing.app.report_publisher import published_revision
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
-from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

@@ -3,11 +3,11 @@
 from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, func, select
 
+from services.billing.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.billing.adapters.tables import transitions
 from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.fleet_journal import FleetJournalReader
 from services.billing.metrics import Metrics
-from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.band_store import SqlBandStore
+from services.billing.adapters.schema import MIGRATIONS
 from services.billing.adapters.tables import bands as bands_table
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.meter_client import MeterClient
@@ -19,7 +20,6 @@ from services.billing.app.report_cache import ReportCache
 from services.billing.app.statements import Statements
 from services.billing.ports import BandBasis
 from services.billing.settings import settings
-from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

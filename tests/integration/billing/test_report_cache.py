@@ -12,6 +12,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.day_fingerprints import SqlDayFingerprints
+from services.billing.adapters.schema import MIGRATIONS
 from services.billing.adapters.tables import (
     accruals,
     cost_rows,
@@ -24,7 +25,6 @@ from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.utc_time import Window, day_of, day_window
-from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

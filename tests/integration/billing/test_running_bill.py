@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.accrual_store import SqlAccrualStore, accrued_in
 from services.billing.adapters.hyperstack_bill import PAGE_SIZE, HyperstackBill
+from services.billing.adapters.schema import MIGRATIONS
 from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.core.allocation.accrual import Accrual, BillReading
 from services.billing.core.money import to_usd
 from services.billing.core.utc_time import Window
 from services.billing.metrics import Metrics
-from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.clouds.hyperstack import HyperstackAccount, HyperstackError
 from shared.clouds.throttle import Throttle

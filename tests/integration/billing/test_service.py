@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.adapters.invoice_store import SqlInvoiceStore
+from services.billing.adapters.schema import MIGRATIONS
 from services.billing.core.invoice_files.delivery import Delivery, Snapshot
 from services.billing.core.invoice_files.import_settings import ImportSettings
-from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meter.adapters.audit_store import SqlAuditStore
 from services.meter.adapters.engine_store import SqlEngineStore
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.adapters.tables import events, horizon, rollups
 from services.meter.core.batch import parse_batch
 from services.meter.core.day import day_of, parse_day
@@ -18,7 +19,6 @@ from services.meter.core.day_audit import audit_day, list_faults
 from services.meter.core.engine_counters import EngineCounters
 from services.meter.core.engine_readings import EngineReading
 from services.meter.core.fleet_event import EVENT_RETENTION_S, FleetEvent, FleetEventKind
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent

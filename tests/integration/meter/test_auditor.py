@@ -9,12 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters.audit_store import SqlAuditStore
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.app.auditor import Auditor
 from services.meter.core.batch import parse_batch
 from services.meter.core.day import Day
 from services.meter.core.day_audit import LedgerDay
 from services.meter.metrics import AuditMetrics
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

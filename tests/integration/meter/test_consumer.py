@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.app.consumer import Consumer
 from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
@@ -21,7 +22,6 @@ from services.meter.core.day import parse_day
 from services.meter.core.day_tokens import build_tokens
 from services.meter.core.record_result import RecordResult
 from services.meter.metrics import Metrics
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

@@ -14,12 +14,12 @@ from sqlalchemy import func, inspect, select, text
 from services.meter.adapters import tables
 from services.meter.adapters.gap_store import SqlGapStore
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.adapters.tables import conflicts, events, quarantine, rollups
 from services.meter.core.batch import parse_batch
 from services.meter.core.day import Day, parse_day
 from services.meter.core.day_tokens import DayFacts, build_tokens
 from services.meter.core.rollups import add_sums
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent

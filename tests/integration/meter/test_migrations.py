@@ -13,6 +13,7 @@ from sqlalchemy import MetaData, func, insert, select
 
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.core.batch import parse_batch
 from services.meter.core.day import parse_day
 from services.meter.core.day_tokens import build_tokens
@@ -26,7 +27,6 @@ from services.meter.core.rollups import (
     minute_totals,
 )
 from services.meter.core.sequence_ranges import merge_ranges, single_range
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database, schema
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.core.batch import parse_batch
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus

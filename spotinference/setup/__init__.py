@@ -1,0 +1,1 @@
+"""`spotinference setup`: create the streams, consumers and buckets on the bus."""
