@@ -14,6 +14,8 @@ COMMANDS = {
     "setup": "Prepare the bus and the databases for this version.",
     "provision": "Create the streams, consumers and buckets on the bus.",
     "nats-config": "Print the bus's users and permissions for its server.",
+    "backup": "Save the databases and what only the bus has.",
+    "restore": "Restore a backup into an empty bus.",
     "doctor": "Verify a day's counts, from the engines to the report.",
     "keys": "Create, list and revoke API keys.",
     "fleet": "Show the machines.",

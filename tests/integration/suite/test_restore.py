@@ -252,6 +252,38 @@ async def test_a_bus_restored_alone_goes_on_from_its_copy(tmp_path: Path, engine
 
 
 @pytest.mark.long
+async def test_figures_are_identical_after_bus_and_databases_were_lost_together(tmp_path: Path, engine: Engine) -> None:
+    data, copy = tmp_path / "data", str(tmp_path / "copy")
+    day = (datetime.now(UTC) - timedelta(days=3)).date().isoformat()
+    figures = (("usage", "--days", "2", "--by", "model,tier,key"), ("report", "--day", day), ("invoice", "list"))
+
+    def lose() -> None:
+        shutil.rmtree(data / "bus")
+        for database in data.glob("*.sqlite*"):
+            database.unlink()
+
+    async with trial(tmp_path, engine) as it:
+        revoked = await it.make_key("revoked")
+        await it.revoke(revoked)
+        await import_invoice(it, day, "1.00")
+        await it.traffic.pause()
+        await it.expect_counts()
+        before = [await it.suite.json(*words, "--json") for words in figures]
+        saved = await it.suite.command("backup", copy)
+        assert saved.status == 0, saved
+        assert await it.suite.stop() == 0
+        await asyncio.to_thread(lose)
+        restored = await it.suite.command("restore", copy)
+        assert restored.status == 0, restored
+        await it.suite.start()
+        assert [await it.suite.json(*words, "--json") for words in figures] == before
+        assert not await it.accepts(revoked)
+        it.traffic.resume()
+        await it.traffic.more(5)
+        await it.expect_recovered()
+
+
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_books_restored_alone_name_the_missing_reports(tmp_path: Path, engine: Engine) -> None:
     books, copy = tmp_path / "data" / "books.sqlite", tmp_path / "copy.sqlite"

@@ -1,0 +1,1 @@
+"""`spotinference backup`: save the databases and what only the bus has."""

@@ -1,0 +1,53 @@
+"""Ledger and books in a backup: SQLite files by SQLite's own copy, which is consistent while they are in use."""
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from services.billing.adapters.schema import BOOKS_FILE
+from services.meter.adapters.schema import LEDGER_FILE
+from shared.config.sections import Config
+from shared.database import database_url
+from shared.errors import Rejected
+
+
+def sqlite_files(config: Config, data_dir: Path) -> list[Path]:
+    """The SQLite databases of this host, ledger first; none if they are on a server."""
+    urls = [make_url(database_url(config, data_dir, name)) for name in (LEDGER_FILE, BOOKS_FILE)]
+    return list(dict.fromkeys(Path(url.database or "") for url in urls if url.get_backend_name() == "sqlite"))
+
+
+def save_database(source: Path, folder: Path) -> None:
+    """Copy a database, whoever writes to it. Raises `Rejected` if it cannot be read."""
+    target = folder / source.name
+    try:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        opened = sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)
+        with closing(opened) as original, closing(sqlite3.connect(target)) as copy:
+            original.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+    except (sqlite3.Error, OSError) as error:
+        raise Rejected(f"{source}: {error}") from error
+
+
+def check_free(target: Path) -> None:
+    """Raise `Rejected` if a database is there."""
+    for path in (target, *(target.with_name(target.name + end) for end in ("-wal", "-shm"))):
+        if path.exists():
+            raise Rejected(f"{path}: exists: stop the suite, and move it away first")
+
+
+def restore_database(folder: Path, target: Path) -> None:
+    """Put a copy in place. Raises `Rejected` if that fails."""
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".new")
+        shutil.copyfile(folder / target.name, partial)
+        partial.chmod(0o600)
+        partial.replace(target)
+    except OSError as error:
+        raise Rejected(f"{target}: {error.strerror}") from error

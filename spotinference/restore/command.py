@@ -1,0 +1,100 @@
+"""The command `restore`."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+import msgspec
+
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.jetstream_snapshot import make_room, restore_stream
+from shared.bus.provision import provision
+from shared.bus.topology import KEYS
+from shared.messages.codec import encode
+from shared.messages.keys import KeyRecord
+from shared.runtime import suite_file
+from spotinference.backup.databases import check_free, restore_database, sqlite_files
+from spotinference.backup.files import Manifest, SavedKey, read_manifest, stream_path
+from spotinference.context import BUS_SECONDS, Context, suite_options
+from spotinference.keys.store import read_keys
+from spotinference.terminal import print_line
+from spotinference.up.environment import child_environment
+from spotinference.up.nats_server import NatsServer
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@suite_options
+def restore(context: Context, folder: Path) -> None:
+    """Restore the backup in DIR into an empty bus and in the place of databases that are gone.
+
+    Stop all services first. A PostgreSQL database is restored with pg_restore. A key stays revoked if it is revoked
+    here or in the backup.
+    """
+    manifest = read_manifest(folder)
+    targets = [
+        file for file in sqlite_files(context.config(), context.data_dir.resolve()) if file.name in manifest.databases
+    ]
+    for target in targets:
+        check_free(target)
+    keys = asyncio.run(_restore_bus(context, folder, manifest))
+    for target in targets:
+        restore_database(folder, target)
+    print_line(f"restored {keys} keys, {len(manifest.streams)} streams and {len(targets)} databases")
+
+
+async def _restore_bus(context: Context, folder: Path, manifest: Manifest) -> int:
+    replicas = context.config().bus.replicas
+    async with _empty_bus(context) as bus:
+        await make_room(bus, manifest.streams)
+        for name, description in manifest.streams.items():
+            with stream_path(folder, name).open("rb") as file:
+                await restore_stream(bus, name, description, file, replicas=replicas)
+        await provision(bus, replicas=replicas)
+        return await restore_keys(bus, manifest.keys)
+
+
+async def restore_keys(bus: JetStreamBus, saved: tuple[SavedKey, ...]) -> int:
+    """Create the keys that are missing, and revoke those that the backup has as revoked. Return how many changed."""
+    present = {digest: (record, revision) for digest, record, revision in await read_keys(bus)}
+    changed = 0
+    for key in saved:
+        if key.digest not in present:
+            await bus.create(KEYS, key.digest, encode(key.record))
+        else:
+            record, revision = present[key.digest]
+            merged = _revoked_if_either(record, key.record)
+            if merged == record:
+                continue
+            await bus.update(KEYS, key.digest, encode(merged), revision=revision)
+        changed += 1
+    return changed
+
+
+def _revoked_if_either(record: KeyRecord, saved: KeyRecord) -> KeyRecord:
+    """The record as it is, and revoked if either is: no restore lifts a revocation."""
+    return record if record.revoked_at is not None else msgspec.structs.replace(record, revoked_at=saved.revoked_at)
+
+
+@asynccontextmanager
+async def _empty_bus(context: Context) -> AsyncIterator[JetStreamBus]:
+    """The configured bus, or the server of a suite that does not run, started for this."""
+    if suite_file.has_named_bus(context.config()) or suite_file.read(context.data_dir) is not None:
+        access = suite_file.bus_access(context.config(), context.data_dir, "setup")
+        async with connect(access, name="spotinference", wait=BUS_SECONDS) as bus:
+            yield bus
+        return
+    data_dir = suite_file.open_data_dir(context.data_dir)
+    (data_dir / "logs").mkdir(exist_ok=True)
+    server = NatsServer(
+        data_dir / "bus", data_dir / "logs" / "bus.log", child_environment("bus", os.environ, context.config())
+    )
+    await server.start()
+    try:
+        async with connect(server.access("setup"), name="spotinference", wait=BUS_SECONDS) as bus:
+            yield bus
+    finally:
+        await server.stop()

@@ -1,0 +1,114 @@
+"""`backup` and `restore`: what only the bus has comes back, and no revoked key does."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.topology import FLEET_JOURNAL, INVOICES, KEYS, REPORTS, WAKER
+from shared.messages.codec import encode
+from shared.messages.waker import CommandIssued
+from shared.runtime.suite_file import BUS_URL_VARIABLE
+from spotinference.keys.store import create_key, read_keys
+from tests.integration.suite.conftest import Shell
+from tests.kit.nats_server import NatsServer, nats_binary
+from tests.kit.waiting import PATIENCE_SECONDS
+
+
+@asynccontextmanager
+async def _second_bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[JetStreamBus]:
+    """An empty bus, to which commands are led from now on."""
+    binary = nats_binary()
+    assert binary is not None
+    server = NatsServer(binary, folder)
+    server.start()
+    monkeypatch.setenv(BUS_URL_VARIABLE, server.url)
+    try:
+        async with connect(server.url, name="test", wait=PATIENCE_SECONDS) as bus:
+            yield bus
+    finally:
+        server.stop()
+
+
+def _lose(data_dir: Path) -> None:
+    for file in data_dir.glob("ledger.sqlite*"):
+        file.unlink()
+
+
+def _others_may(folder: Path) -> set[int]:
+    """The permissions of other users."""
+    return {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())}
+
+
+async def _fill(bus: JetStreamBus, data_dir: Path) -> None:
+    for number in range(300):
+        entry = CommandIssued(at=float(number), machine="m1", order="cordon", by="x" * 900)
+        await bus.publish("fleet.journal.m1", encode(entry), message_id=str(number))
+    await bus.put(WAKER, "orders", b"old")
+    await bus.put(WAKER, "orders", b"new")
+    await bus.put(REPORTS, "published.a", b"figures")
+    await bus.put_object(INVOICES, "bill.csv", b"a,b\n" * 200_000)
+    with sqlite3.connect(data_dir / "ledger.sqlite") as ledger:
+        ledger.execute("PRAGMA journal_mode=WAL")
+        ledger.execute("CREATE TABLE events (id TEXT)")
+        ledger.execute("INSERT INTO events VALUES ('e1')")
+
+
+async def test_lost_bus_and_database_come_back_as_they_were(
+    shell: Shell,
+    bus: JetStreamBus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    await _fill(bus, tmp_path)
+    _, secret = await create_key(bus, name="kept")
+    saved = await shell("backup", str(tmp_path / "copy"))
+    assert saved.exit_code == 0, saved.output
+    assert _others_may(tmp_path / "copy") == {0}
+    journal, orders = await bus.read(FLEET_JOURNAL), await bus.get(WAKER, "orders")
+    assert (await shell("restore", str(tmp_path / "copy"))).exit_code == 1  # nothing is lost yet
+
+    _lose(tmp_path)
+    async with _second_bus(tmp_path_factory.mktemp("second"), monkeypatch) as restored:
+        result = await shell("restore", str(tmp_path / "copy"))
+        assert result.exit_code == 0, result.output
+        assert await restored.read(FLEET_JOURNAL) == journal
+        assert await restored.get(WAKER, "orders") == orders
+        assert await restored.get_object(INVOICES, "bill.csv") == b"a,b\n" * 200_000
+        assert [record.name for _, record, _ in await read_keys(restored)] == ["kept"]
+        assert secret not in (tmp_path / "copy" / "manifest.json").read_text()
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.execute("SELECT id FROM events").fetchall() == [("e1",)]
+
+
+async def test_key_that_was_revoked_after_the_backup_stays_revoked(
+    shell: Shell, bus: JetStreamBus, tmp_path: Path
+) -> None:
+    key_id, _ = await create_key(bus, name="leaked")
+    _, _ = await create_key(bus, name="kept")
+    assert (await shell("backup", str(tmp_path / "copy"))).exit_code == 0
+    assert (await shell("keys", "revoke", key_id)).exit_code == 0
+    kept = next(digest for digest, record, _ in await read_keys(bus) if record.name == "kept")
+    await bus.delete(KEYS, kept)
+
+    restored = await shell("restore", str(tmp_path / "copy"))
+    assert restored.exit_code == 0, restored.output
+    assert {record.name: record.revoked_at is not None for _, record, _ in await read_keys(bus)} == {
+        "leaked": True,
+        "kept": False,
+    }
+
+
+async def test_backup_needs_a_new_folder_and_restore_a_complete_one(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "something").touch()
+    result = await shell("backup", str(folder))
+    assert (result.exit_code, "not empty" in result.output) == (1, True)
+    result = await asyncio.wait_for(shell("restore", str(folder)), PATIENCE_SECONDS)
+    assert (result.exit_code, "manifest.json is missing" in result.output) == (1, True)
