@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import nats
 import nats.errors
@@ -115,7 +116,9 @@ class JetStreamBus:
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         self._check()
         async with unavailable(f"read {stream.name}"):
-            subscription, stored = await subscribe_stored(self.js, stream.name, subject, DeliverPolicy.ALL)
+            subscription, stored = await subscribe_stored(
+                self.js, stream.name, subject, DeliverPolicy.ALL, name=uuid4().hex
+            )
             try:
                 messages = [await subscription.next_msg(CALL_SECONDS) for _ in range(stored)]
             finally:

@@ -1,6 +1,7 @@
 """Reads a stream of any size page by page, without touching its durable consumers."""
 
 from datetime import UTC, datetime
+from uuid import uuid4
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -43,7 +44,10 @@ async def read_page(
 
 def _from(after: int, since: float | None) -> ConsumerConfig:
     config = ConsumerConfig(
-        ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=INACTIVE_SECONDS
+        name=uuid4().hex,
+        ack_policy=AckPolicy.NONE,
+        deliver_policy=DeliverPolicy.ALL,
+        inactive_threshold=INACTIVE_SECONDS,
     )
     if after:
         config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, after + 1

@@ -72,10 +72,14 @@ class Stop:
 
 
 async def subscribe_stored(
-    js: JetStreamContext, stream: str, subject: str, policy: DeliverPolicy
+    js: JetStreamContext, stream: str, subject: str, policy: DeliverPolicy, *, name: str | None = None
 ) -> tuple[JetStreamContext.PushSubscription, int]:
-    """Subscribe to a stream's stored and future messages. Returns the subscription and how many are stored now."""
-    config = ConsumerConfig(filter_subject=subject, deliver_policy=policy)
+    """Subscribe to a stream's stored and future messages. Returns the subscription and how many are stored now.
+
+    `name` is the consumer's: without one, a user may not make it where a stream has durable consumers. The client
+    cannot replace a named one after a gap.
+    """
+    config = ConsumerConfig(name=name, filter_subject=subject, deliver_policy=policy)
     subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True, config=config)
     info = await subscription.consumer_info()
     # A delivered message may still be on its way. Both counts are of the same moment.

@@ -32,6 +32,8 @@ class Row:
     consumes: tuple[Consumer, ...] = ()
     streams: tuple[Stream, ...] = ()
     """Streams that it reads from any position, without a durable consumer."""
+    pages: tuple[Stream, ...] = ()
+    """The same, page by page."""
     last: tuple[Stream, ...] = ()
     """Streams of which it gets the last message of a subject."""
     backlogs: tuple[Consumer, ...] = ()
@@ -65,7 +67,7 @@ ROWS: Mapping[Role, Row] = {
         writes=(topology.METER, topology.MONTHS),
         keys=((topology.LEASES, subjects.METER_LEASE), (topology.REPORTS, subjects.audit_key("*"))),
         consumes=(topology.LEDGER, topology.AUDIT),
-        streams=(topology.USAGE, topology.FLEET_JOURNAL),
+        pages=(topology.USAGE, topology.FLEET_JOURNAL),
         responds=subjects.METER_REQUESTS,
     ),
     "billing": Row(
@@ -74,7 +76,7 @@ ROWS: Mapping[Role, Row] = {
         writes=(topology.BUDGET,),
         keys=((topology.LEASES, subjects.BILLING_LEASE), (topology.REPORTS, subjects.published_key("*"))),
         consumes=(topology.BOOKS,),
-        streams=(topology.FLEET_JOURNAL,),
+        pages=(topology.FLEET_JOURNAL,),
         puts=(topology.INVOICES, topology.BOOKS_FILES),
         requests=(subjects.METER_TOKENS,),
         responds=subjects.BILLING_REQUESTS,
@@ -113,18 +115,19 @@ def permissions(role: Role, user: str) -> Permissions:
     row = ROWS[role]
     publish = [subject.replace(OWN, subjects.token(user)) for subject in (*row.publishes, *row.requests)]
     for bucket in (*row.reads, *row.writes, *(bucket for bucket, _ in row.keys)):
-        publish += [*_follow(f"KV_{bucket.name}"), f"$JS.API.STREAM.MSG.GET.KV_{bucket.name}"]
+        publish += _read(f"KV_{bucket.name}")
     publish += [f"$JS.API.STREAM.INFO.KV_{bucket.name}" for bucket in row.writes_blindly]
     publish += [f"$KV.{bucket.name}.>" for bucket in (*row.writes, *row.writes_blindly)]
     publish += [f"$KV.{bucket.name}.{key}" for bucket, key in row.keys]
     for consumer in row.consumes:
         publish += [_next(consumer), _info(consumer), f"$JS.ACK.{consumer.stream}.{consumer.durable}.>"]
-    for stream in row.streams:
-        publish += [*_follow(stream.name), f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.*"]
+    for stream in (*row.streams, *row.pages):
+        publish += _follow(stream.name)
+    publish += [f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.*" for stream in row.pages]
     publish += [f"$JS.API.STREAM.MSG.GET.{stream.name}" for stream in row.last]
     publish += [_info(consumer) for consumer in row.backlogs]
     for store in (*row.objects, *row.puts):
-        publish += _fetch_objects(f"OBJ_{store.name}")
+        publish += [*_read(f"OBJ_{store.name}"), "$JS.API.STREAM.NAMES"]  # the client looks the stream up
     for store in row.puts:
         publish += [f"$O.{store.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{store.name}"]  # the chunks of a failed put
     publish += [f"{inbox_prefix(other)}.>" for other in _requesters(row.responds)]
@@ -137,20 +140,15 @@ def permissions(role: Role, user: str) -> Permissions:
 
 
 def _follow(stream: str) -> list[str]:
-    """Read a stream with consumers that the server removes by itself."""
-    api = "$JS.API.CONSUMER"
-    return [
-        f"$JS.API.STREAM.INFO.{stream}",
-        f"{api}.CREATE.{stream}",
-        *(f"{api}.{verb}.{stream}.>" for verb in ("CREATE", "INFO", "DELETE")),
-        f"$JS.FC.{stream}.>",
-    ]
+    """Read a stream with named consumers that the server removes by itself."""
+    verbs = ("CREATE", "INFO", "DELETE")
+    consumers = [f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in verbs]
+    return [f"$JS.API.STREAM.INFO.{stream}", *consumers, f"$JS.FC.{stream}.>"]
 
 
-def _fetch_objects(stream: str) -> list[str]:
-    direct = f"$JS.API.DIRECT.GET.{stream}"
-    # The client looks the stream up by a subject of it.
-    return [*_follow(stream), f"$JS.API.STREAM.MSG.GET.{stream}", direct, f"{direct}.>", "$JS.API.STREAM.NAMES"]
+def _read(stream: str) -> list[str]:
+    """Read a stream that has no durable consumer: one without a name in its subject could be any of them."""
+    return [*_follow(stream), f"$JS.API.CONSUMER.CREATE.{stream}", f"$JS.API.STREAM.MSG.GET.{stream}"]
 
 
 def _next(consumer: Consumer) -> str:
@@ -163,7 +161,7 @@ def _info(consumer: Consumer) -> str:
 
 def _others_consumers(row: Row) -> list[str]:
     """Return what would change a durable consumer of a stream that the user reads, or take its messages."""
-    read = {stream.name for stream in row.streams}
+    read = {stream.name for stream in (*row.streams, *row.pages)}
     denied: list[str] = []
     for consumer in topology.CONSUMERS:
         if consumer.stream in read:

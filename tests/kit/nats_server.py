@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ class NatsServer:
         self._home = home
         self._port = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self.more = ""
+        """Further lines of its configuration."""
         self.log = home / "server.log"
 
     @property
@@ -48,13 +51,25 @@ class NatsServer:
         ports = self._home / "ports"
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir(parents=True)
-        config = self._home / "server.conf"
-        config.write_text(f'listen: "127.0.0.1:{self._port}"\njetstream {{ store_dir: "{self._home / "store"}" }}\n')
+        config = self._configure()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binary, "-c", config, "--ports_file_dir", ports], stdout=log, stderr=log
             )
         self._port = self._await_port(ports, self._process)
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        assert self._process is not None
+        self._configure()
+        self._process.send_signal(signal.SIGHUP)
+
+    def _configure(self) -> Path:
+        config = self._home / "server.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{self._port}"\njetstream {{ store_dir: "{self._home / "store"}" }}\n{self.more}'
+        )
+        return config
 
     def kill9(self) -> None:
         """What a crash looks like: no word to anybody, nothing flushed."""

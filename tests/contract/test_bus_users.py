@@ -1,0 +1,38 @@
+"""A service whose key is replaced signs in with the new one at its next connection."""
+
+import asyncio
+from pathlib import Path
+
+from shared.bus.access import USER, BusAccess
+from shared.bus.jetstream import connect
+from shared.bus.provision import provision
+from shared.bus.topology import METER
+from spotinference.nats_config.server_config import authorization
+from spotinference.nats_config.users import open_users
+from tests.kit.nats_server import NatsServer
+from tests.kit.waiting import PATIENCE_SECONDS, until
+
+
+async def test_a_replaced_key_is_used_without_a_restart(nats_server: NatsServer, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    nats_server.more = authorization(open_users(users))
+    nats_server.restart()
+    access = BusAccess(urls=(nats_server.url,), nkey_file=users / f"{USER}.nk")
+    async with connect(access.for_role("setup"), name="setup", wait=PATIENCE_SECONDS) as setup:
+        await provision(setup)
+    async with connect(access.for_role("meter"), name="meter", wait=PATIENCE_SECONDS) as bus:
+        await bus.put(METER, "confirmed.x", b"1")
+        before = access.for_role("meter").seed()
+        await asyncio.to_thread((users / "meter.nk").unlink)
+        nats_server.more = authorization(open_users(users))
+        assert access.for_role("meter").seed() != before
+        nats_server.reload()
+
+        async def reconnects() -> int:
+            return int(bus.client.stats["reconnects"]) if bus.connected else 0
+
+        await until(reconnects, bool)
+        await bus.put(METER, "confirmed.x", b"2")
+        entry = await bus.get(METER, "confirmed.x")
+        assert entry is not None
+        assert entry.value == b"2"
