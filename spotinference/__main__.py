@@ -16,6 +16,7 @@ COMMANDS = {
     "nats-config": "Print the bus's users and permissions for its server.",
     "backup": "Save the databases and what only the bus has.",
     "restore": "Restore a backup into an empty bus.",
+    "outbox": "Send the usage that a gateway left behind.",
     "doctor": "Verify a day's counts, from the engines to the report.",
     "keys": "Create, list and revoke API keys.",
     "fleet": "Show the machines.",

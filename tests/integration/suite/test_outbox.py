@@ -1,0 +1,59 @@
+"""`outbox send`: a gateway's volume without a gateway gives its usage to the ledger, once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.gateway.adapters.outbox import Outbox
+from shared.bus.jetstream import JetStreamBus
+from spotinference.keys.store import create_key
+from spotinference.outbox import command
+from tests.integration.suite.conftest import Shell
+from tests.kit.service import running
+from tests.unit.meter.events import event
+
+DAY = "2026-11-23"
+
+
+def _leave_behind(volume: Path, worker: str, source: str, events: int, key_id: str = "k1") -> Outbox:
+    """A gateway's outbox, still locked."""
+    box = Outbox(volume / "gateway" / worker, source, max_bytes=2**30)
+    for number in range(events):
+        box.append(event(source, number + 1, key_id=key_id, model="org/a", tier="lab", machine="m1"))
+    box.write_pending()
+    return box
+
+
+async def test_events_left_behind_reach_the_ledger_once(shell: Shell, bus: JetStreamBus, tmp_path: Path) -> None:
+    key_id, _ = await create_key(bus, name="left behind")
+    volume = tmp_path / "volume"
+    used = _leave_behind(volume, "outbox", "gw-1", 3, key_id)
+    _leave_behind(volume, "outbox-1", "gw-2", 2, key_id).close()
+    async with running("meter", tmp_path / "spotinference.toml", tmp_path):
+        rejected = await shell("outbox", "send", str(volume))
+        assert (rejected.exit_code, "another gateway uses this outbox" in rejected.output) == (1, True)
+        used.close()
+        for left in (5, 0):
+            sent = await shell("outbox", "send", str(volume))
+            assert (sent.exit_code, f"the ledger has {left} events" in sent.output) == (0, True), sent.output
+        usage = await shell("usage", "--day", DAY, "--json")
+    assert json.loads(usage.output)["totals"]["requests"] == 5
+    assert not list(volume.rglob("*.log"))
+
+
+async def test_events_stay_when_no_meter_confirms_them(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "PATIENCE_SECONDS", 0.5)
+    volume = tmp_path / "volume"
+    _leave_behind(volume, "outbox", "gw-1", 3).close()
+    sent = await shell("outbox", "send", str(volume))
+    assert (sent.exit_code, "has not confirmed 3 events" in sent.output) == (1, True), sent.output
+    assert list(volume.rglob("*.log"))
+
+
+async def test_folder_without_usage_is_rejected(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    sent = await shell("outbox", "send", str(tmp_path / "empty"))
+    assert (sent.exit_code, "no data directory of a gateway" in sent.output) == (1, True)
