@@ -1,7 +1,8 @@
 """Who may do what on the bus: one row for each user, from which the server's permissions are made.
 
 A row names buckets, streams and consumers of the topology. Everything that it does not name is denied, and that is most
-of JetStream's API: nobody but `setup` creates, changes, purges or deletes a stream.
+of JetStream's API: nobody but `setup` creates, changes or deletes a stream, and only who puts objects can purge one:
+their store.
 """
 
 from collections.abc import Mapping
