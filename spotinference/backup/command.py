@@ -10,9 +10,9 @@ import click
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.jetstream_snapshot import save_stream
 from spotinference.backup.databases import save_database, sqlite_files
-from spotinference.backup.files import STREAMS, Manifest, SavedKey, create_folder, stream_path, write_manifest
+from spotinference.backup.files import STREAMS, Manifest, create_folder, stream_path, write_manifest
 from spotinference.context import Context, suite_options
-from spotinference.keys.store import read_keys
+from spotinference.keys.store import save_keys
 from spotinference.terminal import print_line
 
 
@@ -49,7 +49,7 @@ async def save(bus: JetStreamBus, folder: Path, databases: list[Path]) -> Manife
     manifest = Manifest(
         at=began_at,
         streams=streams,
-        keys=tuple(SavedKey(digest=digest, record=record) for digest, record, _ in await read_keys(bus)),
+        keys=await save_keys(bus),
         databases=tuple(database.name for database in databases),
     )
     write_manifest(folder, manifest)

@@ -8,8 +8,8 @@ from shared.bus.jetstream_snapshot import StreamDescription
 from shared.bus.topology import BOOKS_FILES, BUDGET, FLEET_JOURNAL, INVOICES, REPORTS, WAKER, WAKES
 from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.keys import KeyRecord
 from shared.runtime.suite_file import write_private
+from spotinference.keys.store import SavedKey
 
 MANIFEST = "manifest.json"
 STREAMS = (
@@ -19,13 +19,6 @@ STREAMS = (
 )
 """What the bus alone has, beside the keys. Usage is in the ledger, or still in the gateways' outboxes; the fleet is
 observed anew; marks and months come from the ledger."""
-
-
-class SavedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key's record under the SHA-256 of its secret."""
-
-    digest: str
-    record: KeyRecord
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

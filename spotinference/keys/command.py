@@ -2,6 +2,7 @@
 
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import click
 import msgspec
@@ -10,10 +11,11 @@ from rich.table import Table
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import KEYS
 from shared.config.values import Money
-from shared.errors import Misconfigured
-from shared.messages.codec import encode, rfc3339
+from shared.errors import Misconfigured, Rejected
+from shared.messages.codec import Unreadable, decode, encode, rfc3339
+from shared.runtime.suite_file import write_private
 from spotinference.context import Context, exit_with_error, suite_options
-from spotinference.keys.store import create_key, read_keys, unknown_key_message
+from spotinference.keys.store import SavedKey, create_key, merge_keys, read_keys, save_keys, unknown_key_message
 from spotinference.keys.view import LIMITS, format_limits, key_state
 from spotinference.terminal import echo_json, print_line, print_table
 from spotinference.times import parse_time
@@ -23,9 +25,15 @@ MAX_WAKES = 1000
 """The waker remembers this many wakes per key."""
 
 
+class KeyExport(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of `keys export`."""
+
+    keys: tuple[SavedKey, ...]
+
+
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, revoke, export and import API keys."""
 
 
 @keys.command()
@@ -137,6 +145,35 @@ def revoke(context: Context, key_id: str) -> None:
     if not context.run_with_bus(work):
         exit_with_error(unknown_key_message(key_id))
     print_line(f"revoked {key_id}")
+
+
+@keys.command("export")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@suite_options
+def export_keys(context: Context, file: Path) -> None:
+    """Write all keys to FILE, which only you can read: their hashes and limits, without secrets."""
+    export = KeyExport(keys=context.run_with_bus(save_keys))
+    try:
+        write_private(file, encode(export))
+    except OSError as error:
+        raise Rejected(f"{file}: {error.strerror}") from error
+    print_line(f"exported {len(export.keys)} keys")
+
+
+@keys.command("import")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@suite_options
+def import_keys(context: Context, file: Path) -> None:
+    """Create the keys in FILE that are missing, and revoke those that are revoked there.
+
+    A key that is revoked here stays revoked, and the limits of keys that exist stay as they are.
+    """
+    try:
+        export = decode(file.read_bytes(), KeyExport)
+    except (OSError, Unreadable) as error:
+        raise Rejected(f"{file}: {error}") from error
+    changed = context.run_with_bus(lambda bus: merge_keys(bus, export.keys))
+    print_line(f"changed {changed} of {len(export.keys)} keys")
 
 
 def _amount(option: str, text: str) -> Decimal:

@@ -2,7 +2,11 @@
 
 import secrets
 import time
+from collections.abc import Iterable
 from decimal import Decimal
+from typing import Annotated
+
+import msgspec
 
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
@@ -66,3 +70,34 @@ async def read_key_names(bus: Bus) -> dict[str, str]:
 
 async def read_keys(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
     return [(key, record, revision) for key, (record, revision) in (await read_bucket(bus, KEYS, KeyRecord)).items()]
+
+
+class SavedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key's record under the SHA-256 of its secret."""
+
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    record: KeyRecord
+
+
+async def save_keys(bus: Bus) -> tuple[SavedKey, ...]:
+    return tuple(SavedKey(digest=digest, record=record) for digest, record, _ in await read_keys(bus))
+
+
+async def merge_keys(bus: Bus, saved: Iterable[SavedKey]) -> int:
+    """Create the saved keys that are missing, and revoke those that were saved as revoked. Return how many changed.
+
+    A key that is revoked on the bus stays so: nothing saved lifts a revocation.
+    """
+    present = {digest: (record, revision) for digest, record, revision in await read_keys(bus)}
+    changed = 0
+    for key in saved:
+        if key.digest not in present:
+            await bus.create(KEYS, key.digest, encode(key.record))
+        else:
+            record, revision = present[key.digest]
+            if record.revoked_at is not None or key.record.revoked_at is None:
+                continue
+            revoked = msgspec.structs.replace(record, revoked_at=key.record.revoked_at)
+            await bus.update(KEYS, key.digest, encode(revoked), revision=revision)
+        changed += 1
+    return changed

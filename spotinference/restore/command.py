@@ -7,19 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
-import msgspec
 
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.jetstream_snapshot import make_room, restore_stream
 from shared.bus.provision import provision
-from shared.bus.topology import KEYS
-from shared.messages.codec import encode
-from shared.messages.keys import KeyRecord
 from shared.runtime import suite_file
 from spotinference.backup.databases import check_free, restore_database, sqlite_files
-from spotinference.backup.files import Manifest, SavedKey, read_manifest, stream_path
+from spotinference.backup.files import Manifest, read_manifest, stream_path
 from spotinference.context import BUS_SECONDS, Context, suite_options
-from spotinference.keys.store import read_keys
+from spotinference.keys.store import merge_keys
 from spotinference.terminal import print_line
 from spotinference.up.environment import child_environment
 from spotinference.up.nats_server import NatsServer
@@ -54,29 +50,7 @@ async def _restore_bus(context: Context, folder: Path, manifest: Manifest) -> in
             with stream_path(folder, name).open("rb") as file:
                 await restore_stream(bus, name, description, file, replicas=replicas)
         await provision(bus, replicas=replicas)
-        return await restore_keys(bus, manifest.keys)
-
-
-async def restore_keys(bus: JetStreamBus, saved: tuple[SavedKey, ...]) -> int:
-    """Create the keys that are missing, and revoke those that the backup has as revoked. Return how many changed."""
-    present = {digest: (record, revision) for digest, record, revision in await read_keys(bus)}
-    changed = 0
-    for key in saved:
-        if key.digest not in present:
-            await bus.create(KEYS, key.digest, encode(key.record))
-        else:
-            record, revision = present[key.digest]
-            merged = _revoked_if_either(record, key.record)
-            if merged == record:
-                continue
-            await bus.update(KEYS, key.digest, encode(merged), revision=revision)
-        changed += 1
-    return changed
-
-
-def _revoked_if_either(record: KeyRecord, saved: KeyRecord) -> KeyRecord:
-    """The record as it is, and revoked if either is: no restore lifts a revocation."""
-    return record if record.revoked_at is not None else msgspec.structs.replace(record, revoked_at=saved.revoked_at)
+        return await merge_keys(bus, manifest.keys)
 
 
 @asynccontextmanager

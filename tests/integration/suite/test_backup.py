@@ -112,3 +112,25 @@ async def test_backup_needs_a_new_folder_and_restore_a_complete_one(shell: Shell
     assert (result.exit_code, "not empty" in result.output) == (1, True)
     result = await asyncio.wait_for(shell("restore", str(folder)), PATIENCE_SECONDS)
     assert (result.exit_code, "manifest.json is missing" in result.output) == (1, True)
+
+
+async def test_imported_keys_keep_every_revocation(shell: Shell, bus: JetStreamBus, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    ids = {name: (await create_key(bus, name=name))[0] for name in ("kept", "early", "late")}
+    before = await read_keys(bus)
+    assert (await shell("keys", "revoke", ids["early"])).exit_code == 0
+    assert "exported 3 keys" in (await shell("keys", "export", str(file))).output
+    for digest, record, _ in before:  # an older bus comes back
+        if record.name == "kept":
+            await bus.delete(KEYS, digest)
+        else:
+            await bus.put(KEYS, digest, encode(record))
+    assert (await shell("keys", "revoke", ids["late"])).exit_code == 0
+    assert "changed 2 of 3 keys" in (await shell("keys", "import", str(file))).output
+    revoked = {record.name: record.revoked_at is not None for _, record, _ in await read_keys(bus)}
+    assert revoked == {"kept": False, "early": True, "late": True}
+    assert "changed 0 of 3 keys" in (await shell("keys", "import", str(file))).output
+
+    file.write_text('{"keys": [{"digest": "sk-secret"}]}')
+    result = await shell("keys", "import", str(file))
+    assert (result.exit_code, "keys.json" in result.output) == (1, True)
