@@ -1,5 +1,6 @@
 """Billing's Prometheus metrics."""
 
+import math
 from decimal import Decimal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -69,7 +70,26 @@ class Metrics:
             self._gates[name].labels(scope).set(float(value))
 
     def stand_by(self) -> None:
-        """Another replica leads: forget the gates and the sources, which are stale here."""
+        """Another replica leads: forget the sources, which only the leader fetches."""
         self.leading.set(0)
-        for gauge in (*self._gates.values(), self.delivered_at):
-            gauge.clear()
+        self.delivered_at.clear()
+
+
+class BookMetrics:
+    """What the books say, the same on every replica. NaN is unknown, which is not zero."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.untied = Gauge(
+            "spot_billing_untied_invoices", "Invoices whose charges differ from what is payable.", registry=registry
+        )
+        self._spend = Gauge(
+            "spot_billing_spend_usd", "Spend of whole days up to yesterday.", ("window",), registry=registry
+        )
+        self._price = Gauge(
+            "spot_billing_usd_per_mtok", "USD per million tokens in the same days.", ("window",), registry=registry
+        )
+
+    def show_window(self, window: str, figures: tuple[Decimal | None, Decimal | None] | None) -> None:
+        """Show the spend and the cost per million tokens of a window; None: a day of it has no report."""
+        for gauge, value in zip((self._spend, self._price), figures or (None, None), strict=True):
+            gauge.labels(window).set(math.nan if value is None else float(value))

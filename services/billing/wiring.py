@@ -22,6 +22,7 @@ from services.billing.adapters.revision_store import SqlRevisionStore
 from services.billing.adapters.schema import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
 from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.band_maker import BandMaker
+from services.billing.app.book_gauges import BookGauges
 from services.billing.app.budget_gates import BudgetGates
 from services.billing.app.day_reports import DayReports
 from services.billing.app.fleet_journal import FleetJournalReader
@@ -37,15 +38,18 @@ from services.billing.app.report_publisher import ReportPublisher, published_rev
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.app.statements import Statements
 from services.billing.core.reports.key_names import add_key_names
-from services.billing.metrics import Metrics
+from services.billing.metrics import BookMetrics, Metrics
 from services.billing.settings import settings
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
+from shared.bus.topology import BUDGET
+from shared.bus.view import View
 from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config.sections import Config
 from shared.leadership import Leadership
+from shared.messages.budget import BudgetGate
 from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
@@ -56,6 +60,8 @@ GATE_SECONDS = 10.0
 """How often the gates are updated; a machine that changes its state triggers an update at once."""
 DAILY_SECONDS = 60.0
 """How often changed days are published and due bands are made."""
+GAUGES_SECONDS = 300.0
+"""How often the gauges of the books are read, on every replica."""
 AGAIN_SECONDS = 3600.0
 """How often stale imports are looked for; they become stale only with a change of the configuration."""
 
@@ -73,13 +79,21 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         runtime.health.add_check("work", lambda: works.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
-        tasks = [runtime.keep_lease(lease), runtime.spawn(leadership.run(lease), "leader's work")]
+        budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda scope: leader.show_gate(scope, budget.get(scope)))
+        await budget.start(runtime.bus)
+        gauges = PeriodicTask(name="gauges", run=_book_gauges(runtime, engine).refresh, pause=every(GAUGES_SECONDS))
+        tasks = [
+            runtime.keep_lease(lease),
+            runtime.spawn(leadership.run(lease), "leader's work"),
+            runtime.spawn(works.repeat(gauges), gauges.name),
+        ]
         try:
             yield
         finally:
             await leader.drain(runtime.config.billing.drain_grace)
             await cancel_and_wait(tasks)  # they work with the engine that is closed next
             await lease.release()
+            await budget.stop()
             if bill is not None:
                 await bill.close()
 
@@ -142,6 +156,11 @@ class BillingLeader:
         self._gatekeeper = partial(BudgetGates, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval
 
+    def show_gate(self, scope: str, gate: BudgetGate | None) -> None:
+        """Show a gate as the bus has it, whoever leads."""
+        if gate is not None:
+            self._metrics.gate(scope, gate)
+
     async def drain(self, grace: float) -> None:
         """Let the import under way finish."""
         try:
@@ -197,6 +216,16 @@ class BillingLeader:
             return await do() if self._rereads.done else None
 
         return PeriodicTask(name=name, run=run_when_ready, pause=every(DAILY_SECONDS), initial_delay_s=DAILY_SECONDS)
+
+
+def _book_gauges(runtime: Runtime, engine: AsyncEngine) -> BookGauges:
+    return BookGauges(
+        SqlPayableStore(engine),
+        SqlRevisionStore(engine).newest_report,
+        settings(runtime.config).weights,
+        BookMetrics(runtime.registry),
+        now=runtime.now,
+    )
 
 
 def hyperstack_bill(config: Config) -> HyperstackBill | None:

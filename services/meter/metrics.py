@@ -42,6 +42,14 @@ class Metrics:
             "Events that the ledger confirmed and no longer has, as after a restore from an older copy.",
             registry=registry,
         )
+        self.open_gaps = Gauge(
+            "spot_meter_open_gaps",
+            "Usage events known to be missing and not declared lost.",
+            registry=registry,
+        )
+        self.incomplete_days = Gauge(
+            "spot_meter_incomplete_days", "Incomplete days of the seven before today.", registry=registry
+        )
         self.reread = Counter("spot_meter_reread", "Messages of the stream that were read again.", registry=registry)
 
 

@@ -23,6 +23,7 @@ from services.meter.app.auditor import Auditor
 from services.meter.app.consumer import Consumer
 from services.meter.app.gap_queries import GapQueries
 from services.meter.app.known_names import KnownNames
+from services.meter.app.ledger_gauges import LedgerGauges
 from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.queries import Backlog, LedgerQueries
 from services.meter.app.recorder import Recorder
@@ -48,6 +49,8 @@ SWEEP_SECONDS = 10.0
 SEALING_STEPS = 10
 """Per sweep: as many events as a busy month makes in that time, with room for other writers in between."""
 RETRY_SECONDS = 1.0
+GAUGES_SECONDS = 60.0
+"""How old the open gaps and incomplete days in the metrics may be."""
 BACKLOG_SECONDS = 2.0
 """How old the backlog in the metrics may be."""
 
@@ -96,6 +99,9 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
             now=now,
             source_silence_s=settings.source_silence,
         )
+        gauges = LedgerGauges(gap_store, queries.read_tokens, metrics, now)
+        gauge_task = PeriodicTask(name="gauges of the ledger", run=gauges.refresh, pause=every(GAUGES_SECONDS))
+        repeated.append(runtime.spawn(tasks.repeat(gauge_task), gauge_task.name))
         audit_metrics = AuditMetrics(runtime.registry)
         auditor = Auditor(bus, SqlAuditStore(engine), queries.handle_tokens, audit_metrics, now)
         handlers = _handlers(queries, GapQueries(gap_store, now), recovery, recount, auditor)

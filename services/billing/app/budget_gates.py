@@ -180,7 +180,7 @@ class BudgetGates:
             except Conflict:
                 self._gates = None
                 continue
-            self._metrics.gate(scope, gate)
+            self._metrics.gate(scope, gate)  # at once; the view on the bus shows it everywhere
             return
         raise BusUnavailable(f"another process keeps writing the budget gate {scope}")
 

@@ -65,7 +65,7 @@ class LedgerQueries:
 
     async def handle_tokens(self, data: bytes) -> bytes:
         fix = "ask for fewer dimensions, busy=false, or pages"
-        return await reply(data, TokensQuery, self._tokens, DATABASE_DOWN, if_too_large=fix)
+        return await reply(data, TokensQuery, self.read_tokens, DATABASE_DOWN, if_too_large=fix)
 
     async def handle_history(self, data: bytes) -> bytes:
         fix = "its models' names are too long together"
@@ -81,7 +81,8 @@ class LedgerQueries:
     async def _figures(self, query: FiguresQuery) -> Figures:
         return build_figures(query, await self._performance.read(query, requested_hours(query)))
 
-    async def _tokens(self, query: TokensQuery) -> Tokens:
+    async def read_tokens(self, query: TokensQuery) -> Tokens:
+        """Return the sums of a day or of several; `Rejected` if the query is wrong or its answer too large."""
         day = requested_days(query)
         try:
             await self._backlog.refresh()

@@ -36,7 +36,7 @@ from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, Ga
 from shared.messages.codec import Message, decode, encode
 from shared.messages.meter import ErrorReply
 from shared.messages.waker import MachineState, Transition
-from tests.integration.billing.billing_service import CONFIG, billing, configured, publish_transition
+from tests.integration.billing.billing_service import CONFIG, billing, configured, publish_transition, replica
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
@@ -400,7 +400,10 @@ async def test_the_service_keeps_the_gate(
         value = runtime.registry.get_sample_value
         assert await until(lambda: stored_gate(bus), lambda stored: stored is not None) == gate
         assert value("spot_billing_gate_open", {"scope": "fleet"}) == gate.open
-    assert value("spot_billing_gate_open", {"scope": "fleet"}) is None, "who does not lead says nothing"
+        async with replica(tmp_path, config, bus, now) as standby:
+            shown = standby.registry.get_sample_value
+            assert shown("spot_billing_gate_open", {"scope": "fleet"}) == gate.open, "the gauges do not vanish"
+            assert shown("spot_billing_leading") == 0
 
 
 async def test_without_a_budget_there_is_no_gate(tmp_path: Path) -> None:

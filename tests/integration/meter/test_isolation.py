@@ -60,3 +60,18 @@ async def test_failed_comparison_is_retried_while_events_are_counted(
         assert whole.totals == sums_of(events)
     await runtime.cancel_tasks()
     assert not runtime.crashed
+
+
+async def test_open_gaps_and_incomplete_days_are_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "GAUGES_SECONDS", 0.05)
+    bus = MemoryBus()
+    runtime = runtime_on(bus, tmp_path)
+
+    async def gauges() -> tuple[float | None, float | None]:
+        value = runtime.registry.get_sample_value
+        return value("spot_meter_open_gaps"), value("spot_meter_incomplete_days")
+
+    async with service(runtime):
+        await until(gauges, lambda values: values == (0, 0))
+        await send(bus, event("gw-1", 1, completed_at=MIDNIGHT + 1), event("gw-1", 4, completed_at=MIDNIGHT + 4))
+        await until(gauges, lambda values: values == (2, 3))  # and two days that it may still write to

@@ -1,0 +1,45 @@
+"""Keeps the gauges of the books current on every replica, so that none vanishes when another one leads."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+
+from services.billing.core.reconciliation import reconcile
+from services.billing.core.reports.period_report import build_period_report
+from services.billing.core.utc_time import day_of, day_window
+from services.billing.metrics import BookMetrics
+from services.billing.ports import PayableStore
+from shared.messages.billing import DayReport
+from shared.units import DAY_MS
+
+WINDOWS = {"1d": 1, "7d": 7, "28d": 28}
+"""Days that end with yesterday, by the label of their gauges."""
+
+
+class BookGauges:
+    """Reads the database alone: the published revisions, and how the invoices stand."""
+
+    def __init__(
+        self,
+        payables: PayableStore,
+        newest: Callable[[str], Awaitable[DayReport | None]],
+        weights: Mapping[str, int],
+        metrics: BookMetrics,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._payables = payables
+        self._newest = newest
+        self._weights = weights
+        self._metrics = metrics
+        self._now = now
+
+    async def refresh(self) -> None:
+        """Read everything once. Raises what `DATABASE_ERRORS` lists."""
+        standings = reconcile(*await self._payables.invoices())
+        self._metrics.untied.set(sum(one.state == "differs" for one in standings))
+        today = day_window(datetime.fromtimestamp(self._now(), UTC).date().isoformat()).start
+        days = [await self._newest(day_of(today - back * DAY_MS)) for back in range(1, max(WINDOWS.values()) + 1)]
+        for label, length in WINDOWS.items():
+            window = [day for day in reversed(days[:length]) if day is not None]
+            period = build_period_report(window, self._weights) if len(window) == length else None
+            self._metrics.show_window(label, None if period is None else (period.spend, period.usd_per_mtok))
