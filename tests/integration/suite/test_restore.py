@@ -301,7 +301,7 @@ async def test_books_restored_alone_name_the_missing_reports(tmp_path: Path, eng
         await it.restart(lambda: restore_database(copy, books))
         await it.traffic.pause()
         assert await it.suite.json("report", "--day", kept) == reports[0]
-        alarm = "published otherwise than the books have it"
+        alarm = "published_report_differs"
         lines = await until(lambda: it.log("billing"), lambda text: alarm in text, seconds=200.0)
         assert [lost in line for line in lines.splitlines() if alarm in line] == [True]
         await import_invoice(it, lost, "2.00")
