@@ -33,6 +33,7 @@ from services.gateway.app.usage_recorder import UsageRecorder
 from services.gateway.core.buffer_memory import BufferMemory, buffer_bounds
 from services.gateway.core.bus_absence import BusAbsence
 from services.gateway.core.cors import Cors
+from services.gateway.core.machine_quota import MachineQuota
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
@@ -104,9 +105,11 @@ class _Gateway:
         self.views = (fleet, keys, budget, months, wakes)
         self.engine_keys = EngineKeys(config)
         gates = GateView(config, budget, budget.age)
-        self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None)
-        self.memory = BufferMemory(*buffer_bounds(settings, runtime.workers, read_memory_limit()))
         self.limits = limits = RateLimiter(runtime.instance, now(), months)
+        quota = MachineQuota(limits.coordinator, limits.notify_peers)
+        self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None, quota)
+        limits.shared_usage = self.scheduler.machine_usage
+        self.memory = BufferMemory(*buffer_bounds(settings, runtime.workers, read_memory_limit()))
         self.absence = BusAbsence(settings.unready_without_bus, runtime.monotonic())
         self.metrics = Metrics(runtime.registry, limits.hits)
         self.access_log = AccessLog(runtime.service, enabled=settings.access_log)
@@ -210,15 +213,9 @@ class _Gateway:
         # Once its views are read, the gateway serves without the bus for a while.
         runtime.health.add_check("bus", self._bus_fault)
         runtime.on_reload = self.reload
+        self.gossip.on_news = self.dispatcher.dispatch
         self.metrics.unlogged = lambda: self.access_log.unlogged
-        add_gauges(
-            self.metrics,
-            connections=self.connections,
-            memory=self.memory,
-            scheduler=self.scheduler,
-            outbox=self.outbox,
-            now=runtime.now,
-        )
+        add_gauges(self.metrics, self.connections, self.memory, self.scheduler, self.outbox, now=runtime.now)
         return self
 
     def reload(self, config: Config) -> None:

@@ -170,7 +170,7 @@ class QuotaReport(Message, frozen=True, kw_only=True, tag="limits.v1"):
     version: Count
     """The version of the lease that it uses; 0 if none."""
     keys: dict[str, KeyQuota]
-    """The keys with a limit that are in use here."""
+    """The keys with a limit that are in use here. `machine/<id>` stands for the places on a machine."""
     heard: dict[str, UnixSeconds]
     """`sent_at` of the newest message of each other gateway."""
     loans: dict[str, QuotaLease]

@@ -13,7 +13,8 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from services.gateway.adapters.activity_reporter import PERIOD_SECONDS, QUIET_SECONDS
-from services.gateway.core.scheduler import RequestScheduler, Ticket
+from services.gateway.core.scheduler import RequestScheduler
+from services.gateway.core.waiting_queue import Ticket
 from services.waker.core.adopt import PersistedState, adopt
 from services.waker.core.events import (
     ActivityReported,

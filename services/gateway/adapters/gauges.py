@@ -11,11 +11,11 @@ from services.gateway.metrics import Metrics
 
 def add_gauges(
     metrics: Metrics,
-    *,
     connections: Connections,
     memory: BufferMemory,
     scheduler: RequestScheduler,
     outbox: Outbox,
+    *,
     now: Callable[[], float],
 ) -> None:
     """Add a gauge for each; `now` is Unix seconds."""

@@ -41,6 +41,8 @@ class QuotaGossip:
         self._now = now
         self._changed = asyncio.Event()
         self._reported_keys = 0
+        self.on_news: Callable[[], None] = lambda: None
+        """Called when a report may have raised what this gateway may use."""
         limiter.on_change = self._changed.set
 
     async def start(self) -> None:
@@ -88,3 +90,4 @@ class QuotaGossip:
             return
         if self._limiter.coordinator.receive(message, self._now()):
             self._changed.set()
+            self.on_news()

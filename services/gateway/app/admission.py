@@ -9,7 +9,8 @@ from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.held_request import HeldRequest
 from services.gateway.core import errors
 from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reservation, Unsettled
-from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWaiting
+from services.gateway.core.scheduler import RequestScheduler, TooManyWaiting
+from services.gateway.core.waiting_queue import Ticket
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
 from services.gateway.ports import UsageStore, WakeRequester
@@ -79,6 +80,16 @@ class Admission:
         if isinstance(decision, LimitExceeded):
             raise decision.error()
         return decision
+
+    async def place(self, model: Model, key: KeyRecord) -> MachineRecord | None:
+        """Take a place on a machine, if there is one; wait while the gateways share out free ones."""
+        machine = self.scheduler.try_acquire(model.name, key.id, self.now())
+        retries_left = UNSETTLED_RETRIES
+        while machine is None and retries_left and self.scheduler.is_unsettled(model.name):
+            retries_left -= 1
+            await asyncio.sleep(UNSETTLED_SECONDS)
+            machine = self.scheduler.try_acquire(model.name, key.id, self.now())
+        return machine
 
     async def hold(
         self,

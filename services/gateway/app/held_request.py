@@ -9,7 +9,8 @@ import structlog
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.scheduler import RequestScheduler, Ticket
+from services.gateway.core.scheduler import RequestScheduler
+from services.gateway.core.waiting_queue import Ticket
 from shared.config.fleet import Model
 from shared.messages.waker import MachineRecord
 

@@ -52,6 +52,8 @@ class QuotaCoordinator:
     started: float
     is_alone: bool = True
     """No other gateway is known or remembered: the limits are this gateway's alone."""
+    revision: int = 0
+    """Rises with each change of what `ceiling` returns."""
     _peers: dict[str, _Peer] = field(default_factory=dict)
     _past: dict[str, _Peer] = field(default_factory=dict)
     """Peers that are out."""
@@ -92,7 +94,7 @@ class QuotaCoordinator:
         """
         if self.is_alone:
             return NONE
-        self._expire(now)
+        self.expire(now)
         requests, tokens, month = (
             sum(peer.used(key_id, at) for peer in self._peers.values()) + self._remembered(key_id, at)
             for at in (0, 1, 3)
@@ -103,9 +105,13 @@ class QuotaCoordinator:
         """Return how high this gateway's own usage may go, as of the last `used_elsewhere`."""
         return self._capacity(key_id, at, limit) - sum(peer.bound(key_id, at, limit) for peer in self._counted)
 
+    def is_short_elsewhere(self, key_id: str, at: int) -> bool:
+        """Return whether another gateway is short of this limit."""
+        return any(peer.unmet(key_id, at) for peer in self._peers.values())
+
     def receive(self, report: QuotaReport, now: float) -> bool:
         """Process another gateway's report; return whether it brought news and should be answered."""
-        self._expire(now)
+        self.expire(now)
         name = report.gateway
         peer, past = self._peers.get(name), self._past.get(name)
         last = peer or past
@@ -139,7 +145,7 @@ class QuotaCoordinator:
 
     def report(self, keys: Mapping[str, KeyQuota], now: float, *, leaving: bool) -> QuotaReport:
         """Return the next report. `keys`: the usage of each limited key that is in use here."""
-        self._expire(now)
+        self.expire(now)
         self._number += 1
         elder = self._elder
         capacity = Capacity(
@@ -151,6 +157,7 @@ class QuotaCoordinator:
             followers=[peer for peer in self._counted if peer.report.follows in ("", self.gateway)],
         )
         self._leader.offer(self._number, capacity)
+        self.revision += 1
         return QuotaReport(
             gateway=self.gateway,
             started=self.started,
@@ -173,7 +180,7 @@ class QuotaCoordinator:
             return peer.until
         return now if report.gateway in self._past else now + SILENT_SECONDS
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         """Drop peers that are out by now."""
         if self._checked_at <= now < self._due:
             return
@@ -209,6 +216,7 @@ class QuotaCoordinator:
         is_taking_over = elder is None and has_strangers and now < self._calm_at
         self._lease = elder.lease if elder else self._old_lease if is_taking_over else None
         self._counted = [p for p in self._peers.values() if self._lease is None or p.report.follows == self.gateway]
+        self.revision += 1
         self._checked_at = now
         dues = [peer.until for peer in (*self._peers.values(), *self._past.values())]
         self._due = min([*dues, self._calm_at] if is_taking_over else dues, default=float("inf"))

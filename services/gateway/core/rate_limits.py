@@ -99,6 +99,8 @@ class RateLimiter:
         """Rejections by limit."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change that the other gateways should learn of; not called while there are none."""
+        self.shared_usage: Callable[[float], dict[str, KeyQuota]] = lambda _now: {}
+        """Returns what else is shared by leases, by a name that no key has."""
         self.stale_at = float("inf")
         """When the last report goes stale by itself, as a second drops out of the last minute."""
         self._confirmed_seq = 0
@@ -130,7 +132,7 @@ class RateLimiter:
             if not is_alone and after > self.coordinator.ceiling(key.id, at, limit):
                 unmet[at] = needed[at]
         usage.unmet, usage.unmet_at = (unmet[0], unmet[1], unmet[2], unmet[3]), now
-        self._notify_peers()
+        self.notify_peers()
         if usage.unmet != NONE:
             at = next(at for at, amount in enumerate(unmet) if amount)
             return Unsettled(LimitExceeded(NAMES[at], recorded[at] or 0, 1))
@@ -138,7 +140,7 @@ class RateLimiter:
         usage.running += 1
         usage.minute_held += minute
         usage.month_held += month
-        return Reservation(usage, minute, month, self._notify_peers)
+        return Reservation(usage, minute, month, self.notify_peers)
 
     def give_up(self, unsettled: Unsettled) -> LimitExceeded:
         """Stop retrying: count the limit as reached."""
@@ -162,7 +164,7 @@ class RateLimiter:
 
     def report(self, now: float, *, leaving: bool = False) -> QuotaReport:
         """Return the report for the other gateways, and drop keys that are no longer in use."""
-        keys: dict[str, KeyQuota] = {}
+        keys = self.shared_usage(now)
         self.stale_at = float("inf")
         for key_id in list(self._keys):
             usage = self._usage(key_id, now)
@@ -191,6 +193,7 @@ class RateLimiter:
             return key.monthly_tokens
         return max(0, key.monthly_tokens - ledger.tokens)
 
-    def _notify_peers(self) -> None:
+    def notify_peers(self) -> None:
+        """Call `on_change`, unless this gateway is alone."""
         if not self.coordinator.is_alone:
             self.on_change()

@@ -4,17 +4,19 @@ None of these calls blocks: each updates the state and returns. A place is grant
 caller decides how to wait.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
+from math import inf
 
 from services.gateway.core.breaker import Breaker
-from services.gateway.core.errors import ApiError
+from services.gateway.core.machine_quota import UNMET_SECONDS, MachineQuota, quota_key, quota_of
+from services.gateway.core.waiting_queue import Queue, Ticket
 from shared.budget_gates import GateView
 from shared.config.fleet import Model
 from shared.config.sections import Config
-from shared.messages.gateway import MachineActivity, WakeCause
+from shared.messages.gateway import KeyQuota, MachineActivity
 from shared.messages.waker import MachineRecord
 
 
@@ -28,74 +30,30 @@ class TooManyWaiting(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """One waiting request."""
-
-    model: str
-    key_id: str
-    request_id: str
-    deadline: float
-    on_grant: Callable[[MachineRecord], None]
-    on_refuse: Callable[[ApiError], None]
-    """Called if no place will come; the ticket has left the queue."""
-    cause: WakeCause | None = None
-    """The request's key and the key's wake limits."""
-    arrived: float = 0.0
-    """When the request arrived, on the clock of `deadline`."""
-    may_wake: bool = True
-    """Whether the request may wake a machine. If not, it only waits for room on one that is awake."""
-
-
-@dataclass(eq=False, slots=True)
 class _Machine:
     id: str
     room: int
     in_flight: int = 0
     last_used_at: float | None = None
-
-
-@dataclass(slots=True)
-class Queue:
-    """The waiting requests of one model: keys take turns, and each key's requests keep their order."""
-
-    keys: OrderedDict[str, OrderedDict[Ticket, None]] = field(default_factory=OrderedDict)
-    """The next key comes first."""
-    demanding: int = 0
-    """How many of the requests may wake a machine."""
-
-    def __iter__(self) -> Iterator[Ticket]:
-        """Iterate key by key, in the order of their turns."""
-        for tickets in self.keys.values():
-            yield from tickets
-
-    def add(self, ticket: Ticket) -> None:
-        self.keys.setdefault(ticket.key_id, OrderedDict())[ticket] = None
-        self.demanding += ticket.may_wake
-
-    def discard(self, ticket: Ticket) -> bool:
-        """Remove the ticket; return whether it was there."""
-        tickets = self.keys.get(ticket.key_id)
-        if tickets is None or ticket not in tickets:
-            return False
-        del tickets[ticket]
-        if not tickets:
-            del self.keys[ticket.key_id]
-        self.demanding -= ticket.may_wake
-        return True
-
-    def end_turn(self) -> None:
-        """Give the next turn to another key."""
-        self.keys.move_to_end(next(iter(self.keys)))
+    unmet_at: float = -inf
+    """When a request last found all of this gateway's places taken, although the machine may have room."""
 
 
 class RequestScheduler:
     """Assigns places on machines and queues requests.
 
     The caller keeps `fleet`, the waker's view of the machines, and `gates` up to date. Without `gates` no tier is
-    closed.
+    closed. Without `quota` this gateway is the only one.
     """
 
-    def __init__(self, config: Config, fleet: Mapping[str, MachineRecord], gates: GateView | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        fleet: Mapping[str, MachineRecord],
+        gates: GateView | None = None,
+        quota: MachineQuota | None = None,
+    ) -> None:
+        self._quota = quota
         self._fleet = fleet
         self._machines: dict[str, _Machine] = {}
         self.update(config, gates)
@@ -170,7 +128,7 @@ class RequestScheduler:
         for tier, machines in self._tiers.get(model, ()):
             if self._gates is not None and self._gates.tier_closed_reason(tier, now) is not None:
                 continue
-            free = [m for m in machines if m.in_flight < m.room and m.id != exclude and self._ready(m)]
+            free = [m for m in machines if m.id != exclude and self._has_room(m, now) and self._ready(m)]
             closed = (
                 [m for m in free if self.breaker.is_closed(m.id, key_id, now)] if self.breaker.has_failures else free
             )
@@ -183,6 +141,36 @@ class RequestScheduler:
         record = self._fleet.get(machine.id)
         return record is not None and record.state == "ready" and record.endpoint is not None
 
+    def _has_room(self, machine: _Machine, now: float) -> bool:
+        if machine.in_flight >= machine.room:
+            return False
+        if self._quota is None or machine.in_flight < self._quota.room(machine.id, machine.room, now):
+            return True
+        machine.unmet_at = now
+        self._quota.notify()
+        return False
+
+    def is_unsettled(self, model: str) -> bool:
+        """Return whether a request that got no place may get one at once: the gateways share out what is free."""
+        if self._quota is None or model in self._waiting:
+            return False
+        tiers = self._tiers.get(model, ())
+        return any(m.in_flight < m.room and self._ready(m) for _, machines in tiers for m in machines)
+
+    def machine_usage(self, now: float) -> dict[str, KeyQuota]:
+        """Return what the other gateways are told of the machines in use or short of room."""
+        waiting: Counter[str] = Counter()
+        for model, queue in self._waiting.items():
+            for machine in {m.id for _, machines in self._tiers.get(model, ()) for m in machines if self._ready(m)}:
+                waiting[machine] += sum(map(len, queue.keys.values()))
+        usage: dict[str, KeyQuota] = {}
+        for m in self._machines.values():
+            is_retried = 0 <= now - m.unmet_at < UNMET_SECONDS
+            unmet = max(0, min(m.room - m.in_flight, max(waiting[m.id], int(is_retried))))
+            if m.in_flight or unmet:
+                usage[quota_key(m.id)] = quota_of(m.in_flight, m.room, unmet)
+        return usage
+
     def _occupy(self, machine: _Machine, key_id: str, now: float) -> MachineRecord:
         machine.in_flight += 1
         self.breaker.on_attempt(machine.id, key_id, now)
@@ -194,6 +182,8 @@ class RequestScheduler:
         assert left.in_flight > 0, f"{machine}: released a place that was not taken"
         left.in_flight -= 1
         left.last_used_at = now
+        if self._quota is not None:
+            self._quota.on_release(machine)
         return left.in_flight == 0
 
     def enqueue(self, ticket: Ticket) -> None:

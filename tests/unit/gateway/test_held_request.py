@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from services.gateway.app.held_request import HeldRequest
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.scheduler import Ticket
+from services.gateway.core.waiting_queue import Ticket
 from shared.messages.waker import MachineRecord
 from tests.unit.gateway.front import NOON, Front
 from tests.unit.gateway.wire import turns

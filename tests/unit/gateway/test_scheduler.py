@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from services.gateway.core.breaker import FAILURES, PAUSE_SECONDS
 from services.gateway.core.errors import ApiError
-from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWaiting
+from services.gateway.core.scheduler import RequestScheduler, TooManyWaiting
+from services.gateway.core.waiting_queue import Ticket
 from shared.config.load import parse
 from shared.messages.waker import MachineRecord, MachineState
 

@@ -9,7 +9,8 @@ import pytest
 
 from services.gateway.adapters import wake_demand
 from services.gateway.adapters.wake_demand import WakeDemand
-from services.gateway.core.scheduler import RequestScheduler, Ticket
+from services.gateway.core.scheduler import RequestScheduler
+from services.gateway.core.waiting_queue import Ticket
 from shared.bus.memory import MemoryBus
 from shared.config.load import parse
 from shared.errors import BusUnavailable

@@ -101,7 +101,7 @@ class Inference:
         timeout = parse_wake_timeout(response.request.headers.get(WAKE_TIMEOUT), self.hold_cap)
         tokens = len(parsed.body) // BYTES_PER_TOKEN + parsed.max_tokens
         exchange.reservation = await self.admission.reserve(key, tokens)
-        machine = self.upstream.scheduler.try_acquire(model.name, key.id, self.upstream.now())
+        machine = await self.admission.place(model, key)
         if machine is None:
             machine = await self._hold(exchange, model, key, timeout, is_stream=parsed.stream)
         exchange.relay = Relay(self.upstream, exchange, parsed, model, endpoint)
