@@ -43,4 +43,5 @@ def nats_config(users_dir: Path, gateways: tuple[str, ...]) -> None:
         users = open_users(users_dir, gateways)
     except SpotinferenceError as error:
         exit_with_error(str(error))
-    print_line(authorization(users).rstrip("\n"))
+    for line in authorization(users).splitlines():
+        print_line(line)

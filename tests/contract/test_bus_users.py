@@ -3,10 +3,13 @@
 import asyncio
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from shared.bus.access import USER, BusAccess
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.bus.topology import METER
+from spotinference.__main__ import main
 from spotinference.nats_config.server_config import authorization
 from spotinference.nats_config.users import open_users
 from tests.kit.nats_server import NatsServer
@@ -15,7 +18,7 @@ from tests.kit.waiting import PATIENCE_SECONDS, until
 
 async def test_a_replaced_key_is_used_without_a_restart(nats_server: NatsServer, tmp_path: Path) -> None:
     users = tmp_path / "users"
-    nats_server.more = authorization(open_users(users))
+    nats_server.more = CliRunner().invoke(main, ["nats-config", "--users-dir", str(users)]).stdout
     nats_server.restart()
     access = BusAccess(urls=(nats_server.url,), nkey_file=users / f"{USER}.nk")
     async with connect(access.for_role("setup"), name="setup", wait=PATIENCE_SECONDS) as setup:
