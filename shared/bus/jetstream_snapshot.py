@@ -5,6 +5,7 @@ Buckets and object stores are streams too. The client has no calls for this part
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import msgspec
@@ -120,11 +121,24 @@ async def make_room(bus: JetStreamBus, names: Iterable[str]) -> None:
             except nats.js.errors.NotFoundError:
                 continue
         if messages:
-            raise Rejected(f"stream {name} on this bus has {messages} messages: restore into an empty bus")
+            raise Rejected(
+                f"stream {name} on this bus has {messages} messages: restore into an empty bus; "
+                "if a restore was killed here, empty the bus again"
+            )
         empty.append(name)
-    for name in empty:
+    await delete_streams(bus, empty)
+
+
+async def delete_streams(bus: JetStreamBus, names: Iterable[str]) -> None:
+    """Delete the streams of these names, as far as they exist.
+
+    Raises:
+        BusError: the server cannot do that now.
+    """
+    for name in names:
         async with unavailable(f"delete stream {name}"):
-            await bus.js.delete_stream(name)
+            with suppress(nats.js.errors.NotFoundError):
+                await bus.js.delete_stream(name)
 
 
 def _raise_fault(name: str, fault: _Fault | None) -> None:

@@ -41,13 +41,14 @@ def check_free(target: Path) -> None:
             raise Rejected(f"{path}: exists: stop the suite, and move it away first")
 
 
-def restore_database(folder: Path, target: Path) -> None:
-    """Put a copy in place. Raises `Rejected` if that fails."""
+def copy_database(folder: Path, target: Path) -> Path:
+    """Copy a saved database beside its place, and return the copy. Raises `Rejected` if that fails."""
+    partial = target.with_name(target.name + ".new")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".new")
         shutil.copyfile(folder / target.name, partial)
         partial.chmod(0o600)
-        partial.replace(target)
     except OSError as error:
-        raise Rejected(f"{target}: {error.strerror}") from error
+        partial.unlink(missing_ok=True)
+        raise Rejected(f"{error.filename or partial}: {error.strerror}") from error
+    return partial

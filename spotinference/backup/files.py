@@ -54,8 +54,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Raises `Rejected` for a folder that is no complete backup."""
     try:
-        return decode((folder / MANIFEST).read_bytes(), Manifest)
+        manifest = decode((folder / MANIFEST).read_bytes(), Manifest)
     except FileNotFoundError:
         raise Rejected(f"{folder}: no complete backup: {MANIFEST} is missing") from None
     except (OSError, Unreadable) as error:
         raise Rejected(f"{folder / MANIFEST}: {error}") from error
+    files = [*(stream_path(folder, name) for name in manifest.streams), *(folder / name for name in manifest.databases)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise Rejected(f"{folder}: no complete backup: {', '.join(missing)} missing")
+    return manifest

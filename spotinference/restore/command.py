@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from shared.bus.jetstream import JetStreamBus, connect
-from shared.bus.jetstream_snapshot import make_room, restore_stream
+from shared.bus.jetstream_snapshot import delete_streams, make_room, restore_stream
 from shared.bus.provision import provision
+from shared.errors import BusError
 from shared.runtime import suite_file
-from spotinference.backup.databases import check_free, restore_database, sqlite_files
+from spotinference.backup.databases import check_free, copy_database, sqlite_files
 from spotinference.backup.files import Manifest, read_manifest, stream_path
 from spotinference.context import BUS_SECONDS, Context, suite_options
 from spotinference.keys.store import merge_keys
@@ -36,9 +37,15 @@ def restore(context: Context, folder: Path) -> None:
     ]
     for target in targets:
         check_free(target)
-    keys = asyncio.run(_restore_bus(context, folder, manifest))
-    for target in targets:
-        restore_database(folder, target)
+    copies: list[Path] = []
+    try:
+        copies += [copy_database(folder, target) for target in targets]  # a full disk shows before the bus is touched
+        keys = asyncio.run(_restore_bus(context, folder, manifest))
+        for copy, target in zip(copies, targets, strict=True):
+            copy.replace(target)
+    finally:
+        for copy in copies:
+            copy.unlink(missing_ok=True)
     print_line(f"restored {keys} keys, {len(manifest.streams)} streams and {len(targets)} databases")
 
 
@@ -46,11 +53,25 @@ async def _restore_bus(context: Context, folder: Path, manifest: Manifest) -> in
     replicas = context.config().bus.replicas
     async with _empty_bus(context) as bus:
         await make_room(bus, manifest.streams)
-        for name, description in manifest.streams.items():
-            with stream_path(folder, name).open("rb") as file:
-                await restore_stream(bus, name, description, file, replicas=replicas)
+        async with _all_or_none(bus, manifest):
+            for name, description in manifest.streams.items():
+                with stream_path(folder, name).open("rb") as file:
+                    await restore_stream(bus, name, description, file, replicas=replicas)
         await provision(bus, replicas=replicas)
         return await merge_keys(bus, manifest.keys)
+
+
+@asynccontextmanager
+async def _all_or_none(bus: JetStreamBus, manifest: Manifest) -> AsyncIterator[None]:
+    """Delete the restored streams if the body fails or is interrupted, so that the command can be repeated."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            await delete_streams(bus, manifest.streams)
+        except BusError:
+            raise BusError(f"{error}: streams of this backup are left: empty the bus and repeat the command") from error
+        raise
 
 
 @asynccontextmanager

@@ -86,6 +86,34 @@ async def test_lost_bus_and_database_come_back_as_they_were(
         assert ledger.execute("SELECT id FROM events").fetchall() == [("e1",)]
 
 
+async def test_failed_restore_leaves_nothing_behind(
+    shell: Shell,
+    bus: JetStreamBus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    await _fill(bus, tmp_path)
+    copy = tmp_path / "copy"
+    assert (await shell("backup", str(copy))).exit_code == 0
+    _lose(tmp_path)
+    reports = copy / f"KV_{REPORTS.name}.stream"
+    whole = reports.read_bytes()
+    async with _second_bus(tmp_path_factory.mktemp("second"), monkeypatch) as restored:
+        reports.write_bytes(b"no snapshot of a stream")
+        failed = await shell("restore", str(copy))
+        assert (failed.exit_code, f"restore stream KV_{REPORTS.name}" in failed.output) == (1, True)
+        assert await restored.js.streams_info() == []
+        reports.unlink()
+        failed = await shell("restore", str(copy))
+        assert (failed.exit_code, f"{reports.name} missing" in failed.output) == (1, True)
+        assert not (tmp_path / "ledger.sqlite").exists()
+
+        reports.write_bytes(whole)
+        result = await shell("restore", str(copy))
+        assert result.exit_code == 0, result.output
+
+
 async def test_key_that_was_revoked_after_the_backup_stays_revoked(
     shell: Shell, bus: JetStreamBus, tmp_path: Path
 ) -> None:
