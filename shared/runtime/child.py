@@ -45,6 +45,8 @@ class Child:
     """How long the process may take to end after SIGTERM. Then it is killed."""
     report: Callable[[str], None]
     """Called with what happens to the process, for people. Must not block."""
+    start_s: float | None = START_SECONDS
+    """How long the process may take to become ready; None: for ever."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     running: RunningService | None = None
     process: asyncio.subprocess.Process | None = None
@@ -55,11 +57,11 @@ class Child:
         """Start the process and return once it is ready. Raises `StartFailed` with its own last words if it ends."""
         await self._spawn()
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(self.start_s):
                 await self._wait_until_ready()
         except TimeoutError:
             raise StartFailed(
-                f"{self.name} was not ready within {START_SECONDS:g} s: see {self.log_path or 'above'}"
+                f"{self.name} was not ready within {self.start_s:g} s: see {self.log_path or 'above'}"
             ) from None
         self._task = asyncio.create_task(self._supervise(), name=f"keep {self.name}")
 

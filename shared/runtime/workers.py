@@ -26,6 +26,7 @@ from shared.runtime import logs
 from shared.runtime.child import Child
 from shared.runtime.listener import bind, origin
 from shared.runtime.suite_file import RunningService, announce
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -89,25 +90,49 @@ class Workers:
         for number in range(self._count):
             options = [*self._options, "--workers", str(self._count), "--worker", str(number), "--port", str(port)]
             options += ["--metrics-port", "0"]  # the configured one belongs to this process
-            child = Child(self._service, options, None, _ignore, lifeline, stop_s=self._stop_s, report=_log_restart)
+            child = Child(
+                self._service,
+                options,
+                None,
+                _ignore,
+                lifeline,
+                stop_s=self._stop_s,
+                start_s=None,  # they await the bus for ever
+                report=_log_restart,
+            )
             self.children.append(child)
         try:
-            await asyncio.gather(*(child.start() for child in self.children))
             async with self._health() as metrics_port:
-                announced = RunningService(
-                    service=self._service,
-                    url=origin(self._host, port),
-                    metrics_url=origin(self._metrics_host, metrics_port),
-                    pid=os.getpid(),
-                )
-                announce(announced)
-                await self._stop.wait()
+                if await self._start_children():
+                    announced = RunningService(
+                        service=self._service,
+                        url=origin(self._host, port),
+                        metrics_url=origin(self._metrics_host, metrics_port),
+                        pid=os.getpid(),
+                    )
+                    announce(announced)
+                    await self._stop.wait()
                 return await self._stop_children()  # the pages stay up until the drain has ended
         except SpotinferenceError as error:
             logs.stderr().write(f"spotinference {self._service}: {error}\n")
             return 1
         finally:
             await self._stop_children()
+
+    async def _start_children(self) -> bool:
+        """Start all workers. Return False if they have to stop before they are ready."""
+
+        async def start() -> None:
+            await asyncio.gather(*(child.start() for child in self.children))
+
+        starting, stopping = asyncio.create_task(start()), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            return not self._stop.is_set()
+        finally:
+            await cancel_and_wait([starting, stopping])
 
     async def _stop_children(self) -> int:
         """Stop all workers; return the exit status."""
@@ -130,7 +155,7 @@ class Workers:
                 faults = {
                     f"worker {number}: {name}": fault
                     for number, text in texts.items()
-                    for name, fault in _faults(text).items()
+                    for name, fault in _faults(text, has_started=self.children[number].running is not None).items()
                 }
                 if self._stop.is_set():
                     faults["draining"] = "draining"
@@ -159,8 +184,10 @@ class Workers:
         return dict(enumerate(pages))
 
 
-def _faults(text: str | None) -> dict[str, str]:
+def _faults(text: str | None, *, has_started: bool) -> dict[str, str]:
     """Return the faults in a worker's `/readyz`."""
+    if not has_started:
+        return {"starting": "starting"}
     if text is None:
         return {"gone": "no answer"}
     try:

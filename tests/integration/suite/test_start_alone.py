@@ -34,14 +34,14 @@ def first_process() -> Sequence[str]:
 
 @asynccontextmanager
 async def started(
-    service: str, home: Path, bus_url: str, wrapper: Sequence[str] = ()
+    service: str, home: Path, bus_url: str, wrapper: Sequence[str] = (), more: Sequence[str] = ()
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A process of the service, and the origin of its health pages, which it may not serve yet."""
     (home / "spotinference.toml").write_text("[gateway]\nport = 0\n")
     port = free_port()
     options = ("--config", str(home / "spotinference.toml"), "--data-dir", str(home), "--metrics-port", str(port))
     process = await asyncio.create_subprocess_exec(
-        *(*wrapper, sys.executable, "-m", f"services.{service}", *options),
+        *(*wrapper, sys.executable, "-m", f"services.{service}", *options, *more),
         env={**os.environ, BUS_URL_VARIABLE: bus_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -77,6 +77,25 @@ async def test_service_without_bus_is_alive_and_not_ready(service: str, tmp_path
         assert "spot_bus_connected 0.0" in metrics
         assert 'spot_build_info{python="' in metrics
         assert "process_resident_memory_bytes" in metrics
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
+
+
+async def test_workers_without_bus_are_alive_and_not_ready(nats_server: NatsServer, tmp_path: Path) -> None:
+    await asyncio.to_thread(nats_server.stop)
+    two = ("--workers", "2")
+    async with started("gateway", tmp_path, nats_server.url, more=two) as (process, origin):
+        await until(lambda: read_page(f"{origin}/livez"), lambda answer: answer[0] == 200)
+        status, page = await read_page(f"{origin}/readyz")
+        assert (status, json.loads(page)["faults"]["worker 1: starting"]) == (503, "starting")
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
+    async with started("gateway", tmp_path, nats_server.url, more=two) as (process, origin):
+        await until(lambda: read_page(f"{origin}/livez"), lambda answer: answer[0] == 200)
+        await asyncio.to_thread(nats_server.start)
+        async with connect(nats_server.url, name="test", wait=PATIENCE_SECONDS) as bus:
+            await provision(bus)
+        await until(lambda: read_page(f"{origin}/readyz"), lambda answer: answer[0] == 200)
         process.send_signal(signal.SIGTERM)
         assert await ended(process) == 0
 
