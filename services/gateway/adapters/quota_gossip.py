@@ -42,7 +42,7 @@ class QuotaGossip:
         self._changed = asyncio.Event()
         self._reported_keys = 0
         self.on_news: Callable[[], None] = lambda: None
-        """Called when a report may have raised what this gateway may use."""
+        """Called when a report, also one of its own, may have raised what this gateway may use."""
         limiter.on_change = self._changed.set
 
     async def start(self) -> None:
@@ -70,6 +70,7 @@ class QuotaGossip:
                     await self._changed.wait()
             self._changed.clear()
             await self.report()
+            self.on_news()
             await asyncio.sleep(QUIET_SECONDS + QUIET_SECONDS_PER_KEY * self._reported_keys)
 
     async def report(self, *, leaving: bool = False) -> None:

@@ -19,6 +19,8 @@ KeyLimits = tuple[int | None, int | None, int | None, int | None]
 NONE: Amounts = (0, 0, 0, 0)
 PER_MINUTE = 2
 """The first two numbers of `Amounts` are per minute: only time reduces them."""
+CONCURRENCY = 2
+"""Where the requests in flight stand."""
 
 
 @dataclass(eq=False, slots=True)

@@ -7,18 +7,18 @@ send a machine more than it takes, and a gateway can use what the others leave.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.gateway.core.key_usage import CONCURRENCY
 from services.gateway.core.quota_coordinator import QuotaCoordinator
+from services.gateway.core.quota_lease import MACHINE
 from shared.messages.gateway import KeyQuota
 
-CONCURRENCY = 2
-"""Where requests in flight stand among a key's limits."""
 UNMET_SECONDS = 0.25
 """How long a request that found no room counts as waiting for it, while it retries."""
 
 
 def quota_key(machine: str) -> str:
-    """Return the machine's name among the keys; no key's id has a slash."""
-    return f"machine/{machine}"
+    """Return the machine's name among the keys."""
+    return MACHINE + machine
 
 
 def quota_of(in_flight: int, limit: int, unmet: int) -> KeyQuota:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.core.bus_absence import Place
-from services.gateway.core.key_usage import NONE, PER_MINUTE, SLOT_SECONDS, Amounts
+from services.gateway.core.key_usage import CONCURRENCY, NONE, PER_MINUTE, SLOT_SECONDS, Amounts
 from services.gateway.core.quota_lease import MAX_KEYS, NO_LEASE, Capacity, QuotaFollower, QuotaLeader, leased
 from shared.messages.gateway import KeyQuota, QuotaLease, QuotaReport
 
@@ -103,7 +103,8 @@ class QuotaCoordinator:
 
     def ceiling(self, key_id: str, at: int, limit: int) -> int:
         """Return how high this gateway's own usage may go, as of the last `used_elsewhere`."""
-        return self._capacity(key_id, at, limit) - sum(peer.bound(key_id, at, limit) for peer in self._counted)
+        rest = self._capacity(key_id, at, limit) - sum(peer.bound(key_id, at, limit) for peer in self._counted)
+        return min(rest, self._leader.own_shares.get(key_id, rest)) if at == CONCURRENCY else rest
 
     def is_short_elsewhere(self, key_id: str, at: int) -> bool:
         """Return whether another gateway is short of this limit."""

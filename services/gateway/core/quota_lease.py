@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from services.gateway.core.key_usage import NONE, KeyLimits
+from services.gateway.core.key_usage import CONCURRENCY, NONE, KeyLimits
 from shared.messages.gateway import KeyQuota, QuotaLease
 
 NO_LEASE = QuotaLease(version=0, parts=0, keys={})
+MACHINE = "machine/"
+"""Before a machine's name among the keys; no key's id has a slash."""
 MAX_KEYS = 2000
 """Keys listed in one message, about 100 bytes each; any further key gets its equal part."""
 KEYS_PER_TURN = 32
@@ -68,6 +70,8 @@ class Capacity:
 class QuotaLeader:
     """Offers leases to followers."""
 
+    own_shares: dict[str, int] = field(default_factory=dict)
+    """How many requests this gateway should have in flight on each machine that has too few places for all gateways."""
     _limits: dict[str, KeyLimits] = field(default_factory=dict)
     """Limits of the keys that are in use or in a lease, as last reported by the gateways that use them."""
     _turn: int = 0
@@ -75,13 +79,23 @@ class QuotaLeader:
     def offer(self, version: int, capacity: Capacity) -> None:
         """Offer a new lease to each follower that has acknowledged its last one, if it differs."""
         free = [follower for follower in capacity.followers if follower.agreed is follower.offered]
+        if not capacity.followers:
+            self.own_shares.clear()
         if not free:
             return
         parts = _parts(free, capacity)
         is_new = parts != [follower.offered.parts for follower in free]
         loans = [{} if is_new else dict(follower.offered.keys) for follower in free]
         for key_id, limits in self._next(capacity, everything=is_new).items():
-            columns = [_lend(key_id, at, limit, free, capacity) for at, limit in enumerate(limits)]
+            fair = _fair_shares(key_id, limits[CONCURRENCY], capacity, version)
+            if fair:
+                self.own_shares[key_id] = fair[-1]
+            else:
+                self.own_shares.pop(key_id, None)
+            columns = [
+                _lend(key_id, at, limit, free, capacity, fair=fair if at == CONCURRENCY else [])
+                for at, limit in enumerate(limits)
+            ]
             for keys, part, amounts in zip(loans, parts, zip(*columns, strict=True), strict=True):
                 keys[key_id] = amounts
                 if limits is not _UNKNOWN and amounts == tuple((limit or 0) // part if part else 0 for limit in limits):
@@ -105,6 +119,7 @@ class QuotaLeader:
             chosen = [*turn, *short.intersection(keys).difference(turn)]
             self._turn += KEYS_PER_TURN
         self._limits = {key_id: self._limits.get(key_id, _UNKNOWN) for key_id in keys}
+        self.own_shares = {key_id: share for key_id, share in self.own_shares.items() if key_id in self._limits}
         for key_id in chosen:
             if limits := [used[key_id].limits for used in users if key_id in used]:
                 self._limits[key_id] = _highest(limits)
@@ -128,8 +143,13 @@ def _highest(limits: Sequence[KeyLimits]) -> KeyLimits:
     return requests, tokens, concurrency, month
 
 
-def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
-    """Return, for one limit of one key, what each of `free` may use from now on."""
+def _lend(
+    key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower], capacity: Capacity, *, fair: Sequence[int]
+) -> list[int]:
+    """Return, for one limit of one key, what each of `free` may use from now on.
+
+    `fair` has what each of `capacity.counted` should use if they want more than there is; else it is empty.
+    """
     if limit is None:
         return [0] * len(free)
     own = QuotaFollower(capacity.own)
@@ -140,10 +160,46 @@ def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower]
     loans = []
     for follower in free:
         bound = follower.bound(key_id, at, limit)
-        aim = follower.used(key_id, at) + shares[capacity.counted.index(follower)]
+        index = capacity.counted.index(follower)
+        aim = fair[index] if fair else follower.used(key_id, at) + shares[index]
         loans.append(min(aim, bound + max(0, spare)))
         spare -= max(0, loans[-1] - bound)
     return loans
+
+
+def _fair_shares(key_id: str, limit: int | None, capacity: Capacity, turn: int) -> list[int]:
+    """Return how many requests each of `capacity.counted`, then this gateway, should have in flight on a machine.
+
+    Empty if there are enough places for all. Otherwise who has more than its share does not fill a place that becomes
+    free: a gateway that always has requests waiting would keep all places, and the others' requests would wait forever.
+    A key needs none of this, since requests over its limit are rejected.
+    """
+    if limit is None or not key_id.startswith(MACHINE):
+        return []
+    gateways = [*capacity.counted, QuotaFollower(capacity.own)]
+    used = [gateway.used(key_id, CONCURRENCY) for gateway in gateways]
+    wants = [gateway.unmet(key_id, CONCURRENCY) for gateway in gateways]
+    total = capacity.total(key_id, CONCURRENCY, limit)
+    return share_fairly(total, used, wants, turn) if any(wants) and sum(used) + sum(wants) > total else []
+
+
+def share_fairly(total: int, used: Sequence[int], wants: Sequence[int], turn: int) -> list[int]:
+    """Return shares of `total` that differ only where somebody needs less than an equal share.
+
+    The remainder of a division stays where it is used. If there are fewer places than gateways, those that have none
+    come first, in an order that `turn` shuffles.
+    """
+    needs = [have + want for have, want in zip(used, wants, strict=True)]
+    are_few = total < sum(need > 0 for need in needs)
+    order = sorted(
+        range(len(needs)),
+        key=lambda at: (needs[at] > 0, -used[at], hash((turn, at))) if are_few else (needs[at], used[at], at),
+    )
+    shares, rest = [0] * len(needs), max(0, total)
+    for left, at in zip(range(len(needs), 0, -1), order, strict=True):
+        shares[at] = min(needs[at], rest // left)
+        rest -= shares[at]
+    return shares
 
 
 def apportion(rest: int, wants: Sequence[int]) -> list[int]:
