@@ -95,7 +95,8 @@ class JetStreamBus:
 
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
         async def on_message(msg: Msg) -> None:
-            await self.rejections.handle_or_reject(subject, msg.subject, handler(Received(msg.subject, msg.data)))
+            if self.rejections.is_published_to(subject, msg.subject):
+                await self.rejections.handle_or_reject(subject, msg.subject, handler(Received(msg.subject, msg.data)))
 
         async with unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
@@ -113,11 +114,11 @@ class JetStreamBus:
                 return None
             raise
 
-    async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
+    async def read(self, stream: Stream, subject: str | None = None) -> Sequence[Received]:
         self._check()
         async with unavailable(f"read {stream.name}"):
             subscription, stored = await subscribe_stored(
-                self.js, stream.name, subject, DeliverPolicy.ALL, name=uuid4().hex
+                self.js, stream.name, subject or stream.subjects[0], DeliverPolicy.ALL, name=uuid4().hex
             )
             try:
                 messages = [await subscription.next_msg(CALL_SECONDS) for _ in range(stored)]
@@ -226,7 +227,8 @@ class JetStreamBus:
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         async def on_request(request: Request) -> None:
-            await request.respond(await self.rejections.answer_or_reject(service, subject, handler(request.data)))
+            if self.rejections.is_published_to(subject, request.subject):
+                await request.respond(await self.rejections.answer_or_reject(service, subject, handler(request.data)))
 
         async with unavailable(f"respond {subject}"):
             micro = await add_service(self.client, name=service, version=SERVICE_VERSION)

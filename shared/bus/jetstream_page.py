@@ -27,7 +27,7 @@ async def read_page(
 ) -> Page:
     """Read one page, as described at `Bus.page`. `TimeoutError` if the server has messages and sends none."""
     end = (await js.stream_info(stream.name)).state.last_seq
-    consumer = await js.add_consumer(stream.name, _from(after, since))
+    consumer = await js.add_consumer(stream.name, _from(stream.subjects[0], after, since))
     name, waiting = consumer.name, consumer.num_pending or 0
     pull = Pull(client, stream.name, name)
     try:
@@ -42,9 +42,10 @@ async def read_page(
     return Page([Received(m.subject, m.data) for m in messages], last, end)
 
 
-def _from(after: int, since: float | None) -> ConsumerConfig:
+def _from(subject: str, after: int, since: float | None) -> ConsumerConfig:
     config = ConsumerConfig(
         name=uuid4().hex,
+        filter_subject=subject,
         ack_policy=AckPolicy.NONE,
         deliver_policy=DeliverPolicy.ALL,
         inactive_threshold=INACTIVE_SECONDS,

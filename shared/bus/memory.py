@@ -148,8 +148,9 @@ class MemoryBus:
         ]
         return matching[-1] if matching else None
 
-    async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
+    async def read(self, stream: Stream, subject: str | None = None) -> Sequence[Received]:
         self._check()
+        subject = subject or stream.subjects[0]
         return [Received(m.subject, m.data) for m in self._streams[stream.name].messages if matches(subject, m.subject)]
 
     async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:

@@ -160,8 +160,8 @@ class Bus(Protocol):
         """Return the newest stored message of exactly this subject."""
         ...
 
-    async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
-        """Return everything that the stream holds under `subject`, oldest first."""
+    async def read(self, stream: Stream, subject: str | None = None) -> Sequence[Received]:
+        """Return everything that the stream holds under `subject` (None: under its own), oldest first."""
         ...
 
     async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:

@@ -47,6 +47,7 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | 
         for bucket in topology.BUCKETS:
             if not await _update(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas):
                 await bus.js.create_key_value(_new_bucket(bucket, replicas))
+                await _update(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas)  # the client allows rollups
         for store in topology.OBJECT_STORES:
             if not await _update(bus, f"OBJ_{store.name}", {}, replicas):
                 await bus.js.create_object_store(store.name, config=ObjectStoreConfig(replicas=replicas))
@@ -70,8 +71,13 @@ def stream_settings(stream: topology.Stream, max_bytes: int | None) -> dict[str,
 
 def bucket_settings(bucket: topology.Bucket) -> dict[str, Any]:
     """Return what the topology says about a bucket, which is a stream."""
-    # Its window for message ids must not be longer than its keys live.
-    return {"max_age": bucket.ttl or 0.0, "duplicate_window": min(bucket.ttl or DEFAULT_WINDOW, DEFAULT_WINDOW)}
+    return {
+        "max_age": bucket.ttl or 0.0,
+        # Not longer than its keys live.
+        "duplicate_window": min(bucket.ttl or DEFAULT_WINDOW, DEFAULT_WINDOW),
+        # A header would remove every writer's keys.
+        "allow_rollup_hdrs": False,
+    }
 
 
 def stream_change(existing: StreamConfig, settings: Mapping[str, Any], replicas: int) -> StreamConfig | None:
@@ -107,6 +113,8 @@ async def _consumer(bus: JetStreamBus, consumer: topology.Consumer) -> None:
         consumer.stream,
         ConsumerConfig(
             durable_name=consumer.durable,
+            # The server can be made to store another stream's message in this one. It keeps its subject.
+            filter_subject=consumer.subject,
             ack_policy=AckPolicy.EXPLICIT,
             deliver_policy=DeliverPolicy.ALL,
             ack_wait=consumer.ack_wait,

@@ -6,7 +6,8 @@ from uuid import uuid4
 
 import structlog
 
-from shared.messages.codec import encode
+from shared.bus.subjects import matches
+from shared.messages.codec import Unreadable, encode
 from shared.messages.meter import ErrorReply
 from shared.units import MINUTE_S
 
@@ -55,6 +56,16 @@ class Rejections:
                 **last,
             )
         return lines < LOGGED_PER_MINUTE
+
+    def is_published_to(self, pattern: str, subject: str) -> bool:
+        """Whether a message was published under `pattern`; one that was not is rejected.
+
+        A user can have the server deliver stored messages anywhere, but they keep their subject.
+        """
+        if matches(pattern, subject):
+            return True
+        self.record(pattern, Unreadable("it was published under another subject"), subject=subject)
+        return False
 
     async def answer_or_reject(self, service: str, subject: str, answering: Awaitable[bytes]) -> bytes:
         """Return the answer to a request, or an `ErrorReply` that names the fault in the log."""

@@ -29,6 +29,8 @@ class Consumer:
     """A durable pull consumer with explicit acknowledgement and unlimited redelivery."""
 
     stream: str
+    subject: str
+    """Messages under other subjects are not delivered."""
     durable: str
     ack_wait: float
     max_ack_pending: int
@@ -61,9 +63,13 @@ USAGE = Stream(
     keep_for_good=True,
 )
 
-LEDGER = Consumer(stream=USAGE.name, durable="ledger", ack_wait=30.0, max_ack_pending=10_000)
-BOOKS = Consumer(stream=FLEET_JOURNAL.name, durable="books", ack_wait=30.0, max_ack_pending=1000)
-AUDIT = Consumer(stream=FLEET_JOURNAL.name, durable="audit", ack_wait=30.0, max_ack_pending=1000)
+LEDGER = Consumer(stream=USAGE.name, subject=USAGE.subjects[0], durable="ledger", ack_wait=30.0, max_ack_pending=10_000)
+BOOKS = Consumer(
+    stream=FLEET_JOURNAL.name, subject=FLEET_JOURNAL.subjects[0], durable="books", ack_wait=30.0, max_ack_pending=1000
+)
+AUDIT = Consumer(
+    stream=FLEET_JOURNAL.name, subject=FLEET_JOURNAL.subjects[0], durable="audit", ack_wait=30.0, max_ack_pending=1000
+)
 
 LEASE_SECONDS = 5.0
 """A leader that stops renewing is replaced within this time, so that a standby acts within 10 s."""
