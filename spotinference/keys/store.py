@@ -84,15 +84,19 @@ async def save_keys(bus: Bus) -> tuple[SavedKey, ...]:
 
 
 async def merge_keys(bus: Bus, saved: Iterable[SavedKey]) -> int:
-    """Create the saved keys that are missing, and revoke those that were saved as revoked. Return how many changed.
+    """Create the saved keys that are missing or unreadable, and revoke those that were saved as revoked.
 
-    A key that is revoked on the bus stays so: nothing saved lifts a revocation.
+    A key that is revoked on the bus stays so: nothing saved lifts a revocation. Returns how many changed.
     """
     present = {digest: (record, revision) for digest, record, revision in await read_keys(bus)}
     changed = 0
     for key in saved:
         if key.digest not in present:
-            await bus.create(KEYS, key.digest, encode(key.record))
+            unreadable = await bus.get(KEYS, key.digest)
+            if unreadable is None:
+                await bus.create(KEYS, key.digest, encode(key.record))
+            else:  # something else was stored over the record
+                await bus.update(KEYS, key.digest, encode(key.record), revision=unreadable.revision)
         else:
             record, revision = present[key.digest]
             if record.revoked_at is not None or key.record.revoked_at is None:

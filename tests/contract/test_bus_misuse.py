@@ -14,6 +14,8 @@ from shared.bus.permissions import Role
 from shared.bus.ports import Received
 from shared.bus.provision import provision
 from shared.bus.topology import BOOKS, BUCKETS, KEYS, LEASES, LEDGER, METER, USAGE
+from shared.messages.keys import KeyRecord
+from spotinference.keys.store import SavedKey, merge_keys, read_keys
 from spotinference.nats_config.server_config import authorization
 from spotinference.nats_config.users import open_users
 from tests.kit.nats_server import NatsServer
@@ -48,6 +50,21 @@ async def test_a_rollup_removes_nothing_from_a_bucket_of_several_writers(connect
         assert await meter.get(LEASES, subjects.METER_LEASE) is not None
         configs = [(await setup.js.stream_info(f"KV_{bucket.name}")).config for bucket in BUCKETS]
         assert not any(config.allow_rollup_hdrs for config in configs)
+
+
+async def test_an_imported_key_replaces_a_servers_answer_that_was_stored_over_it(connect_as: Connect) -> None:
+    key = SavedKey(digest="a" * 64, record=KeyRecord(id="k1", name="customer", created_at=1.0))
+    async with connect_as("operator") as operator, connect_as("gateway") as gateway:
+        assert await merge_keys(operator, [key]) == 1
+        info = f"$JS.API.STREAM.INFO.KV_{KEYS.name}"
+        await gateway.client.publish(info, b"", reply=f"$KV.{KEYS.name}.{key.digest}")
+
+        async def readable() -> int:
+            return len(await read_keys(operator))
+
+        await until(readable, lambda count: count == 0)
+        assert await merge_keys(operator, [key]) == 1
+        assert await readable() == 1
 
 
 async def test_provision_takes_rollups_from_a_bucket_that_allows_them(bus: JetStreamBus) -> None:
