@@ -2,7 +2,8 @@
 
 A service is an asynchronous context manager: entering starts it, leaving drains it. The process ends on SIGTERM or
 SIGINT, when the lifeline shows that its parent has gone, or with status 1 after one of its tasks has crashed. It serves
-its health before it first connects to the bus, which it awaits for ever.
+its health before it first connects to the bus, which it awaits for ever. If the bus fails while the service starts, the
+process starts again.
 """
 
 import argparse
@@ -11,12 +12,13 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import structlog
@@ -29,7 +31,7 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import replica
 from shared.config.load import find_config, load
 from shared.config.sections import Config, ServiceSection
-from shared.errors import Misconfigured, SpotinferenceError
+from shared.errors import BusUnavailable, Misconfigured, SpotinferenceError
 from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.clock_skew import ClockSkewMonitor
@@ -42,6 +44,10 @@ from shared.runtime.workers import Workers
 from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
+
+START_AGAIN = -1
+"""In place of an exit status: the bus interrupted the start."""
+START_AGAIN_SECONDS = 1.0
 
 
 def _new_instance() -> str:
@@ -154,11 +160,20 @@ def run(service: str, section: Callable[[Config], ServiceSection], open_service:
             status = runner.run(_supervise(service, section(config), workers, arguments))
         else:
             status = runner.run(_run_service(service, config, section(config), open_service, arguments))
+        if status == START_AGAIN:
+            _start_again()
     except (SpotinferenceError, OSError) as error:
         log.critical("start_failed", reason=str(error))
         logs.stderr().write(f"spotinference {service}: {error}\n")
         status = 1
     os._exit(status)
+
+
+def _start_again() -> NoReturn:
+    """Replace this process by a new one of the same id, which awaits the bus: nothing half started is left."""
+    # They stay pending until the new program handles them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program
 
 
 def _worker_count(section: ServiceSection, arguments: argparse.Namespace) -> int:
@@ -224,6 +239,10 @@ async def _run_service(
         except asyncio.CancelledError:
             log.info("service_stopped", ready=False)
             return 1 if runtime is not None and runtime.crashed else 0
+        except BusUnavailable as error:
+            log.warning("start_interrupted", reason=str(error))
+            await asyncio.wait([asyncio.create_task(ended.wait())], timeout=START_AGAIN_SECONDS)
+            return 0 if ended.is_set() else START_AGAIN
         _announce(runtime, origin(section.metrics_host, bound))
         await runtime.stopped()
         log.info("service_draining")

@@ -12,6 +12,8 @@ class BusProxy:
     """While `whole` is not set, bytes lie still in both directions and nobody is told."""
 
     url: str = ""
+    hold_at: bytes | None = None
+    """Bytes that clear `whole` instead of passing, once."""
     whole: asyncio.Event = field(default_factory=asyncio.Event)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _pipes: "set[asyncio.Task[None]]" = field(default_factory=set)
@@ -25,6 +27,9 @@ class BusProxy:
         self._writers.add(writer)
         try:
             while data := await reader.read(65536):
+                if self.hold_at is not None and self.hold_at in data:
+                    self.hold_at = None
+                    self.whole.clear()
                 await self.whole.wait()
                 writer.write(data)
                 await writer.drain()

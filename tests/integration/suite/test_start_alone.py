@@ -18,8 +18,11 @@ from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.runtime.logs import LEVEL_VARIABLE
 from shared.runtime.suite_file import BUS_URL_VARIABLE
+from shared.tasks import cancel_and_wait
+from tests.kit.bus_proxy import bus_proxy
 from tests.kit.nats_server import NatsServer
 from tests.kit.ports import free_port
+from tests.kit.service import ServiceProcess
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 SERVICES = ("gateway", "waker", "meter", "billing")
@@ -114,6 +117,30 @@ async def test_service_gets_ready_once_its_bus_has_started(nats_server: NatsServ
         assert "spot_bus_connected 1.0" in (await read_page(f"{origin}/metrics"))[1]
         process.send_signal(signal.SIGTERM)
         assert await ended(process) == 0
+
+
+async def test_service_whose_bus_fails_during_its_start_starts_again(nats_url: str, tmp_path: Path) -> None:
+    config = tmp_path / "spotinference.toml"
+    async with bus_proxy(nats_url) as proxy, connect(nats_url, name="test", wait=PATIENCE_SECONDS) as bus:
+        await provision(bus)
+        config.write_text(f'[bus]\nurl = "{proxy.url}"\n[meter]\nmetrics_port = 0\n')
+        proxy.hold_at = b"SUB meter.tokens "
+        meter = ServiceProcess("meter", config, tmp_path)
+        starting = asyncio.create_task(meter.start())
+        try:
+            await until(lambda: asyncio.to_thread(_read_text, meter.log), lambda text: "start_interrupted" in text)
+            proxy.whole.set()
+            proxy.cut()
+            await starting
+            assert await meter.stop() == 0
+        finally:
+            await cancel_and_wait([starting])
+            if meter.process is not None and meter.process.returncode is None:
+                await meter.kill9()
+
+
+def _read_text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 async def test_sigterm_ends_a_first_process_that_waits_for_its_bus(tmp_path: Path) -> None:
