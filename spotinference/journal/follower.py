@@ -9,8 +9,9 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus, Received, Restarted, WatchEvent
 from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.errors import BusUnavailable
+from shared.journal_entries import decode_entry
 from shared.messages.budget import Journalled
-from shared.messages.codec import Decoder, Unreadable
+from shared.messages.codec import Unreadable
 from spotinference.terminal import print_line
 
 ALL_SUBJECTS = FLEET_JOURNAL.subjects[0]
@@ -19,7 +20,6 @@ QUEUE_LIMIT = 1000
 RECENT_LIMIT = 2 * QUEUE_LIMIT
 """Entries shown last, to show an entry once that the bus delivers twice."""
 RETRY_SECONDS = 1.0
-_decoder: Decoder[Journalled] = Decoder(Journalled)
 
 
 async def read_journal(bus: JetStreamBus) -> list[Journalled]:
@@ -31,7 +31,7 @@ def decode_entries(messages: Iterable[Received]) -> Iterator[Journalled]:
     """Yield the entries that can be decoded; others, perhaps of a newer waker, get a line on standard error."""
     for received in messages:
         try:
-            entry = _decoder.decode(received.data)
+            entry = decode_entry(received.subject, received.data)
         except Unreadable as error:
             print_line(f"spotinference: skipped an entry under {received.subject}: {error}", err=True)
         else:

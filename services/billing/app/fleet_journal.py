@@ -7,8 +7,9 @@ from services.billing.ports import TransitionStore, Unstorable
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
 from shared.bus.replay import replay
+from shared.journal_entries import decode_entry
 from shared.messages.budget import Journalled
-from shared.messages.codec import Decoder, Unreadable
+from shared.messages.codec import Unreadable
 from shared.messages.waker import Transition
 
 BATCH = 500
@@ -17,7 +18,6 @@ MARGIN_SECONDS = 3600.0
 """How far the clocks of wakers and the bus may differ."""
 END = 253_402_300_800
 """Unix seconds at which the year 10000 begins: later times have no date."""
-_entries: Decoder[Journalled] = Decoder(Journalled)
 
 
 class FleetJournalReader:
@@ -89,7 +89,7 @@ class FleetJournalReader:
     def _entry(self, delivery: Delivery | Received, *, again: bool = False) -> Journalled | None:
         """Decode an entry; None if it is unreadable. `again`: the consumer reports it, so it is not reported here."""
         try:
-            return _checked(_entries.decode(delivery.data))
+            return _checked(decode_entry(delivery.subject, delivery.data))
         except Unreadable as error:
             if not again:
                 self._reject(delivery.subject, error)

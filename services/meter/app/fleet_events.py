@@ -11,8 +11,9 @@ from services.meter.ports import EngineStore
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
 from shared.bus.replay import replay
+from shared.journal_entries import decode_entry
 from shared.messages.budget import Journalled
-from shared.messages.codec import Decoder, Unreadable, decode
+from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity
 from shared.messages.waker import ProviderCall, Transition
 
@@ -23,7 +24,6 @@ FETCH_SECONDS = 1.0
 MARGIN_SECONDS = 3600.0
 """How far the clocks of wakers and bus may differ."""
 SERVING = ("ready", "draining")
-_entries: Decoder[Journalled] = Decoder(Journalled)
 
 
 class FleetEventRecorder:
@@ -74,7 +74,7 @@ class FleetEventRecorder:
         events: dict[str, FleetEvent] = {}
         for message in messages:
             try:
-                event = event_of(_entries.decode(message.data))
+                event = event_of(decode_entry(message.subject, message.data))
             except Unreadable as error:
                 if not is_replay:
                     self._bus.rejections.record(topology.FLEET_JOURNAL.name, error, subject=message.subject)
