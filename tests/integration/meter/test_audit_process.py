@@ -344,6 +344,11 @@ async def test_engine_death_after_its_last_reading_is_explained(
         )
         await scene.bus.publish(subjects.journal(MACHINE), encode(died))
         await scene.count(4, 4, outcome="engine_lost")
+
+        def knows_the_death(audit: MachineAudit | None) -> bool:
+            return audit is not None and any("died 1 times" in cause.words for cause in audit.causes)
+
+        await until(scene.machine_audit, knows_the_death)
         result = await scene.becomes(ledger=25, state="explained")
         assert (result.engine, result.difference) == (20, 0)
         unread = next(c for c in result.causes if c.name == "unread")

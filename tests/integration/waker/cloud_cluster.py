@@ -188,8 +188,8 @@ class CloudCluster:
         return [(entry.call, entry.outcome) for entry in current]
 
     async def asleep(self, instance: str) -> None:
-        """Once the cloud says so."""
-        await until(self.cloud.asleep, lambda seen: instance in seen)
+        """Once the cloud says so. A machine that seemed broken first is put to sleep again after a minute."""
+        await until(self.cloud.asleep, lambda seen: instance in seen, seconds=2 * PATIENCE_SECONDS)
 
     async def metric(self, name: str, **labels: str) -> float | None:
         """Of the waker, without `spot_waker_`."""
