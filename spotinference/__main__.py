@@ -18,7 +18,7 @@ COMMANDS = {
     "restore": "Restore a backup into an empty bus.",
     "outbox": "Send the usage that a gateway left behind.",
     "doctor": "Verify a day's counts, from the engines to the report.",
-    "keys": "Create, list and revoke API keys.",
+    "keys": "Create, list, revoke and copy API keys.",
     "fleet": "Show the machines.",
     "wake": "Wake a machine for a model.",
     "hibernate": "Drain a machine and put it to sleep.",
