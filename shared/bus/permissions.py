@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from shared.bus import subjects, topology
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 
-Role = Literal["gateway", "waker", "meter", "billing", "operator", "setup"]
+Role = Literal["gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox", "setup"]
 ROLES: tuple[Role, ...] = get_args(Role)
 OWN = "{user}"
 """In a subject: the user's own name."""
@@ -42,6 +42,8 @@ class Row:
     objects: tuple[ObjectStore, ...] = ()
     puts: tuple[ObjectStore, ...] = ()
     """Object stores in which it also puts objects."""
+    saves: tuple[str, ...] = ()
+    """Names of the streams that it saves whole, as the server packs them."""
     requests: tuple[str, ...] = ()
     responds: tuple[str, ...] = ()
 
@@ -82,6 +84,13 @@ ROWS: Mapping[Role, Row] = {
         requests=(subjects.METER_TOKENS,),
         responds=subjects.BILLING_REQUESTS,
     ),
+    "site": Row(
+        reads=(topology.FLEET, topology.BUDGET, topology.REPORTS),
+        writes=(topology.KEYS,),
+        streams=(topology.FLEET_JOURNAL,),
+        objects=(topology.BOOKS_FILES,),
+        requests=(subjects.WAKER_COMMAND, subjects.BILLING_GATE, *subjects.METER_QUERIES, *subjects.BILLING_QUERIES),
+    ),
     "operator": Row(
         subscribes=(subjects.ACTIVITIES, *topology.FLEET_JOURNAL.subjects),
         reads=(topology.FLEET, topology.WAKER, topology.BUDGET, topology.METER, topology.SOURCES),
@@ -93,6 +102,9 @@ ROWS: Mapping[Role, Row] = {
         puts=(topology.INVOICES,),
         requests=(*subjects.WAKER_REQUESTS, *subjects.METER_REQUESTS, *subjects.BILLING_REQUESTS),
     ),
+    "backup": Row(reads=(topology.KEYS,), saves=topology.BACKED_UP),
+    # As a gateway, with the usage that one left behind.
+    "outbox": Row(publishes=("usage.*",), reads=(topology.METER,), writes_blindly=(topology.SOURCES,)),
     "setup": Row(publishes=(">",)),
 }
 
@@ -131,6 +143,8 @@ def permissions(role: Role, user: str) -> Permissions:
         publish += [*_read(f"OBJ_{store.name}"), "$JS.API.STREAM.NAMES"]  # the client looks the stream up
     for store in row.puts:
         publish += [f"$O.{store.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{store.name}"]  # the chunks of a failed put
+    for name in row.saves:
+        publish += [f"$JS.API.STREAM.SNAPSHOT.{name}", f"$JS.SNAPSHOT.ACK.{name}.>"]
     publish += [f"{inbox_prefix(other)}.>" for other in _requesters(row.responds)]
     if role != "setup":
         publish.append(f"$JS.API.STREAM.INFO.{topology.WAKE.name}")  # its answer has the server's time

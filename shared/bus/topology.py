@@ -98,3 +98,11 @@ STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS, AUDIT)
 BUCKETS = (FLEET, KEYS, METER, SOURCES, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
 OBJECT_STORES = (INVOICES, BOOKS_FILES)
+
+BACKED_UP = (
+    FLEET_JOURNAL.name,
+    *(f"KV_{bucket.name}" for bucket in (WAKER, WAKES, REPORTS, BUDGET)),
+    *(f"OBJ_{store.name}" for store in (INVOICES, BOOKS_FILES)),
+)
+"""Names of the streams that the bus alone has, beside the keys. Usage is in the ledger, or still in the gateways'
+outboxes; the fleet is observed anew; marks and months come from the ledger."""

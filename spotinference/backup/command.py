@@ -9,8 +9,9 @@ import click
 
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.jetstream_snapshot import save_stream
+from shared.bus.topology import BACKED_UP
 from spotinference.backup.databases import save_database, sqlite_files
-from spotinference.backup.files import STREAMS, Manifest, create_folder, stream_path, write_manifest
+from spotinference.backup.files import Manifest, create_folder, stream_path, write_manifest
 from spotinference.context import Context, suite_options
 from spotinference.keys.store import save_keys
 from spotinference.terminal import print_line
@@ -27,7 +28,7 @@ def backup(context: Context, folder: Path) -> None:
     files = sqlite_files(context.config(), context.data_dir.resolve())
     create_folder(folder)
     manifest = context.run_with_bus(
-        lambda bus: save(bus, folder, [file for file in files if file.exists()]), role="setup"
+        lambda bus: save(bus, folder, [file for file in files if file.exists()]), role="backup"
     )
     print_line(
         f"saved {len(manifest.keys)} keys, {len(manifest.streams)} streams and {len(manifest.databases)} databases"
@@ -42,7 +43,7 @@ async def save(bus: JetStreamBus, folder: Path, databases: list[Path]) -> Manife
     for database in databases:
         await asyncio.to_thread(save_database, database, folder)
     streams = {}
-    for name in STREAMS:
+    for name in BACKED_UP:
         descriptor = os.open(stream_path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             streams[name] = await save_stream(bus, name, file)

@@ -5,20 +5,12 @@ from pathlib import Path
 import msgspec
 
 from shared.bus.jetstream_snapshot import StreamDescription
-from shared.bus.topology import BOOKS_FILES, BUDGET, FLEET_JOURNAL, INVOICES, REPORTS, WAKER, WAKES
 from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode, encode
 from shared.runtime.suite_file import write_private
 from spotinference.keys.store import SavedKey
 
 MANIFEST = "manifest.json"
-STREAMS = (
-    FLEET_JOURNAL.name,
-    *(f"KV_{bucket.name}" for bucket in (WAKER, WAKES, REPORTS, BUDGET)),
-    *(f"OBJ_{store.name}" for store in (INVOICES, BOOKS_FILES)),
-)
-"""What the bus alone has, beside the keys. Usage is in the ledger, or still in the gateways' outboxes; the fleet is
-observed anew; marks and months come from the ledger."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

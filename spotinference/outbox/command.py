@@ -34,7 +34,7 @@ def send(context: Context, folder: Path) -> None:
     Files are deleted once the ledger has their events, which it counts once however often they are sent.
     """
     folders = outbox_folders(folder)
-    sent = context.run_with_bus(lambda bus: _send_all(bus, folders), role="setup")
+    sent = context.run_with_bus(lambda bus: _send_all(bus, folders), role="outbox")
     print_line(f"the ledger has {sent:,} events from {folder}")
 
 

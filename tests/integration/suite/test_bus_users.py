@@ -7,42 +7,55 @@ from pathlib import Path
 import nats
 from nats.aio.client import Client
 
+from shared.bus import subjects, topology
+from shared.bus.jetstream import connect
 from shared.bus.permissions import Role
+from shared.messages.budget import Gates, GatesQuery
+from shared.messages.meter import Gaps, GapsQuery
+from shared.runtime.suite_file import BUS_USERS
+from spotinference.context import request_reply
+from spotinference.keys.store import create_key, read_keys
 from tests.integration.suite.config import config
+from tests.integration.suite.test_outbox import leave_behind
 from tests.kit.up import UpProcess, up
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 API = "$JS.API"
-USERS: tuple[Role, ...] = ("gateway", "waker", "meter", "billing", "operator")
+USERS: tuple[Role, ...] = ("gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox")
 WRITERS: dict[str, tuple[Role, ...]] = {
     "$KV.fleet.local-1": ("waker",),
     "$KV.wakes.key": ("waker",),
-    f"$KV.keys.{'a' * 64}": ("operator",),
+    f"$KV.keys.{'a' * 64}": ("operator", "site"),
     "$KV.budget.fleet": ("billing",),
     "$KV.meter.confirmed.x": ("meter",),
     "$KV.months.key": ("meter",),
-    "$KV.sources.x": ("gateway",),
+    "$KV.sources.x": ("gateway", "outbox"),
     "$KV.leases.waker": ("waker",),
     "$KV.leases.meter": ("meter",),
     "$KV.leases.billing": ("billing",),
     "$KV.reports.published.2026-11-01": ("billing",),
     "$KV.reports.audit.2026-11-01": ("meter",),
     "$KV.reports.bench.x": ("operator",),
-    "usage.0": ("gateway",),
+    "usage.0": ("gateway", "outbox"),
     "wake.request.tiny": ("gateway",),
     "fleet.journal.local-1": ("waker",),
     "fleet.journal.budget.fleet": ("billing",),
     "activity.gateway": ("gateway",),
     "activity.other": (),
     "limits.other": (),
-    "waker.command": ("operator",),
+    "waker.command": ("operator", "site"),
     "meter.lost": ("operator",),
-    "meter.tokens": ("operator", "billing"),
-    "billing.gate": ("operator",),
+    "meter.reread": ("operator",),
+    "meter.tokens": ("operator", "billing", "site"),
+    "billing.gate": ("operator", "site"),
+    "billing.import": ("operator",),
+    "billing.payable": ("operator",),
     "billing.published": ("billing",),
     "$O.books.C.x": ("billing",),
     "_INBOX_waker.x": (),
     "_INBOX_operator.x": ("waker", "meter", "billing"),
+    "_INBOX_site.x": ("waker", "meter", "billing"),
+    "_INBOX_backup.x": (),
     f"{API}.STREAM.PURGE.OBJ_books": ("billing",),
     **{
         f"{API}.{verb}.{stream}": ()
@@ -62,7 +75,12 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     f"{API}.CONSUMER.MSG.NEXT.USAGE.ledger": ("meter",),
     f"{API}.CONSUMER.MSG.NEXT.FLEET.books": ("billing",),
     "$JS.ACK.USAGE.ledger.1.1.1.1.0": ("meter",),
-    f"{API}.STREAM.MSG.GET.KV_keys": ("gateway", "meter", "billing", "operator"),
+    f"{API}.STREAM.MSG.GET.KV_keys": ("gateway", "meter", "billing", "site", "operator", "backup"),
+    f"{API}.STREAM.MSG.GET.KV_waker": ("waker", "operator"),
+    f"{API}.STREAM.SNAPSHOT.FLEET": ("backup",),
+    f"{API}.STREAM.SNAPSHOT.KV_reports": ("backup",),
+    f"{API}.STREAM.SNAPSHOT.USAGE": (),
+    f"{API}.STREAM.RESTORE.FLEET": (),
     "$SYS.REQ.SERVER.PING": (),
 }
 """Subjects, and the users who may publish them."""
@@ -99,21 +117,43 @@ async def intruder(suite: UpProcess, user: Role) -> AsyncIterator[Client]:
         await client.close()
 
 
-async def refused(suite: UpProcess, subjects: list[str], kind: str) -> None:
+async def refused(suite: UpProcess, forbidden: list[str], kind: str) -> None:
     """Return once the server has refused each; an `AssertionError` names those that it let through."""
-    expected = [f'{kind} Violation - Subject "{subject}"' for subject in subjects]
+    expected = [f'{kind} Violation - Subject "{subject}"' for subject in forbidden]
 
     async def missing() -> list[str]:
         lines = suite.violations()[suite.forbidden :]
         return [text for text in expected if not any(text in line for line in lines)]
 
     await until(missing, lambda left: left == [])
-    suite.forbidden += len(subjects)
+    suite.forbidden += len(forbidden)
+
+
+async def use_rows(suite: UpProcess, folder: Path) -> None:
+    """Do, as the users that no service of the suite is, what they are for, without the key of `setup`."""
+    setup = folder / "data" / BUS_USERS / "setup.nk"
+    hidden = setup.rename(folder / "setup.nk")
+    async with connect(suite.bus_access("site"), name="site", wait=PATIENCE_SECONDS) as site:
+        key_id, _ = await create_key(site, name="customer")
+        assert [record.id for _, record, _ in await read_keys(site)] == [key_id]
+        for bucket in (topology.FLEET, topology.BUDGET, topology.REPORTS):
+            await site.get(bucket, "x")
+        await site.read(topology.FLEET_JOURNAL)
+        assert await site.get_object(topology.BOOKS_FILES, "none") is None
+        await request_reply(site, subjects.METER_GAPS, GapsQuery(), Gaps)
+        await request_reply(site, subjects.BILLING_GATE, GatesQuery(), Gates)
+    saved = await suite.command("backup", str(folder / "copy"))
+    assert saved.status == 0, saved
+    leave_behind(folder / "volume", "outbox", "gw-1", 3, key_id).close()
+    sent = await suite.command("outbox", "send", str(folder / "volume"))
+    assert (sent.status, "3 events" in sent.out) == (0, True), sent
+    hidden.rename(setup)
 
 
 async def test_each_user_may_do_its_row_and_nothing_else(tmp_path: Path) -> None:
     settings = config(["python", "-c", "import time; time.sleep(999)", "{port}"])
     async with up(tmp_path, settings) as suite:
+        await use_rows(suite, tmp_path)
         before = await suite.json("keys", "list"), await suite.machines(), await suite.json("budget")
         assert suite.violations() == []
         for user in USERS:

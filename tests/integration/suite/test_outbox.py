@@ -16,7 +16,7 @@ from tests.unit.meter.events import event
 DAY = "2026-11-23"
 
 
-def _leave_behind(volume: Path, worker: str, source: str, events: int, key_id: str = "k1") -> Outbox:
+def leave_behind(volume: Path, worker: str, source: str, events: int, key_id: str = "k1") -> Outbox:
     """A gateway's outbox, still locked."""
     box = Outbox(volume / "gateway" / worker, source, max_bytes=2**30)
     for number in range(events):
@@ -28,8 +28,8 @@ def _leave_behind(volume: Path, worker: str, source: str, events: int, key_id: s
 async def test_events_left_behind_reach_the_ledger_once(shell: Shell, bus: JetStreamBus, tmp_path: Path) -> None:
     key_id, _ = await create_key(bus, name="left behind")
     volume = tmp_path / "volume"
-    used = _leave_behind(volume, "outbox", "gw-1", 3, key_id)
-    _leave_behind(volume, "outbox-1", "gw-2", 2, key_id).close()
+    used = leave_behind(volume, "outbox", "gw-1", 3, key_id)
+    leave_behind(volume, "outbox-1", "gw-2", 2, key_id).close()
     async with running("meter", tmp_path / "spotinference.toml", tmp_path):
         rejected = await shell("outbox", "send", str(volume))
         assert (rejected.exit_code, "another gateway uses this outbox" in rejected.output) == (1, True)
@@ -47,7 +47,7 @@ async def test_events_stay_when_no_meter_confirms_them(
 ) -> None:
     monkeypatch.setattr(command, "PATIENCE_SECONDS", 0.5)
     volume = tmp_path / "volume"
-    _leave_behind(volume, "outbox", "gw-1", 3).close()
+    leave_behind(volume, "outbox", "gw-1", 3).close()
     sent = await shell("outbox", "send", str(volume))
     assert (sent.exit_code, "has not confirmed 3 events" in sent.output) == (1, True), sent.output
     assert list(volume.rglob("*.log"))

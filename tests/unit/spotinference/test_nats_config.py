@@ -10,14 +10,14 @@ from shared.bus.access import BusAccess
 from shared.bus.permissions import ROLES, Role, permissions
 from spotinference.__main__ import main
 
-RESERVED: dict[str, Role] = {
-    f"$KV.{topology.FLEET.name}.m1": "waker",
-    f"$KV.{topology.BUDGET.name}.fleet": "billing",
-    f"$KV.{topology.KEYS.name}.digest": "operator",
-    subjects.usage("source"): "gateway",
-    subjects.journal("m1"): "waker",
+RESERVED: dict[str, tuple[Role, ...]] = {
+    f"$KV.{topology.FLEET.name}.m1": ("waker",),
+    f"$KV.{topology.BUDGET.name}.fleet": ("billing",),
+    f"$KV.{topology.KEYS.name}.digest": ("site", "operator"),
+    subjects.usage("source"): ("gateway", "outbox"),
+    subjects.journal("m1"): ("waker",),
 }
-"""Subjects that one user alone may publish, beside `setup`."""
+"""Subjects that few users may publish, beside `setup`."""
 
 
 def nats_config(*words: str) -> Result:
@@ -65,8 +65,21 @@ def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("subject", RESERVED)
-def test_a_reserved_subject_has_one_writer(subject: str) -> None:
+def test_a_reserved_subject_has_its_writers_alone(subject: str) -> None:
     writers = [
         role for role in ROLES if any(subjects.matches(pattern, subject) for pattern in permissions(role, role).publish)
     ]
-    assert writers == [RESERVED[subject], "setup"]
+    assert writers == [*RESERVED[subject], "setup"]
+
+
+def test_backup_writes_nothing() -> None:
+    written = (
+        "$KV.",
+        "$O.",
+        "usage.",
+        "fleet.",
+        "$JS.API.STREAM.RESTORE",
+        "$JS.API.STREAM.PURGE",
+        "$JS.API.STREAM.DELETE",
+    )
+    assert not [subject for subject in permissions("backup", "backup").publish if subject.startswith(written)]
