@@ -1,5 +1,6 @@
 """The fixtures that every test may use, each from its module in `tests/kit`."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -19,7 +20,10 @@ pytest_plugins = ["tests.kit.engine", "tests.kit.nats_server", "tests.kit.postgr
 
 
 @pytest.fixture(autouse=True)
-def _own_log() -> Iterator[None]:
-    """A command that a test runs in this process sets up logging for good: the next test hears all again."""
+def _own_process() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging and umask for good: not so for the next test."""
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
+    os.umask(umask)
     structlog.reset_defaults()

@@ -18,6 +18,9 @@ BUS_USERS = Path("bus", "users")
 """Where `up` keeps the keys of its bus's users."""
 BUS_KEYS = BUS_USERS / f"{USER}.nk"
 
+PRIVATE_UMASK = 0o077
+"""Within a directory that others may enter, such as a volume's root, files are still their owner's alone."""
+
 
 class RunningService(msgspec.Struct, frozen=True, kw_only=True):
     """One service as it announced itself. `url` is an origin."""
@@ -56,13 +59,14 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def open_data_dir(data_dir: Path) -> Path:
-    """Create the data directory for its owner alone, and return its absolute path.
+    """Create the data directory for its owner alone, as is what this process creates from now on. Return its path.
 
     A directory of another user, such as a volume's root that a group may write, keeps its permissions.
 
     Raises:
         Misconfigured: It cannot be created, or is not writable.
     """
+    os.umask(PRIVATE_UMASK)
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = data_dir.stat()

@@ -167,3 +167,28 @@ async def test_unknown_log_level_is_rejected(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv(LEVEL_VARIABLE, "loud")
     async with started("gateway", tmp_path, f"nats://127.0.0.1:{free_port()}") as (process, _):
         assert await ended(process) == 1
+
+
+async def test_files_of_a_service_are_its_owners_alone_whatever_the_umask(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUS_URL_VARIABLE, nats_server.url)
+    async with connect(nats_server.url, name="test", wait=PATIENCE_SECONDS) as bus:
+        await provision(bus)
+    (tmp_path / "spotinference.toml").touch()
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    meter = ServiceProcess("meter", tmp_path / "spotinference.toml", data_dir)
+    before = os.umask(0)
+    try:
+        await meter.start()
+    finally:
+        os.umask(before)
+    try:
+        assert {path.name: path.stat().st_mode & 0o077 for path in data_dir.glob("ledger.sqlite*")} == {
+            "ledger.sqlite": 0,
+            "ledger.sqlite-shm": 0,
+            "ledger.sqlite-wal": 0,
+        }
+    finally:
+        assert await meter.stop() == 0

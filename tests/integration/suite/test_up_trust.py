@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,6 +52,7 @@ async def unread(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
         stderr=pipes[1][1],
         env=os.environ | SECRETS,
         start_new_session=True,
+        umask=0,
     )
     try:
         yield process
@@ -89,6 +90,16 @@ async def listens(url: str, host: str) -> bool:
 def secrets_of(process: int) -> set[str]:
     variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     return {line.partition(b"=")[0].decode() for line in variables} & set(SECRETS)
+
+
+def open_to_others(folder: Path) -> list[Path]:
+    """What another user could read, write or enter if it could enter the folder."""
+    paths = []
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # replaced meanwhile
+            if path.stat().st_mode & 0o077:
+                paths.append(path)
+    return paths
 
 
 async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
@@ -133,6 +144,7 @@ async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
             for child in (process.pid, *(service.pid for service in result.services.values())):
                 assert not any(holds(Path(f"/proc/{child}/{file}"), seed) for file in ("cmdline", "environ"))
 
+        assert open_to_others(tmp_path / "data") == []
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await process.wait() == 0
