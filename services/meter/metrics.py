@@ -50,6 +50,17 @@ class Metrics:
         self.incomplete_days = Gauge(
             "spot_meter_incomplete_days", "Incomplete days of the seven before today.", registry=registry
         )
+        self.revocations = Gauge("spot_meter_revocations", "Revoked API keys in the ledger's copy.", registry=registry)
+        self.keys_missing = Gauge(
+            "spot_meter_keys_missing",
+            "Secrets of API keys that the ledger's copy has and the bus lacks.",
+            registry=registry,
+        )
+        self.keys_revived = Gauge(
+            "spot_meter_keys_revived",
+            "Secrets of API keys that ended by the ledger's copy and that the bus shows as usable.",
+            registry=registry,
+        )
         self.reread = Counter("spot_meter_reread", "Messages of the stream that were read again.", registry=registry)
 
 

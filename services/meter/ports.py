@@ -19,6 +19,7 @@ from services.meter.core.performance import PerformanceGroup
 from services.meter.core.record_result import RecordResult
 from services.meter.core.recount import QuarantinedMessage
 from services.meter.core.rollups import MonthKey
+from shared.key_records import SavedKey
 from shared.messages.meter import Confirmed, DeclareLost, Gaps, History, HistoryQuery
 from shared.messages.meter_audit import Audit
 from shared.messages.meter_figures import FiguresQuery
@@ -88,6 +89,16 @@ class QuarantineStore(Protocol):
 
     async def remember_keys(self, keys: Iterable[str]) -> None:
         """Store the ids of keys that exist: should the bus lose them, their usage still counts."""
+
+
+class KeyStore(Protocol):
+    """The copy of the API keys' records. What ended in it stays so."""
+
+    async def read(self) -> list[SavedKey]:
+        """Return the whole copy."""
+
+    async def merge(self, keys: Collection[SavedKey]) -> None:
+        """Add keys to the copy."""
 
 
 class ConfirmedMarks(Protocol):

@@ -12,6 +12,7 @@ from services.meter.adapters.audit_store import SqlAuditStore
 from services.meter.adapters.confirmed_marks import SqlConfirmedMarks
 from services.meter.adapters.engine_store import SqlEngineStore
 from services.meter.adapters.gap_store import SqlGapStore
+from services.meter.adapters.key_store import SqlKeyStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.adapters.quarantine_store import SqlQuarantineStore
@@ -22,6 +23,7 @@ from services.meter.app.audit_leader import AuditLeader
 from services.meter.app.auditor import Auditor
 from services.meter.app.consumer import Consumer
 from services.meter.app.gap_queries import GapQueries
+from services.meter.app.key_copies import KeyCopies
 from services.meter.app.known_names import KnownNames
 from services.meter.app.ledger_gauges import LedgerGauges
 from services.meter.app.progress_publisher import ProgressPublisher
@@ -63,9 +65,10 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     on_fault = partial(runtime.health.report, "database")
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine:
         quarantine, gap_store, batch_size = SqlQuarantineStore(engine), SqlGapStore(engine), settings.batch
-        names = KnownNames(bus, quarantine, runtime.monotonic)
-        ledger = SqlLedger(engine, frozenset(runtime.config.models))
         metrics = Metrics(runtime.registry)
+        key_copies = KeyCopies(SqlKeyStore(engine), metrics)
+        names = KnownNames(bus, quarantine, runtime.monotonic, key_copies.on_key)
+        ledger = SqlLedger(engine, frozenset(runtime.config.models))
         publisher = ProgressPublisher(bus, ledger, now)
         backlog = Backlog(bus, metrics.backlog, now)
         recorder = Recorder(ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now)
@@ -78,6 +81,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         heartbeats = SourceHeartbeats(bus, gap_store, now, names.on_gateway)
         subscription = await bus.subscribe(subjects.ACTIVITIES, heartbeats.on_activity)
         runtime.health.add_check("database", lambda: ledger.fault)
+        runtime.health.add_alarm("keys", lambda: key_copies.fault)
         runtime.health.add_check("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
         runtime.health.add_check("work", lambda: tasks.fault)
@@ -90,7 +94,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
             "recount of known names": recount.recount_new_names,
         }
         refresh = PeriodicTask(name="look at the backlog", run=backlog.refresh, pause=every(BACKLOG_SECONDS))
-        repeated = [runtime.spawn(tasks.repeat(task), task.name) for task in (refresh, *_periodic(sweeps))]
+        copying = PeriodicTask(name="copy of keys", run=key_copies.refresh, pause=key_copies.wait)
+        repeated = [runtime.spawn(tasks.repeat(task), task.name) for task in (refresh, copying, *_periodic(sweeps))]
         queries = LedgerQueries(
             ledger,
             SqlPerformanceReader(engine),

@@ -17,6 +17,8 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
     """Allowed models; None allows all."""
     expires_at: UnixSeconds | None = None
     revoked_at: UnixSeconds | None = None
+    replaced_at: UnixSeconds | None = None
+    """When a new secret replaced this one, which is valid until `expires_at`; both have the key's id and limits."""
     requests_per_minute: Count | None = None
     """This and the other limits: a positive whole number, None is unlimited."""
     tokens_per_minute: Count | None = None

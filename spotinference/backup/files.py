@@ -6,9 +6,9 @@ import msgspec
 
 from shared.bus.jetstream_snapshot import StreamDescription
 from shared.errors import Rejected
+from shared.key_records import SavedKey
 from shared.messages.codec import Unreadable, decode, encode
 from shared.runtime.suite_file import write_private
-from spotinference.keys.store import SavedKey
 
 MANIFEST = "manifest.json"
 

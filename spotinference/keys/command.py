@@ -12,10 +12,11 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import KEYS
 from shared.config.values import Money
 from shared.errors import Misconfigured, Rejected
+from shared.key_records import SavedKey, merge_keys
 from shared.messages.codec import Unreadable, decode, encode, rfc3339
 from shared.runtime.suite_file import write_private
 from spotinference.context import Context, exit_with_error, suite_options
-from spotinference.keys.store import SavedKey, create_key, merge_keys, read_keys, save_keys, unknown_key_message
+from spotinference.keys.store import create_key, read_keys, save_keys, unknown_key_message
 from spotinference.keys.view import LIMITS, format_limits, key_state
 from spotinference.terminal import echo_json, print_line, print_table
 from spotinference.times import parse_time
@@ -172,7 +173,7 @@ def import_keys(context: Context, file: Path) -> None:
         export = decode(file.read_bytes(), KeyExport)
     except (OSError, Unreadable) as error:
         raise Rejected(f"{file}: {error}") from error
-    changed = context.run_with_bus(lambda bus: merge_keys(bus, export.keys))
+    changed = context.run_with_bus(lambda bus: merge_keys(bus, export.keys)).changed
     print_line(f"changed {changed} of {len(export.keys)} keys")
 
 

@@ -2,16 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated
-
-import msgspec
 
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
 from shared.ids import uuid7
 from shared.key_names import names_by_key_id
+from shared.key_records import SavedKey
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord, digest
 from spotinference.bucket_reader import read_bucket
@@ -72,36 +69,5 @@ async def read_keys(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
     return [(key, record, revision) for key, (record, revision) in (await read_bucket(bus, KEYS, KeyRecord)).items()]
 
 
-class SavedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key's record under the SHA-256 of its secret."""
-
-    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    record: KeyRecord
-
-
 async def save_keys(bus: Bus) -> tuple[SavedKey, ...]:
     return tuple(SavedKey(digest=digest, record=record) for digest, record, _ in await read_keys(bus))
-
-
-async def merge_keys(bus: Bus, saved: Iterable[SavedKey]) -> int:
-    """Create the saved keys that are missing or unreadable, and revoke those that were saved as revoked.
-
-    A key that is revoked on the bus stays so: nothing saved lifts a revocation. Returns how many changed.
-    """
-    present = {digest: (record, revision) for digest, record, revision in await read_keys(bus)}
-    changed = 0
-    for key in saved:
-        if key.digest not in present:
-            unreadable = await bus.get(KEYS, key.digest)
-            if unreadable is None:
-                await bus.create(KEYS, key.digest, encode(key.record))
-            else:  # something else was stored over the record
-                await bus.update(KEYS, key.digest, encode(key.record), revision=unreadable.revision)
-        else:
-            record, revision = present[key.digest]
-            if record.revoked_at is not None or key.record.revoked_at is None:
-                continue
-            revoked = msgspec.structs.replace(record, revoked_at=key.record.revoked_at)
-            await bus.update(KEYS, key.digest, encode(revoked), revision=revision)
-        changed += 1
-    return changed

@@ -12,11 +12,11 @@ from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.jetstream_snapshot import delete_streams, make_room, restore_stream
 from shared.bus.provision import provision
 from shared.errors import BusError
+from shared.key_records import merge_keys
 from shared.runtime import suite_file
 from spotinference.backup.databases import check_free, copy_database, sqlite_files
 from spotinference.backup.files import Manifest, read_manifest, stream_path
 from spotinference.context import BUS_SECONDS, Context, suite_options
-from spotinference.keys.store import merge_keys
 from spotinference.terminal import print_line
 from spotinference.up.environment import child_environment
 from spotinference.up.nats_server import NatsServer
@@ -58,7 +58,7 @@ async def _restore_bus(context: Context, folder: Path, manifest: Manifest) -> in
                 with stream_path(folder, name).open("rb") as file:
                     await restore_stream(bus, name, description, file, replicas=replicas)
         await provision(bus, replicas=replicas)
-        return await merge_keys(bus, manifest.keys)
+        return (await merge_keys(bus, manifest.keys)).changed
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from shared.config.sections import Config
 from shared.errors import SchemaMismatch, SpotinferenceError
 from shared.runtime.suite_file import open_data_dir
 from spotinference.context import Context, suite_options
+from spotinference.setup.keys import describe_merge, return_keys
 from spotinference.terminal import print_line
 
 
@@ -22,10 +23,12 @@ from spotinference.terminal import print_line
 def setup(context: Context) -> None:
     """Prepare the bus and the databases for this version: create and migrate what is missing or older.
 
-    Safe to repeat, and to run beside another one. It needs only the extra `setup` of the package.
+    Keys that the bus lost come back from the ledger's copy, and those that are revoked there are revoked again. Safe
+    to repeat, and to run beside another one. It needs only the extra `setup` of the package.
     """
     config = context.config()
     data_dir = open_data_dir(context.data_dir)
+    ledger_url = database.database_url(config, data_dir, ledger.LEDGER_FILE)
 
     async def work(bus: JetStreamBus) -> None:
         await provision(bus, replicas=config.bus.replicas)
@@ -39,6 +42,7 @@ def setup(context: Context) -> None:
                 where = f"the {name}: {database.without_secrets(url)}"
                 raise SpotinferenceError(f"{where}: {database.describe(error)}: repeat the command") from error
             print_line(f"the schema of the {name} is at revision {revisions.head}")
+        print_line(describe_merge(await return_keys(bus, ledger_url)))
 
     context.run_with_bus(work, role="setup")
 

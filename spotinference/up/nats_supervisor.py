@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from shared.bus.jetstream import connect
+from shared.bus.ports import Bus
 from shared.bus.provision import provision
 from shared.bus.server_health import server_fault
 from shared.errors import BusError, Misconfigured
@@ -21,11 +22,21 @@ BACKOFF_SECONDS = 5.0, 300.0
 
 
 class NatsSupervisor:
-    """Call `start` once, then `run` forever. `on_start` is called after each start; `report` prints one line."""
+    """Call `start` once, then `run` forever.
 
-    def __init__(self, bus: NatsServer, on_start: Callable[[], None], report: Callable[[str], None]) -> None:
+    `on_start` is called after each start, and `prepare` with the provisioned bus; `report` prints one line.
+    """
+
+    def __init__(
+        self,
+        bus: NatsServer,
+        on_start: Callable[[], None],
+        prepare: Callable[[Bus], Awaitable[None]],
+        report: Callable[[str], None],
+    ) -> None:
         self._bus = bus
         self._on_start = on_start
+        self._prepare = prepare
         self._report = report
         self._provisioned = False
         self._next_check = 0.0
@@ -102,6 +113,7 @@ class NatsSupervisor:
     async def _provision(self) -> None:
         async with connect(self._bus.access("setup"), name="provision", wait=PROVISION_SECONDS) as bus:
             await provision(bus, usage_bytes=self._bus.limits.usage)
+            await self._prepare(bus)
         self._provisioned = True
 
     def _report_once(self, text: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared.bus.jetstream import connect
+from shared.bus.ports import Bus
 from shared.bus.provision import provision
 from shared.config.sections import Config
 from shared.errors import Misconfigured
@@ -72,6 +73,7 @@ class SuiteRunner:
                 access = suite_file.bus_access(self._config, self._data_dir, "setup")
                 async with connect(access, name="provision", wait=10.0) as bus:
                     await provision(bus, replicas=self._config.bus.replicas)
+                    await self._return_keys(bus)
             await self._start_services()
             if not self._stop.is_set():
                 self._out.line('{"ready":true}')
@@ -95,9 +97,16 @@ class SuiteRunner:
             assert bus.process is not None
             self._announce(RunningService(service="bus", url=bus.origin, pid=bus.process.pid))
 
-        supervisor = NatsSupervisor(bus, announce, self._report)
+        supervisor = NatsSupervisor(bus, announce, self._return_keys, self._report)
         await supervisor.start()
         return asyncio.create_task(supervisor.run(), name="keep bus")
+
+    async def _return_keys(self, bus: Bus) -> None:
+        """Bring back the keys that the bus lost."""
+        from spotinference.setup.keys import try_return_keys  # the database's packages take half a second to load
+
+        if words := await try_return_keys(bus, self._config, self._data_dir):
+            self._report(words)
 
     async def _start_services(self) -> None:
         arguments = ["--config", str(self._config_path), "--data-dir", str(self._data_dir)]

@@ -14,8 +14,9 @@ from shared.bus.permissions import Role
 from shared.bus.ports import Received
 from shared.bus.provision import provision
 from shared.bus.topology import BOOKS, BUCKETS, KEYS, LEASES, LEDGER, METER, USAGE
+from shared.key_records import SavedKey, merge_keys
 from shared.messages.keys import KeyRecord
-from spotinference.keys.store import SavedKey, merge_keys, read_keys
+from spotinference.keys.store import read_keys
 from spotinference.nats_config.server_config import authorization
 from spotinference.nats_config.users import open_users
 from tests.kit.nats_server import NatsServer
@@ -55,7 +56,7 @@ async def test_a_rollup_removes_nothing_from_a_bucket_of_several_writers(connect
 async def test_an_imported_key_replaces_a_servers_answer_that_was_stored_over_it(connect_as: Connect) -> None:
     key = SavedKey(digest="a" * 64, record=KeyRecord(id="k1", name="customer", created_at=1.0))
     async with connect_as("operator") as operator, connect_as("gateway") as gateway:
-        assert await merge_keys(operator, [key]) == 1
+        assert (await merge_keys(operator, [key])).returned == 1
         info = f"$JS.API.STREAM.INFO.KV_{KEYS.name}"
         await gateway.client.publish(info, b"", reply=f"$KV.{KEYS.name}.{key.digest}")
 
@@ -63,7 +64,7 @@ async def test_an_imported_key_replaces_a_servers_answer_that_was_stored_over_it
             return len(await read_keys(operator))
 
         await until(readable, lambda count: count == 0)
-        assert await merge_keys(operator, [key]) == 1
+        assert (await merge_keys(operator, [key])).returned == 1
         assert await readable() == 1
 
 

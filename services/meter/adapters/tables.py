@@ -148,6 +148,16 @@ number. `name`: the unknown key or source. `recounted_at`: since when the messag
 known_keys = Table("known_keys", metadata, Column("key_id", Text, primary_key=True))
 """The ids of all keys that were ever on the bus, including revoked and lost ones."""
 
+key_records = Table(
+    "key_records",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("key_id", Text),
+    Column("record", LargeBinary),
+    Column("revoked_at", Double),
+)
+"""Every API key's record as the bus had it, by the SHA-256 of its secret: never deleted, and never un-revoked."""
+
 losses = Table(
     "losses",
     metadata,

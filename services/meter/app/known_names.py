@@ -28,10 +28,18 @@ READ_INTERVAL_S = 1.0
 class KnownNames:
     """`vet` checks every batch; `store_new_keys` is to be called periodically. A known name stays known."""
 
-    def __init__(self, bus: Bus, store: QuarantineStore, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        store: QuarantineStore,
+        monotonic: Callable[[], float],
+        on_key: Callable[[str, KeyRecord | None], None] = lambda _digest, _record: None,
+    ) -> None:
+        """`on_key` is called with each change of a key's record, under the SHA-256 of its secret."""
         self._bus = bus
         self._store = store
         self._monotonic = monotonic
+        self._announce_key = on_key
         self._keys: set[str] = set()
         self._sources: set[str] = set()
         self._unstored_keys: set[str] = set()
@@ -108,8 +116,10 @@ class KnownNames:
         return messages
 
     def _on_key(self, key: str) -> None:
-        if record := self._key_view.get(key):
+        record = self._key_view.get(key)
+        if record is not None:
             self._add_key(record.id)
+        self._announce_key(key, record)
 
     def _on_source(self, key: str) -> None:
         if source := self._source_view.get(key):

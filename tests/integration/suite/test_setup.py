@@ -51,7 +51,8 @@ async def test_setup_prepares_everything_and_can_be_repeated(nats_url: str, data
         assert re.fullmatch(
             r"the bus is provisioned\n"
             r"the schema of the ledger is at revision \d{4}\n"
-            r"the schema of the books is at revision \d{4}\n",
+            r"the schema of the books is at revision \d{4}\n"
+            r"keys on the bus: 0 came back, 0 ended again\n",
             output,
         ), output
     async with connect(nats_url, name="test", wait=PATIENCE_SECONDS) as bus:
