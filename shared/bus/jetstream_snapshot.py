@@ -4,7 +4,7 @@ Buckets and object stores are streams too. The client has no calls for this part
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -22,9 +22,11 @@ CALL_SECONDS = 30.0
 """For one call or one piece: the server reads or writes the disk before it answers."""
 PIECE_BYTES = 128 * 1024
 API = "$JS.API.STREAM"
+NOT_FOUND = 404
 
 
 class _Fault(msgspec.Struct, frozen=True):
+    code: int = 0
     description: str = "no reason given"
 
 
@@ -34,6 +36,10 @@ class StreamDescription(msgspec.Struct, frozen=True):
     config: dict[str, Any] = msgspec.field(default_factory=dict)
     state: dict[str, Any] = msgspec.field(default_factory=dict)
     error: _Fault | None = None
+
+    def messages(self) -> list[Any]:
+        """Return what two descriptions share if the streams hold the same messages."""
+        return [self.state.get(name) for name in ("messages", "first_seq", "first_ts", "last_seq", "last_ts")]
 
 
 class _SnapshotRequest(msgspec.Struct, frozen=True):
@@ -107,26 +113,27 @@ async def _request_end(client: Client, subject: str) -> bytes:
     return (await client.request(subject, b"", timeout=CALL_SECONDS)).data
 
 
-async def make_room(bus: JetStreamBus, names: Iterable[str]) -> None:
-    """Delete the empty streams of these names.
+async def make_room(bus: JetStreamBus, saved: Mapping[str, StreamDescription]) -> list[str]:
+    """Delete the empty streams of these names, and return the names of those that are not there as saved.
 
     Raises:
-        Rejected: one of them holds messages; none has been deleted then.
+        BusError: the server cannot do that now.
+        Rejected: one of them holds other messages; none has been deleted then.
     """
-    empty: list[str] = []
-    for name in names:
+    missing: list[str] = []
+    for name, description in saved.items():
         async with unavailable(f"stream {name}"):
-            try:
-                messages = (await bus.js.stream_info(name)).state.messages
-            except nats.js.errors.NotFoundError:
-                continue
-        if messages:
-            raise Rejected(
-                f"stream {name} on this bus has {messages} messages: restore into an empty bus; "
-                "if a restore was killed here, empty the bus again"
-            )
-        empty.append(name)
-    await delete_streams(bus, empty)
+            reply = await bus.client.request(f"{API}.INFO.{name}", b"", timeout=CALL_SECONDS)
+        present = decode(reply.data, StreamDescription)
+        if present.error is not None and present.error.code != NOT_FOUND:
+            raise BusError(f"stream {name}: {present.error.description}")
+        if messages := present.state.get("messages"):
+            if present.messages() == description.messages():
+                continue  # an earlier restore has been here
+            raise Rejected(f"stream {name} on this bus has {messages} messages: restore into an empty bus")
+        missing.append(name)
+    await delete_streams(bus, missing)
+    return missing
 
 
 async def delete_streams(bus: JetStreamBus, names: Iterable[str]) -> None:

@@ -1,8 +1,10 @@
 """Ledger and books in a backup: SQLite files by SQLite's own copy, which is consistent while they are in use."""
 
+import filecmp
 import os
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -34,11 +36,12 @@ def save_database(source: Path, folder: Path) -> None:
         raise Rejected(f"{source}: {error}") from error
 
 
-def check_free(target: Path) -> None:
-    """Raise `Rejected` if a database is there."""
-    for path in (target, *(target.with_name(target.name + end) for end in ("-wal", "-shm"))):
-        if path.exists():
-            raise Rejected(f"{path}: exists: stop the suite, and move it away first")
+def check_free(folder: Path, target: Path) -> None:
+    """Raise `Rejected` if a database is there, other than the saved one, which an earlier restore left."""
+    files = [target, *(target.with_name(target.name + end) for end in ("-wal", "-shm"))]
+    present = [path for path in files if path.exists()]
+    if present and not (present == [target] and filecmp.cmp(folder / target.name, target, shallow=False)):
+        raise Rejected(f"{present[0]}: exists: stop the suite, and move it away first")
 
 
 def copy_database(folder: Path, target: Path) -> Path:
@@ -52,3 +55,20 @@ def copy_database(folder: Path, target: Path) -> Path:
         partial.unlink(missing_ok=True)
         raise Rejected(f"{error.filename or partial}: {error.strerror}") from error
     return partial
+
+
+def put_in_place(copies: Mapping[Path, Path]) -> None:
+    """Rename each copy to its target.
+
+    Raises:
+        Rejected: one cannot be renamed; no target is there then.
+    """
+    placed: list[Path] = []
+    try:
+        for copy, target in copies.items():
+            copy.replace(target)
+            placed.append(target)
+    except OSError as error:
+        for target in placed:
+            target.unlink()
+        raise Rejected(f"{target}: {error.strerror}") from error

@@ -11,10 +11,10 @@ import click
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.jetstream_snapshot import delete_streams, make_room, restore_stream
 from shared.bus.provision import provision
-from shared.errors import BusError
+from shared.errors import BusError, SpotinferenceError
 from shared.key_records import merge_keys
 from shared.runtime import suite_file
-from spotinference.backup.databases import check_free, copy_database, sqlite_files
+from spotinference.backup.databases import check_free, copy_database, put_in_place, sqlite_files
 from spotinference.backup.files import Manifest, read_manifest, stream_path
 from spotinference.context import BUS_SECONDS, Context, suite_options
 from spotinference.terminal import print_line
@@ -36,41 +36,47 @@ def restore(context: Context, folder: Path) -> None:
         file for file in sqlite_files(context.config(), context.data_dir.resolve()) if file.name in manifest.databases
     ]
     for target in targets:
-        check_free(target)
-    copies: list[Path] = []
+        check_free(folder, target)
+    copies: dict[Path, Path] = {}
     try:
-        copies += [copy_database(folder, target) for target in targets]  # a full disk shows before the bus is touched
-        keys = asyncio.run(_restore_bus(context, folder, manifest))
-        for copy, target in zip(copies, targets, strict=True):
-            copy.replace(target)
+        for target in targets:  # a full disk shows before the bus is touched
+            copies[copy_database(folder, target)] = target
+        keys = asyncio.run(_restore(context, folder, manifest, copies))
     finally:
         for copy in copies:
             copy.unlink(missing_ok=True)
     print_line(f"restored {keys} keys, {len(manifest.streams)} streams and {len(targets)} databases")
 
 
-async def _restore_bus(context: Context, folder: Path, manifest: Manifest) -> int:
+async def _restore(context: Context, folder: Path, manifest: Manifest, copies: dict[Path, Path]) -> int:
+    """Restore everything, the databases last. Returns how many keys changed."""
     replicas = context.config().bus.replicas
     async with _empty_bus(context) as bus:
-        await make_room(bus, manifest.streams)
-        async with _all_or_none(bus, manifest):
-            for name, description in manifest.streams.items():
+        missing = await make_room(bus, manifest.streams)
+        async with _all_or_none(bus, missing):
+            for name in missing:
                 with stream_path(folder, name).open("rb") as file:
-                    await restore_stream(bus, name, description, file, replicas=replicas)
-        await provision(bus, replicas=replicas)
-        return (await merge_keys(bus, manifest.keys)).changed
+                    await restore_stream(bus, name, manifest.streams[name], file, replicas=replicas)
+            await provision(bus, replicas=replicas)
+            keys = (await merge_keys(bus, manifest.keys)).changed
+            put_in_place(copies)
+        return keys
 
 
 @asynccontextmanager
-async def _all_or_none(bus: JetStreamBus, manifest: Manifest) -> AsyncIterator[None]:
-    """Delete the restored streams if the body fails or is interrupted, so that the command can be repeated."""
+async def _all_or_none(bus: JetStreamBus, streams: list[str]) -> AsyncIterator[None]:
+    """Delete the restored streams if the body fails or is interrupted. Keys stay: they are merged again."""
     try:
         yield
     except BaseException as error:
         try:
-            await delete_streams(bus, manifest.streams)
+            await delete_streams(bus, streams)
         except BusError:
-            raise BusError(f"{error}: streams of this backup are left: empty the bus and repeat the command") from error
+            state = "a part of the backup is on the bus, so do not start the suite"
+        else:
+            state = "it has been undone"
+        if isinstance(error, (SpotinferenceError, OSError)):
+            raise SpotinferenceError(f"{error}: the restore is incomplete: {state}: repeat the command") from error
         raise
 
 

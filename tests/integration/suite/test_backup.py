@@ -5,27 +5,38 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared.bus.jetstream import JetStreamBus, connect
-from shared.bus.topology import FLEET_JOURNAL, INVOICES, KEYS, REPORTS, WAKER
+from shared.bus.topology import BACKED_UP, FLEET_JOURNAL, INVOICES, KEYS, REPORTS, WAKER
+from shared.errors import BusUnavailable
 from shared.messages.codec import encode
 from shared.messages.waker import CommandIssued
 from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.keys.store import create_key, read_keys
+from spotinference.restore import command
 from tests.integration.suite.conftest import Shell
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.waiting import PATIENCE_SECONDS
+
+UNDONE = "the restore is incomplete: it has been undone: repeat the command"
+
+
+def _start_server(folder: Path) -> NatsServer:
+    binary = nats_binary()
+    assert binary is not None
+    folder.mkdir()
+    server = NatsServer(binary, folder)
+    server.start()
+    return server
 
 
 @asynccontextmanager
 async def _second_bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[JetStreamBus]:
     """An empty bus, to which commands are led from now on."""
-    binary = nats_binary()
-    assert binary is not None
-    server = NatsServer(binary, folder)
-    server.start()
+    server = _start_server(folder)
     monkeypatch.setenv(BUS_URL_VARIABLE, server.url)
     try:
         async with connect(server.url, name="test", wait=PATIENCE_SECONDS) as bus:
@@ -35,8 +46,12 @@ async def _second_bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
 
 def _lose(data_dir: Path) -> None:
-    for file in data_dir.glob("ledger.sqlite*"):
+    for file in data_dir.glob("*.sqlite*"):
         file.unlink()
+
+
+def _databases(data_dir: Path) -> set[str]:
+    return {path.name for path in data_dir.glob("*.sqlite*")}
 
 
 def _others_may(folder: Path) -> set[int]:
@@ -63,7 +78,6 @@ async def test_lost_bus_and_database_come_back_as_they_were(
     bus: JetStreamBus,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     await _fill(bus, tmp_path)
     _, secret = await create_key(bus, name="kept")
@@ -74,7 +88,7 @@ async def test_lost_bus_and_database_come_back_as_they_were(
     assert (await shell("restore", str(tmp_path / "copy"))).exit_code == 1  # nothing is lost yet
 
     _lose(tmp_path)
-    async with _second_bus(tmp_path_factory.mktemp("second"), monkeypatch) as restored:
+    async with _second_bus(tmp_path / "second", monkeypatch) as restored:
         result = await shell("restore", str(tmp_path / "copy"))
         assert result.exit_code == 0, result.output
         assert await restored.read(FLEET_JOURNAL) == journal
@@ -91,7 +105,6 @@ async def test_failed_restore_leaves_nothing_behind(
     bus: JetStreamBus,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     await _fill(bus, tmp_path)
     copy = tmp_path / "copy"
@@ -99,7 +112,7 @@ async def test_failed_restore_leaves_nothing_behind(
     _lose(tmp_path)
     reports = copy / f"KV_{REPORTS.name}.stream"
     whole = reports.read_bytes()
-    async with _second_bus(tmp_path_factory.mktemp("second"), monkeypatch) as restored:
+    async with _second_bus(tmp_path / "second", monkeypatch) as restored:
         reports.write_bytes(b"no snapshot of a stream")
         failed = await shell("restore", str(copy))
         assert (failed.exit_code, f"restore stream KV_{REPORTS.name}" in failed.output) == (1, True)
@@ -112,6 +125,85 @@ async def test_failed_restore_leaves_nothing_behind(
         reports.write_bytes(whole)
         result = await shell("restore", str(copy))
         assert result.exit_code == 0, result.output
+
+
+def _fail(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Make a step of `restore` fail after it has done a part of its work."""
+    work, calls = getattr(command, step), 0
+
+    async def fail_in_bus(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        await work(*arguments, **options)
+        calls += 1
+        if calls == 2 or step != "restore_stream":
+            raise BusUnavailable("no answer")
+
+    def fail_on_disk(copies: dict[Path, Path]) -> None:
+        list(copies.values())[-1].mkdir()  # something is there by now
+        try:
+            work(copies)
+        finally:
+            list(copies.values())[-1].rmdir()
+
+    monkeypatch.setattr(command, step, fail_on_disk if step == "put_in_place" else fail_in_bus)
+
+
+@pytest.mark.parametrize("step", ["make_room", "restore_stream", "provision", "merge_keys", "put_in_place"])
+async def test_restore_that_fails_in_a_step_is_undone_and_can_be_repeated(
+    step: str,
+    shell: Shell,
+    bus: JetStreamBus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await _fill(bus, tmp_path)
+    await create_key(bus, name="kept")
+    (tmp_path / "books.sqlite").touch()
+    copy = str(tmp_path / "copy")
+    assert (await shell("backup", copy)).exit_code == 0
+    _lose(tmp_path)
+    async with _second_bus(tmp_path / "second", monkeypatch) as restored:
+        with monkeypatch.context() as patch:
+            _fail(patch, step)
+            failed = await shell("restore", copy)
+        assert (failed.exit_code, UNDONE in failed.output) == (1, step != "make_room"), failed.output
+        assert not {info.config.name for info in await restored.js.streams_info()} & set(BACKED_UP)
+        assert _databases(tmp_path) == set()
+
+        result = await shell("restore", copy)
+        assert result.exit_code == 0, result.output
+        assert await restored.get(WAKER, "orders") is not None
+        assert [record.name for _, record, _ in await read_keys(restored)] == ["kept"]
+    assert _databases(tmp_path) == {"ledger.sqlite", "books.sqlite"}
+
+
+async def test_restore_that_was_killed_is_completed_by_a_second_one(
+    shell: Shell,
+    bus: JetStreamBus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await _fill(bus, tmp_path)
+    (tmp_path / "books.sqlite").touch()
+    copy = str(tmp_path / "copy")
+    assert (await shell("backup", copy)).exit_code == 0
+    _lose(tmp_path)
+    async with _second_bus(tmp_path / "second", monkeypatch) as restored:
+        assert (await shell("restore", copy)).exit_code == 0
+        (tmp_path / "books.sqlite").unlink()  # it was killed between the two databases
+        result = await shell("restore", copy)
+        assert result.exit_code == 0, result.output
+        assert await restored.get(WAKER, "orders") is not None
+        assert (tmp_path / "books.sqlite").exists()
+
+        await restored.put(WAKER, "orders", b"newer")
+        (tmp_path / "books.sqlite").unlink()
+        rejected = await shell("restore", copy)
+        assert (rejected.exit_code, "restore into an empty bus" in rejected.output) == (1, True)
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
+            ledger.execute("INSERT INTO events VALUES ('e2')")
+        rejected = await shell("restore", copy)
+        assert (rejected.exit_code, "move it away first" in rejected.output) == (1, True)
 
 
 async def test_key_that_was_revoked_after_the_backup_stays_revoked(
