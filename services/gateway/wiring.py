@@ -22,6 +22,7 @@ from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
 from services.gateway.adapters.quota_gossip import QuotaGossip
+from services.gateway.adapters.revocations import Revocations
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.adapters.wake_demand import WakeDemand
 from services.gateway.adapters.write_batcher import WriteBatcher
@@ -39,14 +40,13 @@ from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
 from shared.budget_gates import GateView
-from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS, WAKES
+from shared.bus.topology import BUDGET, FLEET, MONTHS, WAKES
 from shared.bus.view import View
 from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.fleet_records import record_check
 from shared.messages.budget import BudgetGate
-from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
 from shared.messages.waker import KeyWakes, MachineRecord
 from shared.runtime.listener import bind, origin
@@ -91,7 +91,7 @@ class _Gateway:
         self.outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
         months: View[KeyMonth] = View(MONTHS, KeyMonth)
         wakes: View[KeyWakes] = View(WAKES, KeyWakes)
-        keys = View(KEYS, KeyRecord)
+        self.revocations = Revocations(runtime.data_dir, is_writer=not runtime.worker)
         # The views exist before the dispatcher, which follows their changes.
         budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: self.dispatcher.check_gates())
         fleet: View[MachineRecord] = View(
@@ -102,7 +102,7 @@ class _Gateway:
         )
         self.check_record = record_check(config)
         self.fleet, self.budget = fleet, budget
-        self.views = (fleet, keys, budget, months, wakes)
+        self.views = (fleet, self.revocations.keys, budget, months, wakes)
         self.engine_keys = EngineKeys(config)
         gates = GateView(config, budget, budget.age)
         self.limits = limits = RateLimiter(runtime.instance, now(), months)
@@ -133,7 +133,7 @@ class _Gateway:
         self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.headers = ResponseHeaders(limits, self.cors, is_leaving=lambda: self.lifecycle.is_leaving, now=now)
         self.request_log = RequestLog(self.access_log, self.metrics, now)
-        self.authenticator = Authenticator(config.models, keys, now)
+        self.authenticator = Authenticator(config.models, self.revocations.keys, now)
         self.connections = Connections(
             settings,
             self.memory,
@@ -209,6 +209,8 @@ class _Gateway:
         runtime.spawn(self.activity.run(), "activity")
         runtime.spawn(self.gossip.run(), "limits")
         self.sending = runtime.spawn(self.sender.run(), "usage")
+        runtime.spawn(self.revocations.run(), "revocations")
+        self.revocations.report(self.metrics, runtime.health)
         runtime.health.add_check("outbox", lambda: self.outbox.fault)
         # Once its views are read, the gateway serves without the bus for a while.
         runtime.health.add_check("bus", self._bus_fault)
@@ -279,6 +281,7 @@ class _Gateway:
         await self.sender.drain(SEND_SECONDS)
         self.engines.close()
         self.outbox.close()
+        self.revocations.save()
         self.access_log.report_suppressed()
         self.access_log.flush()
 

@@ -31,7 +31,7 @@ from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context, request_reply
 from spotinference.diagnostics import wrong
 from spotinference.doctor import links
-from spotinference.doctor.links import Link, Outbox
+from spotinference.doctor.links import KeyFigures, Link, Outbox
 from spotinference.doctor.machine_hours import DAYS, hours
 from spotinference.report.command import REPORTS_SECONDS
 from spotinference.times import today
@@ -39,6 +39,10 @@ from spotinference.times import today
 GATEWAY_REPORT_SECONDS = 2.5
 """Gateways report every 2 s."""
 METRICS_TIMEOUT_SECONDS = 3.0
+KEY_METRICS = (
+    *("spot_meter_revocations", "spot_meter_keys_missing", "spot_meter_keys_revived"),
+    "spot_gateway_revocations_missing",
+)
 METER_TIMEOUT_SECONDS = 10.0
 """A day's sums are read at once: a meter that has not answered by then has stopped."""
 AUDIT_TIMEOUT_SECONDS = 120.0
@@ -69,6 +73,7 @@ async def _links(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
         yield Link("meter", wrong(str(error)))
     for link in links.outboxes(await _read_outboxes(context)):
         yield link
+    yield links.keys(await _read_keys(context))
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _link_or_error("books", lambda: _report_link(bus, day, tokens))
@@ -147,6 +152,20 @@ async def _read_outboxes(context: Context) -> list[Outbox] | None:
     pending = metric_values(text, "spot_gateway_outbox_pending")
     ages = metric_values(text, "spot_gateway_outbox_age_seconds")
     return [Outbox(gateway_url=gateway.url, pending=int(sum(pending)), age_s=max(ages, default=0.0))]
+
+
+async def _read_keys(context: Context) -> KeyFigures | None:
+    """Return what the meter and the gateway of this host say of the keys on the bus."""
+    running = suite_file.read(context.data_dir)
+    texts = [
+        await _read_metrics(service.metrics_url) or ""
+        for name, service in (running.services if running else {}).items()
+        if name in {"meter", "gateway"} and service.metrics_url
+    ]
+    figures = {name: [int(v) for text in texts for v in metric_values(text, name)] for name in KEY_METRICS}
+    if not figures[KEY_METRICS[0]]:
+        return None
+    return KeyFigures(*(max(figures[name], default=0) for name in KEY_METRICS))
 
 
 async def _read_clock_skews(context: Context) -> dict[str, float]:

@@ -35,6 +35,18 @@ class Outbox:
     age_s: float
 
 
+@dataclass(frozen=True)
+class KeyFigures:
+    """What the meter's and the gateway's metrics say of the keys on the bus."""
+
+    revocations: int
+    """In the ledger's copy."""
+    missing: int
+    revived: int
+    forgotten: int
+    """Revocations that the gateway remembers and the bus lacks."""
+
+
 def engines(audit: Audit) -> Iterator[Link]:
     """Compare each engine's own count with the ledger's."""
     for m in audit.machines:
@@ -99,6 +111,19 @@ def outboxes(of_gateways: Sequence[Outbox] | None) -> Iterator[Link]:
         fix = "is the meter running, and does the bus accept messages? See `usage_delayed` in the gateway's log"
         diagnostic = wrong(f"{text}: {fix}") if o.age_s > OLD_SECONDS else ok(text)
         yield Link("outbox", diagnostic, {"gateway": o.gateway_url, "pending": o.pending, "oldest_seconds": o.age_s})
+
+
+def keys(figures: KeyFigures | None) -> Link:
+    """Compare the keys on the bus with the ledger's copy and with what the gateway remembers; None: neither is here."""
+    if figures is None:
+        return Link("keys", note("no meter answers on this host: see the metrics `spot_meter_keys_*` of each meter"))
+    diagnostic = ok(f"the bus has every key of the ledger's copy, and its {figures.revocations:,} revocations")
+    if figures.missing or figures.revived or figures.forgotten:
+        diagnostic = wrong(
+            f"the bus lacks {figures.missing:,} keys and shows {figures.revived:,} as usable that have ended; the "
+            f"gateway remembers {figures.forgotten:,} revocations that the bus lacks: run `spotinference setup`"
+        )
+    return Link("keys", diagnostic, vars(figures))
 
 
 def stream(before: int, after: int) -> Link:

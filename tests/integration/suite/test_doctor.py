@@ -65,9 +65,9 @@ async def test_doctor_passes_on_a_healthy_suite_and_names_each_broken_link(tmp_p
         assert engine["probes"] > 0
         assert [(s["figures"]["kept"], s["figures"]["missing"]) for s in links["gateway"]] == [(5, 0)]
         assert links["sums"][0]["figures"] == {"state": "equal"}
-        assert {k["level"] for name in ("stream", "gaps", "marks", "conflicts", "quarantine") for k in links[name]} == {
-            "ok"
-        }
+        assert {
+            k["level"] for name in ("stream", "keys", "gaps", "marks", "conflicts", "quarantine") for k in links[name]
+        } == {"ok"}
         clocks = {c["figures"]["service"].split()[0].rstrip(",") for c in links["clock"]}
         assert clocks == {"billing", "gateway", "meter", "waker", "the"}
         assert links["outbox"][0]["figures"]["pending"] == 0
