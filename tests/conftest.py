@@ -16,7 +16,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-pytest_plugins = ["tests.kit.engine", "tests.kit.nats_server", "tests.kit.postgres", "tests.kit.scripted_engine"]
+pytest_plugins = [
+    "tests.kit.engine",
+    "tests.kit.nats_server",
+    "tests.kit.postgres",
+    "tests.kit.previous_release",
+    "tests.kit.scripted_engine",
+]
 
 
 @pytest.fixture(autouse=True)

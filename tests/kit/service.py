@@ -17,9 +17,12 @@ from tests.kit.waiting import PATIENCE_SECONDS
 class ServiceProcess:
     """One service. `announced` is what it said when it was ready."""
 
-    def __init__(self, name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0) -> None:
-        """`ahead`: how many seconds its clock is; or `files`: how many it may open."""
+    def __init__(
+        self, name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0, code: Path | None = None
+    ) -> None:
+        """`ahead`: how many seconds its clock is; or `files`: how many it may open. `code`: of another release."""
         self.name = name
+        self._code = code
         self._program = ["-m", f"services.{name}"]
         if ahead:
             self._program = ["-m", "tests.kit.service_with_clock_offset", str(ahead), name]
@@ -34,7 +37,7 @@ class ServiceProcess:
         """`AssertionError` with its log when it ends instead of getting ready."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, *self._program, *self._arguments, stdout=subprocess.PIPE, stderr=log
+                *(sys.executable, *self._program, *self._arguments), cwd=self._code, stdout=subprocess.PIPE, stderr=log
             )
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_SECONDS):
