@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from services.waker.core.engine_checks import Probing
 from services.waker.core.events import Effect, Journal, Observed, Remember, Write
 from services.waker.core.fleet import handle
 from services.waker.core.fleet_spec import FleetSpec, MachineSpec
@@ -15,7 +16,6 @@ from services.waker.core.machine import (
     Machine,
     OperatorIntent,
     PendingCharge,
-    Probing,
     StartLog,
     StopAttempts,
     WakeAttempt,

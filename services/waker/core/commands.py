@@ -5,6 +5,7 @@ from dataclasses import replace
 from services.waker.core import sleeping, unready
 from services.waker.core.events import Command
 from services.waker.core.machine import Machine
+from services.waker.core.policy import is_released
 from services.waker.core.step import Step
 from shared.messages.waker import CommandIssued
 
@@ -37,10 +38,12 @@ def apply(step: Step, command: Command) -> None:
 def _hibernate(step: Step, machine: Machine, *, is_forced: bool) -> None:
     """Put the machine to sleep, and withdraw any earlier `wake`."""
     step.operator_wakes = tuple(model for model in step.operator_wakes if model not in machine.spec.models)
-    must_sleep = machine.operator.must_sleep or machine.state in ("ready", "draining")
+    must_sleep = machine.operator.must_sleep or machine.state in ("ready", "draining", "broken")
     operator = replace(machine.operator, keep_awake=False, must_sleep=must_sleep, is_forced=must_sleep and is_forced)
     machine = step.put(replace(machine, operator=operator))
     match machine.state:
+        case "broken" if not is_forced and not is_released(step.fleet, machine, step.now):
+            pass  # gateways stream from it, or may
         case "waking" | "broken":
             sleeping.hibernate(step, machine, REASON)
         case "ready":

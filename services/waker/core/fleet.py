@@ -200,6 +200,8 @@ def _advance(step: Step, machine: Machine) -> None:
     """Do what the machine needs now."""
     if machine.operator.is_cordoned and machine.state == "ready":
         machine = step.transition(machine, "draining", "the operator cordoned it")
+    elif machine.operator.must_sleep and machine.state == "ready":
+        machine = step.transition(machine, "draining", commands.REASON)
     if machine.attempt is not None:
         waking.advance(step, machine, machine.attempt)
     elif machine.stop is not None:
@@ -208,6 +210,8 @@ def _advance(step: Step, machine: Machine) -> None:
         step.transition(machine, "draining", f"idle for {step.now - machine.idle_since:.0f} s")
     elif machine.state == "draining":
         sleeping.drain(step, machine)
+    elif machine.state == "ready" and machine.alarm == sleeping.IN_USE:
+        step.count_requests(machine, sleeping.COUNT_TIMEOUT_S)
     elif machine.state == "broken":
         sleeping.retry_broken(step, machine)
     health.advance(step, step.machines[machine.id])

@@ -67,7 +67,7 @@ def _apply_failure(step: Step, machine: Machine, event: Probed) -> None:
             machine = step.transition(machine, "broken", reason, alarm=reason)
             # Its endpoint stays, for it goes on being probed.
             step.put(replace(machine, endpoint=endpoint, probe=replace(machine.probe, reported_at=step.now)))
-    elif not machine.is_stuck and may_update_reason(step, machine, reason):
+    elif not machine.is_stuck and not machine.leaving and may_update_reason(step, machine, reason):
         _journal_failure(step, event)
         step.put(replace(machine, reason=reason, alarm=reason, probe=replace(probe, reported_at=step.now)))
 

@@ -7,6 +7,7 @@ are Unix seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from services.waker.core.engine_checks import IdleCheck, Probing
 from services.waker.core.events import CallKind, Observation
 from services.waker.core.fleet_spec import MachineSpec
 from shared.messages.codec import rfc3339
@@ -104,40 +105,6 @@ class PendingCharge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probing:
-    """What the probes of the engine have shown."""
-
-    is_reachable: bool = False
-    """The engine responds; the next probe asks for one token."""
-    serial: int | None = None
-    """The serial number of the probe under way."""
-    sent_at: float = 0.0
-    next_at: float = 0.0
-    failures: int = 0
-    error: str = ""
-    """What the last failed probe got."""
-    reported_at: float = 0.0
-    """When a probe's error was last put on record."""
-
-    def for_new_engine(self, now: float) -> "Probing":
-        """Forget the previous engine: its responses prove nothing about the new one."""
-        return replace(self, is_reachable=False, serial=None, next_at=now, failures=0, error="")
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdleCheck:
-    """What the engine says about its requests, once every gateway has let go of the draining machine."""
-
-    passed: bool = False
-    """It runs nothing, or does not say."""
-    serial: int | None = None
-    sent_at: float = 0.0
-    next_at: float = 0.0
-    failures: int = 0
-    """Questions in a row without a response."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StopAttempts:
     """The stop calls of the present hibernation."""
 
@@ -168,7 +135,7 @@ class Machine:
     last_used_at: float = 0.0
     drain_revision: int | None = None
     """Revision of the `draining` record; None until it is in the bucket."""
-    idle_check: IdleCheck = IdleCheck()
+    idle_check: IdleCheck = field(default=IdleCheck())
 
     calls: Calls = Calls()
     view: ProviderView = ProviderView()
@@ -177,7 +144,7 @@ class Machine:
     starts: StartLog = StartLog()
     backoff: Backoff = Backoff()
     charge: PendingCharge | None = None
-    probe: Probing = Probing()
+    probe: Probing = field(default=Probing())
     stop: StopAttempts | None = None
     is_stuck: bool = False
     """It is broken because it would not stop."""
@@ -195,10 +162,14 @@ class Machine:
         return None if self.attempt is None else self.attempt.phase
 
     @property
+    def leaving(self) -> str:
+        """The provider's words about taking it away; empty if it does not."""
+        return self.view.observation.leaving if self.view.observation else ""
+
+    @property
     def is_leaving(self) -> bool:
         """It drains for good: no demand brings it back."""
-        observation = self.view.observation
-        return self.operator.must_sleep or self.operator.is_cordoned or bool(observation and observation.leaving)
+        return self.operator.must_sleep or self.operator.is_cordoned or bool(self.leaving)
 
     @property
     def idle_since(self) -> float:
@@ -234,6 +205,8 @@ class Machine:
         assert (attempt is not None) == (state == "waking"), "an attempt exists exactly while waking"
         assert (stop is not None) == (state == "falling_asleep"), "a stop exists exactly while falling asleep"
         is_well = state in ("asleep", "ready", "waking")
+        # The order to hibernate a machine that broke before it was followed holds when it is well again.
+        is_over = is_well and not (self.state == "broken" and state == "ready")
         is_down = state in ("asleep", "falling_asleep", "broken", "gone")
         if alarm is None:
             alarm = "" if is_well else self.alarm
@@ -246,7 +219,7 @@ class Machine:
             endpoint=self.spec.endpoint if is_down else self.endpoint,
             drain_revision=None,
             idle_check=IdleCheck(),
-            operator=replace(self.operator, must_sleep=False, is_forced=False) if is_well else self.operator,
+            operator=replace(self.operator, must_sleep=False, is_forced=False) if is_over else self.operator,
             attempt=attempt,
             probe=replace(self.probe, serial=None, is_reachable=self.probe.is_reachable and not is_down),
             stop=stop,

@@ -84,7 +84,7 @@ def _apply_to_awake(step: Step, machine: Machine, observation: Observation) -> N
         reason = observation.reason or f"its provider says {observation.provider_state}, which this suite did not cause"
         step.transition(machine, "asleep", reason, at=observation.ended_at)
     elif observation.leaving and machine.state == "ready":
-        step.transition(machine, "draining", f"its provider reclaims it: {observation.leaving}")
+        step.transition(machine, "draining", sleeping.reclaimed(observation.leaving))
 
 
 def _apply_to_asleep(step: Step, machine: Machine, observation: Observation) -> None:

@@ -71,6 +71,11 @@ def in_flight(fleet: Fleet, machine: str) -> int:
     return sum(use.in_flight for use in uses if use is not None)
 
 
+def is_released(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Whether no gateway reports requests on the machine. A new leader has not heard of them all yet."""
+    return now - fleet.leading_since >= fleet.spec.gateway_timeout_s and in_flight(fleet, machine.id) == 0
+
+
 def may_drain(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Whether the machine has been idle for long enough, nobody wants it, and nothing is in doubt.
 
@@ -86,9 +91,8 @@ def is_unused(fleet: Fleet, machine: Machine, now: float) -> bool:
     return (
         machine.spec.sleeps
         and not machine.operator.keep_awake
-        and now - fleet.leading_since >= fleet.spec.gateway_timeout_s
+        and is_released(fleet, machine, now)
         and is_provider_healthy(fleet, machine, now)
-        and in_flight(fleet, machine.id) == 0
         and not has_demand(fleet, machine)
     )
 

@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 from services.waker.core import key_wakes
+from services.waker.core.engine_checks import IdleCheck
 from services.waker.core.events import Called, Observation, RequestsCounted
-from services.waker.core.machine import IdleCheck, Machine, StopAttempts
+from services.waker.core.machine import Machine, StopAttempts
 from services.waker.core.policy import (
     demand_for,
     has_demand,
     in_flight,
     is_drained,
     is_provider_healthy,
+    is_released,
     keys_of,
     observe_error,
 )
@@ -23,6 +25,8 @@ COUNT_TIMEOUT_S = 5.0
 RECOUNT_S = 1.0
 COUNT_LIMIT = 3
 """An engine that does not respond to this many questions in a row counts as idle: it serves nobody."""
+RECHECK_S = 10.0
+"""The same while a ready machine has the alarm `IN_USE`, until its cause is over."""
 IN_USE = "its engine runs requests that no gateway reports"
 STOP_RETRY_S = 1.0
 STOP_LIMIT = 3
@@ -67,14 +71,21 @@ def drain(step: Step, machine: Machine) -> None:
 def apply_count(step: Step, event: RequestsCounted) -> None:
     """Keep a machine up whose engine runs requests: a gateway that is cut off from the bus relays them.
 
-    A machine that leaves goes on draining until they have ended; any other serves again.
+    A machine that leaves goes on draining until they have ended; any other serves again, with an alarm until gateways
+    report as many.
     """
     machine = step.machines.get(event.machine)
-    if machine is None or machine.state != "draining" or machine.idle_check.serial != event.serial:
+    if machine is None or machine.idle_check.serial != event.serial:
+        return
+    if machine.state == "ready":
+        is_over = event.answered and (event.running or 0) <= in_flight(step.fleet, machine.id)
+        check = IdleCheck(next_at=step.now + RECHECK_S)
+        step.put(replace(machine, idle_check=check, alarm="" if is_over else machine.alarm))
         return
     if event.running:
         if not machine.is_leaving:
-            step.transition(machine, "ready", f"{IN_USE}: {event.running}", alarm=IN_USE)
+            machine = step.transition(machine, "ready", f"{IN_USE}: {event.running}", alarm=IN_USE)
+            step.put(replace(machine, idle_check=IdleCheck(next_at=step.now + RECHECK_S)))
             return
         alarm = IN_USE if step.now - machine.since > DRAIN_S else machine.alarm
         step.put(replace(machine, alarm=alarm, idle_check=IdleCheck(next_at=step.now + RECOUNT_S)))
@@ -137,13 +148,16 @@ def advance(step: Step, machine: Machine, stop: StopAttempts) -> None:
 def apply_observation(step: Step, machine: Machine, observation: Observation) -> None:
     """Apply what the provider sees of a machine that is falling asleep or broken."""
     if observation.power in ("stopped", "error"):
-        # The reason stays: it says why the machine sleeps.
+        # The reason stays: it says why the machine sleeps. Why a broken one sleeps, its provider knows best.
+        reason = (machine.state == "broken" and observation.reason) or machine.reason
         alarm = f"its provider says {observation.provider_state}" if observation.power == "error" else ""
-        step.transition(machine, "asleep", machine.reason, at=observation.ended_at, alarm=alarm)
+        step.transition(machine, "asleep", reason, at=observation.ended_at, alarm=alarm)
         return
     stop = machine.stop
-    if stop is None:
-        return  # it is broken already
+    if stop is None:  # it is broken already
+        if observation.leaving:
+            record_reclaim(step, machine, observation.leaving)
+        return
     policy = step.spec.observation_policy(machine.spec)
     if observation.power == "stopping" and not stop.count:
         # Somebody, such as the previous leader, has called stop already: a second call would use force.
@@ -153,7 +167,29 @@ def apply_observation(step: Step, machine: Machine, observation: Observation) ->
         step.put(replace(machine, stop=replace(stop, retry_at=min(stop.retry_at, step.now + BOUNCE_S))))
 
 
+def record_reclaim(step: Step, machine: Machine, words: str) -> None:
+    """Put the provider's words about a machine that it takes away in the place of what a probe got."""
+    reason = reclaimed(words)
+    if machine.reason != reason:
+        step.journal(
+            ProviderCall(at=step.now, machine=machine.id, call="notice", outcome="accepted", code=words, seconds=0.0)
+        )
+        step.put(replace(machine, reason=reason))
+
+
+def reclaimed(words: str) -> str:
+    return f"its provider reclaims it: {words}"
+
+
 def retry_broken(step: Step, machine: Machine) -> None:
-    """Try again to put a broken machine to sleep: it may be billed."""
-    if machine.spec.sleeps and step.now - machine.since >= BROKEN_RETRY_S:
-        hibernate(step, machine, "tried again to put it to sleep")
+    """Try again to put a broken machine to sleep, for it may be billed.
+
+    Perhaps only the waker cannot reach it: while gateways stream from it, it stays.
+    """
+    if (
+        machine.spec.sleeps
+        and step.now - machine.since >= BROKEN_RETRY_S
+        and is_released(step.fleet, machine, step.now)
+    ):
+        reason = reclaimed(machine.leaving) if machine.leaving else "tried again to put it to sleep"
+        hibernate(step, machine, reason)

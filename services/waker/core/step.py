@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from services.waker.core import key_wakes
+from services.waker.core.engine_checks import IdleCheck
 from services.waker.core.events import (
     CallKind,
     CountRequests,
@@ -19,7 +20,7 @@ from services.waker.core.events import (
 )
 from services.waker.core.history import TierHistory
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.machine import Call, IdleCheck, Machine, StopAttempts, WakeAttempt
+from services.waker.core.machine import Call, Machine, StopAttempts, WakeAttempt
 from services.waker.core.state import Fleet, ProviderHealth
 from services.waker.core.transitions import IllegalTransition, is_legal
 from shared.config.providers import ProviderName

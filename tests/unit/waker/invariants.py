@@ -198,12 +198,16 @@ def doubt_stops_nothing(step: HandledEvent) -> None:
 
 def nobody_is_cut_off(step: HandledEvent) -> None:
     """A machine that was ready falls asleep only after every live gateway has seen that it drains and has no request in
-    flight there. A waking machine may be stopped at any time, and so may a broken one: its engine does not answer, or
-    it was to sleep already."""
+    flight there. A waking machine may be stopped at any time. A broken one that was ready is stopped only while no live
+    gateway has requests in flight there, unless the operator forces it."""
     for m, move in step.moves:
         if move.to_state != "falling_asleep":
             continue
         assert move.from_state in ("waking", "draining", "broken"), move
+        before = step.before.machines.get(m.id)
+        if before is not None and before.state == move.from_state == "broken":
+            is_forced = isinstance(step.event, Command) and step.event.force
+            assert is_forced or not _in_flight(step.after, m.id), move
         if move.from_state == "draining":
             revision = step.before.machines[m.id].drain_revision
             for report in step.after.gateways.values():

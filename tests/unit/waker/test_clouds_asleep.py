@@ -6,7 +6,7 @@ import pytest
 
 from services.waker.core.events import Observation, Observed, Orphan, PowerState, Probe, StartMachine, StopMachine
 from services.waker.core.idle import with_gap
-from shared.messages.waker import TierMemory
+from shared.messages.waker import ProviderCall, TierMemory, Transition
 from shared.weekly_window import parse_window
 from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, beginning, idle, invariants, requested, spec
 
@@ -333,6 +333,39 @@ def test_an_engine_that_dies_on_a_machine_that_runs_is_broken_put_to_sleep_and_w
     world.order("cordon", "a2")
     world.want()
     assert world.state("a1") == "waking"
+
+
+def unanswered(world: World) -> None:
+    world.ready()
+    for _ in range(3):
+        while not any(isinstance(e, Probe) for e in world.effects):
+            world.pass_time(1.0, step=1.0)
+        world.probed(answered=False)
+    assert world.bucket["a1"][0].reason == "does not answer: refused"
+
+
+def test_provider_words_replace_those_of_the_probe_when_it_took_the_machine(world: World) -> None:
+    unanswered(world)
+    world.seen("a1", "stopped", reason="Server.SpotInstanceTermination", after=5)
+    assert (world.state("a1"), world.bucket["a1"][0].reason) == ("asleep", "Server.SpotInstanceTermination")
+    (last,) = [e for e in world.journal if isinstance(e, Transition)][-1:]
+    assert (last.to_state, last.reason) == ("asleep", "Server.SpotInstanceTermination")
+
+
+def test_provider_words_replace_those_of_the_probe_while_it_takes_the_machine(world: World) -> None:
+    unanswered(world)
+    words = "its provider reclaims it: EC2 takes it back"
+    world.seen("a1", "running", leaving="EC2 takes it back", after=5)
+    assert (world.state("a1"), world.bucket["a1"][0].reason) == ("broken", words)
+    world.seen("a1", "running", leaving="EC2 takes it back", after=5)
+    assert [e.code for e in world.journal if isinstance(e, ProviderCall) and e.call == "notice"] == [
+        "EC2 takes it back"
+    ], "once"
+    world.pass_time(15, step=1.0)
+    world.probed(answered=False, code="timeout")
+    assert world.bucket["a1"][0].reason == words
+    world.seen("a1", "stopped", after=1)
+    assert (world.state("a1"), world.bucket["a1"][0].reason) == ("asleep", words)
 
 
 def test_an_engine_that_answers_again_is_ready_again(world: World) -> None:
