@@ -53,9 +53,6 @@ class Metrics:
         self.unpublished = Counter(
             "spot_billing_publish_failures", "Reports that could not be made or published.", registry=registry
         )
-        self.published_until = Gauge(
-            "spot_billing_published_until", "Unix time at which the newest published day ends.", registry=registry
-        )
 
     def gate(self, scope: str, gate: BudgetGate) -> None:
         """Show a budget gate as it is on the bus."""
@@ -82,6 +79,12 @@ class BookMetrics:
         self.untied = Gauge(
             "spot_billing_untied_invoices", "Invoices whose charges differ from what is payable.", registry=registry
         )
+        self.published_until = Gauge(
+            "spot_billing_published_until",
+            "Unix time at which the newest published day ends; 0 if none is.",
+            registry=registry,
+        )
+        self.published_until.set(math.nan)
         self._spend = Gauge(
             "spot_billing_spend_usd", "Spend of whole days up to yesterday.", ("window",), registry=registry
         )

@@ -34,7 +34,7 @@ from services.billing.app.key_names import KeyNames
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.period_reports import PeriodReports
 from services.billing.app.report_cache import ReportCache
-from services.billing.app.report_publisher import ReportPublisher, published_revision
+from services.billing.app.report_publisher import ReportPublisher, last_published, published_revision
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.app.statements import Statements
 from services.billing.core.reports.key_names import add_key_names
@@ -224,6 +224,7 @@ def _book_gauges(runtime: Runtime, engine: AsyncEngine) -> BookGauges:
         SqlRevisionStore(engine).newest_report,
         settings(runtime.config).weights,
         BookMetrics(runtime.registry),
+        published=partial(last_published, runtime.bus),
         now=runtime.now,
     )
 

@@ -1,5 +1,7 @@
 """The metrics of the meter."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
@@ -77,6 +79,12 @@ class AuditMetrics:
         )
         self.wrong = Gauge(
             "spot_meter_audit_wrong",
-            "Counts that disagree, of today and of the days that are not final.",
+            "Counts that disagree, of today and of the days that are not final; NaN where this replica does not lead.",
             registry=registry,
         )
+        self.stand_by()
+
+    def stand_by(self) -> None:
+        """Another replica leads, and this one's last count is not the present one."""
+        self.leading.set(0)
+        self.wrong.set(math.nan)

@@ -1,11 +1,21 @@
 """The waker's Prometheus metrics."""
 
+import math
+from collections import Counter as Counts
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.waker.core.alarms import alarm_reason
 from services.waker.core.policy import oldest_wake_s
 from services.waker.core.state import Fleet
-from shared.messages.waker import CommandIssued, JournalEntry, MachineState, PhaseEnded, ProviderCall
+from shared.messages.waker import (
+    CommandIssued,
+    JournalEntry,
+    MachineRecord,
+    MachineState,
+    PhaseEnded,
+    ProviderCall,
+)
 
 STATES: tuple[MachineState, ...] = ("asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone")
 WAKE_SECONDS = (0.5, 1, 2, 5, 10, 20, 40, 60, 120, 240, 480, 600)
@@ -54,6 +64,33 @@ class Metrics:
             registry=registry,
         )
         self._waking_since: dict[str, float] = {}
+        self._tiers: set[str] = set()
+        """Those that `spot_waker_machines` has."""
+        self.stand_by()
+
+    def show_records(self, records: Iterable[MachineRecord]) -> None:
+        """Update the gauges that are the same on every replica: the records are on the bus."""
+        shown = list(records)
+        by_state = Counts((record.tier, record.state) for record in shown)
+        tiers = {record.tier for record in shown}
+        for tier in tiers | self._tiers:
+            for state in STATES:
+                if tier in tiers:
+                    self._machines.labels(tier, state).set(by_state[tier, state])
+                else:
+                    self._machines.remove(tier, state)
+        self._tiers = tiers
+        alarms = [record for record in shown if record.alarm]
+        self._alarms.set(len(alarms))
+        self._alarm.clear()
+        for record in alarms:
+            self._alarm.labels(record.machine, record.alarm_reason or "unknown").set(1)
+
+    def stand_by(self) -> None:
+        """Nobody may take this replica's last word for the leader's: what only the leader knows is unknown."""
+        self.leading.set(0)
+        self._oldest_wake.set(math.nan)
+        self._doubts.clear()
 
     def count(self, entry: JournalEntry) -> None:
         """Count an entry of the journal."""
@@ -75,17 +112,7 @@ class Metrics:
                     self._wake.labels(entry.tier).observe(entry.at - since)
 
     def observe_fleet(self, fleet: Fleet, now: float) -> None:
-        """Update the gauges."""
-        machines = fleet.machines.values()
-        by_state = [(m.spec.tier, m.state) for m in machines if m.state is not None]
-        for tier in {tier for tier, _ in by_state}:
-            for state in STATES:
-                self._machines.labels(tier, state).set(by_state.count((tier, state)))
-        reasons = [(m.id, reason) for m in machines if (reason := alarm_reason(m)) is not None]
-        self._alarms.set(len(reasons))
-        self._alarm.clear()
-        for machine, reason in reasons:
-            self._alarm.labels(machine, reason).set(1)
+        """Update the gauges of the leader's own work."""
         self._oldest_wake.set(oldest_wake_s(fleet, now))
         for provider, health in fleet.provider_health.items():
             self._doubts.labels(provider).set(health.observe_error is not None or not health.passed_test)

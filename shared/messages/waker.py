@@ -43,6 +43,8 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """The operator keeps it from requests: it is not woken, and drained where it was awake."""
     alarm: str = ""
     """What the operator has to fix, in words; empty if nothing."""
+    alarm_reason: str = ""
+    """The kind of the alarm, for metrics: one of a few words, and more to come. Empty from an older waker."""
     failed_wakes: Count = 0
     """Wakes in a row in which its engine did not become ready; `reason` says why the last one failed."""
     max_model_len: Annotated[int, msgspec.Meta(gt=0, lt=2**40)] | None = None

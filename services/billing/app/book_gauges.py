@@ -8,7 +8,7 @@ from services.billing.core.reports.period_report import build_period_report
 from services.billing.core.utc_time import day_of, day_window
 from services.billing.metrics import BookMetrics
 from services.billing.ports import PayableStore
-from shared.messages.billing import DayReport
+from shared.messages.billing import DayReport, Published
 from shared.units import DAY_MS
 
 WINDOWS = {"1d": 1, "7d": 7, "28d": 28}
@@ -16,7 +16,10 @@ WINDOWS = {"1d": 1, "7d": 7, "28d": 28}
 
 
 class BookGauges:
-    """Reads the database alone: the published revisions, and how the invoices stand."""
+    """Reads the published revisions and how the invoices stand, and from the bus what was published last.
+
+    `newest` returns a day's newest revision, `published` its last publication.
+    """
 
     def __init__(
         self,
@@ -25,16 +28,18 @@ class BookGauges:
         weights: Mapping[str, int],
         metrics: BookMetrics,
         *,
+        published: Callable[[str], Awaitable[Published | None]],
         now: Callable[[], float],
     ) -> None:
         self._payables = payables
         self._newest = newest
         self._weights = weights
         self._metrics = metrics
+        self._published = published
         self._now = now
 
     async def refresh(self) -> None:
-        """Read everything once. Raises what `DATABASE_ERRORS` lists."""
+        """Read everything once. Raises `BusUnavailable` or what `DATABASE_ERRORS` lists."""
         standings = reconcile(*await self._payables.invoices())
         self._metrics.untied.set(sum(one.state == "differs" for one in standings))
         today = day_window(datetime.fromtimestamp(self._now(), UTC).date().isoformat()).start
@@ -43,3 +48,12 @@ class BookGauges:
             window = [day for day in reversed(days[:length]) if day is not None]
             period = build_period_report(window, self._weights) if len(window) == length else None
             self._metrics.show_window(label, None if period is None else (period.spend, period.usd_per_mtok))
+        await self._show_published_until(today)
+
+    async def _show_published_until(self, today: int) -> None:
+        for back in range(1, max(WINDOWS.values()) + 1):
+            published = await self._published(day_of(today - back * DAY_MS))
+            if published is not None and published.state is not None:
+                self._metrics.published_until.set((today - (back - 1) * DAY_MS) / 1000)
+                return
+        self._metrics.published_until.set(0)

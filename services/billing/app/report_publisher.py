@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import days_before
 from services.billing.core.reports.cost_lines import to_explanations
-from services.billing.core.utc_time import day_window
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
@@ -40,7 +39,6 @@ class ReportPublisher:
         self._now = now
         self._seen: dict[str, int] = {}
         """By day, the revision that is completely published."""
-        self._until = 0.0
 
     async def publish_changed(self) -> str | None:
         """Publish what is new in the last days, yesterday first.
@@ -99,12 +97,10 @@ class ReportPublisher:
         await self._bus.publish_volatile(subjects.BILLING_PUBLISHED, encode(published))
         await self._bus.put(topology.REPORTS, subjects.published_key(report.day), encode(published))
         self._metrics.published.inc()
-        self._reached(published)
         log.info("report_published", day=report.day, revision=report.revision, state=report.state, change=report.change)
         return True
 
     def _compare(self, known: Published, report: DayReport) -> None:
-        self._reached(known)
         describe = (report.revision, report.state, report.usd_per_mtok)
         if (known.revision, known.state, known.usd_per_mtok) != describe:
             self._metrics.unpublished.inc()
@@ -126,11 +122,6 @@ class ReportPublisher:
             log.exception("report_files_failed", day=report.day, revision=report.revision)
             return None
         return {f"{report.day}.{report.revision}.{form}": content for form, content in render.items()}
-
-    def _reached(self, published: Published) -> None:
-        if published.state is not None:
-            self._until = max(self._until, day_window(published.day).end / 1000)
-            self._metrics.published_until.set(self._until)
 
 
 async def last_published(bus: Bus, day: str) -> Published | None:

@@ -77,7 +77,7 @@ class AuditLeader:
         await fleet.start(self._bus)
         stack.push_async_callback(fleet.stop)
         self._metrics.leading.set(1)
-        stack.callback(self._metrics.leading.set, 0)
+        stack.callback(self._metrics.stand_by)
         log.info("audit_leadership_acquired")
         return (
             PeriodicTask(name="engines", run=poller.run, pause=every(0.0)),

@@ -12,9 +12,12 @@ from services.waker.app.term_resources import TermResources
 from services.waker.core.events import ActivityReported, DemandReported
 from shared.bus import subjects
 from shared.bus.ports import Handle, Received
+from shared.bus.topology import FLEET
+from shared.bus.view import View
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity, WakeRequest
+from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()
 
@@ -38,6 +41,8 @@ class Waker:
         self._monotonic = monotonic
         self._inbox = Inbox()
         self._handles: list[Handle] = []
+        self._records: View[MachineRecord] = View(FLEET, MachineRecord, lambda _machine: self._show_records())
+        """For the metrics alone: the leader knows the fleet, and a standby shows it too."""
         self._has_failed = False
         self.fault: str | None = "the fleet has not been read yet"
 
@@ -46,9 +51,10 @@ class Waker:
             await self._bus.subscribe(subjects.WAKE_REQUESTS, self._on_demand),
             await self._bus.subscribe(subjects.ACTIVITIES, self._on_activity),
         ]
+        await self._records.start(self._bus)
 
     async def stop(self) -> None:
-        for handle in self._handles:
+        for handle in (*self._handles, self._records):
             await handle.stop()
         for resources in (self._resources, *self._reloaded):
             await resources.close()
@@ -95,7 +101,7 @@ class Waker:
                     return
                 await term.step()
         finally:
-            metrics.leading.set(0)
+            metrics.stand_by()
             if commands is not None:
                 await commands.stop()
             await term.end()
@@ -105,6 +111,9 @@ class Waker:
             old, self._resources = self._resources, self._reloaded.pop(0)
             await old.close()
             self._inbox.drain()  # results of the old fleet's calls
+
+    def _show_records(self) -> None:
+        self._resources.metrics.show_records(self._records.values())
 
     async def _on_demand(self, received: Received) -> None:
         try:

@@ -21,7 +21,7 @@ from services.waker.core.events import (
     Tested,
     Tick,
 )
-from services.waker.core.machine import Machine
+from services.waker.core.machine import IN_USE, Machine
 from services.waker.core.policy import may_drain
 from services.waker.core.provisioning import bring_up
 from services.waker.core.state import DemandLevel, Fleet, GatewayReport
@@ -210,7 +210,7 @@ def _advance(step: Step, machine: Machine) -> None:
         step.transition(machine, "draining", f"idle for {step.now - machine.idle_since:.0f} s")
     elif machine.state == "draining":
         sleeping.drain(step, machine)
-    elif machine.state == "ready" and machine.alarm == sleeping.IN_USE:
+    elif machine.state == "ready" and machine.alarm == IN_USE:
         step.count_requests(machine, sleeping.COUNT_TIMEOUT_S)
     elif machine.state == "broken":
         sleeping.retry_broken(step, machine)

@@ -6,6 +6,7 @@ are Unix seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from services.waker.core.engine_checks import IdleCheck, Probing
 from services.waker.core.events import CallKind, Observation
@@ -13,8 +14,11 @@ from services.waker.core.fleet_spec import MachineSpec
 from shared.messages.codec import rfc3339
 from shared.messages.waker import MachineMemory, MachineRecord, MachineState, Phase
 
+AlarmReason = Literal["in_use", "unready", "does_not_stop", "not_found", "broken", "provider"]
+
 ALARM_AFTER_WAKES = 2
 """Wakes in a row without a ready engine: one may be bad luck, the second is for the operator."""
+IN_USE = "its engine runs requests that no gateway reports"
 UNREADY = "its engine did not become ready in "
 """How the alarm of such a machine begins."""
 LAST_USED_STEP_S = 15.0
@@ -185,6 +189,19 @@ class Machine:
             return text
         return f"{text}; not tried again before {rfc3339(self.backoff.until)} unless `spotinference wake` asks for it"
 
+    @property
+    def alarm_reason(self) -> AlarmReason | None:
+        """The kind of `operator_alarm`; None without one."""
+        if not self.operator_alarm:
+            return None
+        if self.alarm == IN_USE:
+            return "in_use"
+        if not self.alarm:
+            return "unready"
+        if self.state == "broken":
+            return "does_not_stop" if self.is_stuck else "broken"
+        return "not_found" if self.state == "gone" else "provider"
+
     def enter(
         self,
         state: MachineState,
@@ -250,6 +267,7 @@ class Machine:
             kept=self.operator.keep_awake,
             cordoned=self.operator.is_cordoned,
             alarm=self.operator_alarm,
+            alarm_reason=self.alarm_reason or "",
             failed_wakes=self.backoff.unready_wakes,
             max_model_len=self.max_model_len,
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from services.waker.core import key_wakes
 from services.waker.core.engine_checks import IdleCheck
 from services.waker.core.events import Called, Observation, RequestsCounted
-from services.waker.core.machine import Machine, StopAttempts
+from services.waker.core.machine import IN_USE, Machine, StopAttempts
 from services.waker.core.policy import (
     demand_for,
     has_demand,
@@ -27,7 +27,6 @@ COUNT_LIMIT = 3
 """An engine that does not respond to this many questions in a row counts as idle: it serves nobody."""
 RECHECK_S = 10.0
 """The same while a ready machine has the alarm `IN_USE`, until its cause is over."""
-IN_USE = "its engine runs requests that no gateway reports"
 STOP_RETRY_S = 1.0
 STOP_LIMIT = 3
 STARTING_S = 300.0

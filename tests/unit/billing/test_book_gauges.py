@@ -1,7 +1,9 @@
 """The gauges of the books: what does not tie, and what the windows cost."""
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
+from types import MappingProxyType
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,13 +11,14 @@ from prometheus_client import CollectorRegistry
 from services.billing.app.book_gauges import BookGauges
 from services.billing.core.reconciliation import BilledAmount, Payable
 from services.billing.metrics import BookMetrics
-from shared.messages.billing import DayReport
+from shared.messages.billing import DayReport, FigureState, Published
 from shared.messages.invoices import PayableNote
 from tests.unit.billing.report_builders import report
 
 NOW = 1_777_852_800.0
 """2026-05-04T00:00:00Z."""
 MILLION = 1_000_000
+NOTHING: Mapping[str, Published] = MappingProxyType({})
 EQUAL = {"input": 1, "cached": 1, "output": 1}
 
 
@@ -34,11 +37,19 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def gauges(registry: CollectorRegistry, days: dict[str, DayReport]) -> BookGauges:
+def gauges(
+    registry: CollectorRegistry,
+    days: dict[str, DayReport],
+    publications: Mapping[str, Published] = MappingProxyType({}),
+) -> BookGauges:
     async def newest(day: str) -> DayReport | None:
         return days.get(day)
 
-    return BookGauges(NoInvoices(), newest, EQUAL, BookMetrics(registry), now=lambda: NOW)
+    async def published(day: str) -> Published | None:
+        return publications.get(day)
+
+    metrics = BookMetrics(registry)
+    return BookGauges(NoInvoices(), newest, EQUAL, metrics, published=published, now=lambda: NOW)
 
 
 async def test_windows_show_ratios_of_sums_and_unknown_is_not_zero(registry: CollectorRegistry) -> None:
@@ -57,3 +68,22 @@ async def test_windows_show_ratios_of_sums_and_unknown_is_not_zero(registry: Col
     assert math.isnan(value("spend_usd", "28d"))
     assert math.isnan(value("usd_per_mtok", "28d"))
     assert registry.get_sample_value("spot_billing_untied_invoices") == 0
+
+
+async def test_newest_publication_on_the_bus_shows_on_every_replica(registry: CollectorRegistry) -> None:
+    """Whoever published it; a day whose publication was withdrawn does not count."""
+    name = "spot_billing_published_until"
+    before = gauges(registry, {})
+    unknown = registry.get_sample_value(name)
+    assert unknown is not None
+    assert math.isnan(unknown), "it is not known yet"
+    await before.refresh()
+    assert registry.get_sample_value(name) == 0
+    states: dict[str, FigureState | None] = {"2026-05-03": None, "2026-05-02": "final", "2026-05-01": "final"}
+    publications = {
+        day: Published(day=day, revision=1, state=state, usd_per_mtok=None, change="", files=(), at=NOW)
+        for day, state in states.items()
+    }
+    other = CollectorRegistry()
+    await gauges(other, {}, publications).refresh()
+    assert other.get_sample_value(name) == NOW - 24 * 3600

@@ -79,11 +79,13 @@ def test_metrics_show_alarms_by_machine_and_reason_and_the_oldest_wake() -> None
     world.want("n")
     world.now += 7
     metrics.observe_fleet(world.fleet, world.now)
+    metrics.show_records(record for record, _ in world.bucket.values())
     assert registry.get_sample_value("spot_waker_alarm", {"machine": "a1", "reason": "in_use"}) == 1
     assert registry.get_sample_value("spot_waker_oldest_wake_seconds") == 7
     world.running["a1"] = 0
     world.pass_time(IDLE + CAP)
     metrics.observe_fleet(world.fleet, world.now)
+    metrics.show_records(record for record, _ in world.bucket.values())
     assert registry.get_sample_value("spot_waker_alarm", {"machine": "a1", "reason": "in_use"}) is None
     assert registry.get_sample_value("spot_waker_oldest_wake_seconds") == 0
 
