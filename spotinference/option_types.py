@@ -56,6 +56,18 @@ class ListParam(click.ParamType[tuple[str, ...]]):
         return words
 
 
+class DurationParam(click.ParamType[float]):
+    """Seconds, written as in the configuration: `30s`, `24h`, `7d`."""
+
+    name = "DURATION"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, Duration) else Duration.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class TimeParam(click.ParamType[float]):
     """Unix seconds: an RFC 3339 time, or a duration before now."""
 

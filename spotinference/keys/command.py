@@ -8,16 +8,16 @@ import click
 import msgspec
 from rich.table import Table
 
-from shared.bus.jetstream import JetStreamBus
-from shared.bus.topology import KEYS
 from shared.config.values import Money
 from shared.errors import Misconfigured, Rejected
 from shared.key_records import SavedKey, merge_keys
+from shared.key_store import create_key, revoke_key, roll_key, unknown_key_message
 from shared.messages.codec import Unreadable, decode, encode, rfc3339
 from shared.runtime.suite_file import write_private
 from spotinference.context import Context, exit_with_error, suite_options
-from spotinference.keys.store import create_key, read_keys, save_keys, unknown_key_message
-from spotinference.keys.view import LIMITS, format_limits, key_state
+from spotinference.keys.store import read_keys, save_keys
+from spotinference.keys.view import LIMITS, format_limits, key_state, list_records
+from spotinference.option_types import DurationParam
 from spotinference.terminal import echo_json, print_line, print_table
 from spotinference.times import parse_time
 
@@ -34,7 +34,7 @@ class KeyExport(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.group()
 def keys() -> None:
-    """Create, list, revoke, export and import API keys."""
+    """Create, roll, list, revoke, export and import API keys."""
 
 
 @keys.command()
@@ -90,13 +90,29 @@ def create(
     if as_json:
         echo_json({"id": key_id, "key": secret})
     else:
-        for line in (
-            f"id   {key_id}",
-            f"key  {secret}",
-            "",
-            "Save the key now: it is not stored and cannot be shown again.",
-        ):
-            print_line(line)
+        _print_secret(key_id, secret)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option(
+    "--overlap", type=DurationParam(), default="24h", show_default=True, help="How long the earlier secret stays valid."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@suite_options
+def roll(context: Context, key_id: str, *, overlap: float, as_json: bool) -> None:
+    """Give a key a new secret and print it. Its id, limits and usage stay, and both secrets count as one key.
+
+    The earlier secret ends after the overlap; `--overlap 0s` ends it within a second.
+    """
+    now = time.time()
+    secret = context.run_with_bus(lambda bus: roll_key(bus, key_id, overlap_s=overlap, now=now))
+    ends = rfc3339(now + overlap)
+    if as_json:
+        echo_json({"id": key_id, "key": secret, "previous_until": ends})
+    else:
+        _print_secret(key_id, secret)
+        print_line(f"The earlier secret is valid until {ends} at the latest.")
 
 
 @keys.command("list")
@@ -104,7 +120,8 @@ def create(
 @suite_options
 def list_keys(context: Context, *, as_json: bool) -> None:
     """List the keys, oldest first, without their secrets."""
-    records = sorted((record for _, record, _ in context.run_with_bus(read_keys)), key=lambda record: record.created_at)
+    listed = list_records(record for _, record, _ in context.run_with_bus(read_keys))
+    records = list(listed)
     if as_json:
         rows = [
             {
@@ -115,6 +132,7 @@ def list_keys(context: Context, *, as_json: bool) -> None:
                 **{limit: getattr(r, limit) for limit in LIMITS},
                 "created_at": rfc3339(r.created_at),
                 "expires_at": None if r.expires_at is None else rfc3339(r.expires_at),
+                "previous_until": None if (until := listed[r]) is None else rfc3339(until),
             }
             for r in records
         ]
@@ -123,6 +141,8 @@ def list_keys(context: Context, *, as_json: bool) -> None:
     table = Table("id", "name", "state", "models", "limits", "expires")
     for r in records:
         expires = "never" if r.expires_at is None else rfc3339(r.expires_at)
+        if (until := listed[r]) is not None:
+            expires += f"\nearlier secret: {rfc3339(until)}"
         models = "all" if r.models is None else ", ".join(r.models)
         table.add_row(r.id, r.name, key_state(r), models, format_limits(r), expires)
     print_table(table)
@@ -132,18 +152,9 @@ def list_keys(context: Context, *, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @suite_options
 def revoke(context: Context, key_id: str) -> None:
-    """Revoke a key. Gateways reject it within a second."""
+    """Revoke a key with all its secrets. Gateways reject it within a second."""
 
-    async def work(bus: JetStreamBus) -> bool:
-        for name, record, revision in await read_keys(bus):
-            if record.id == key_id:
-                if record.revoked_at is None:
-                    ended = msgspec.structs.replace(record, revoked_at=time.time())
-                    await bus.update(KEYS, name, encode(ended), revision=revision)
-                return True
-        return False
-
-    if not context.run_with_bus(work):
+    if not context.run_with_bus(lambda bus: revoke_key(bus, key_id, now=time.time())):
         exit_with_error(unknown_key_message(key_id))
     print_line(f"revoked {key_id}")
 
@@ -175,6 +186,16 @@ def import_keys(context: Context, file: Path) -> None:
         raise Rejected(f"{file}: {error}") from error
     changed = context.run_with_bus(lambda bus: merge_keys(bus, export.keys)).changed
     print_line(f"changed {changed} of {len(export.keys)} keys")
+
+
+def _print_secret(key_id: str, secret: str) -> None:
+    for line in (
+        f"id   {key_id}",
+        f"key  {secret}",
+        "",
+        "Save the key now: it is not stored and cannot be shown again.",
+    ):
+        print_line(line)
 
 
 def _amount(option: str, text: str) -> Decimal:

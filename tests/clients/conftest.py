@@ -22,10 +22,10 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.provision import provision
 from shared.bus.topology import FLEET, WAKE
+from shared.key_store import create_key
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import MachineRecord
-from spotinference.keys.store import create_key
 from tests.clients.clients import Client
 from tests.clients.environments import Command
 from tests.kit.nats_server import NatsServer, nats_binary

@@ -19,10 +19,10 @@ from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.provision import _consumer, provision
 from shared.bus.topology import FLEET, LEDGER, USAGE
 from shared.database import create_engine, read_transaction
+from shared.key_store import create_key
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.waker import MachineRecord
-from spotinference.keys.store import create_key
 from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries

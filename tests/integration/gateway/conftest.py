@@ -18,10 +18,10 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received
 from shared.bus.topology import FLEET, USAGE, WAKE
+from shared.key_store import create_key
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, UsageEvent, WakeRequest
 from shared.messages.waker import MachineRecord, MachineState, Phase
-from spotinference.keys.store import create_key
 from tests.kit.scripted_engine import NAME
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until

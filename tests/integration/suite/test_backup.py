@@ -12,10 +12,11 @@ import pytest
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.topology import BACKED_UP, FLEET_JOURNAL, INVOICES, KEYS, REPORTS, WAKER
 from shared.errors import BusUnavailable
+from shared.key_store import create_key
 from shared.messages.codec import encode
 from shared.messages.waker import CommandIssued
 from shared.runtime.suite_file import BUS_URL_VARIABLE
-from spotinference.keys.store import create_key, read_keys
+from spotinference.keys.store import read_keys
 from spotinference.restore import command
 from tests.integration.suite.conftest import Shell
 from tests.kit.nats_server import NatsServer, nats_binary

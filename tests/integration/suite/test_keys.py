@@ -137,3 +137,28 @@ async def test_what_is_not_there_is_refused_by_name(call: Call) -> None:
     for words, named in ((("revoke", "k_9"), "k_9"), (("create", "--name", "me", "--models", "a,c"), "'c'")):
         result: Result = await call(*words)
         assert (result.exit_code, named in result.output) == (1, True)
+
+
+async def test_rolled_key_is_listed_once_with_the_end_of_its_earlier_secret(bus: JetStreamBus, call: Call) -> None:
+    made = json.loads(await done(call, "create", "--name", "ci", "--rpm", "60", "--json"))
+    rolled = json.loads(await done(call, "roll", made["id"], "--overlap", "2h", "--json"))
+    assert (rolled["id"], rolled["key"] != made["key"]) == (made["id"], True)
+    earlier, current = await on_record(bus, made["key"]), await on_record(bus, rolled["key"])
+    assert (earlier.requests_per_minute, current.requests_per_minute) == (60, 60)
+    (row,) = json.loads(await done(call, "list", "--json"))["keys"]
+    assert (row["id"], row["state"], row["expires_at"]) == (made["id"], "usable", None)
+    assert row["previous_until"] == rolled["previous_until"]
+    assert datetime.fromisoformat(row["previous_until"]).timestamp() == pytest.approx(earlier.expires_at, abs=1.0)
+    words = await done(call, "roll", made["id"])
+    assert "earlier secret is valid until" in words
+    await done(call, "revoke", made["id"])
+    (row,) = json.loads(await done(call, "list", "--json"))["keys"]
+    assert (row["state"], row["previous_until"]) == ("revoked", None)
+    for words_of, status, named in (
+        (("roll", made["id"]), 1, "is revoked"),
+        (("roll", "k_9"), 1, "k_9"),
+        (("roll", made["id"], "--overlap", "soon"), 2, "must be a duration"),
+        (("roll", made["id"], "--overlap", "91d"), 1, "90 days"),
+    ):
+        result: Result = await call(*words_of)
+        assert (result.exit_code, named in result.output) == (status, True), result.output

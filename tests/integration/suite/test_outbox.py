@@ -7,7 +7,7 @@ import pytest
 
 from services.gateway.adapters.outbox import Outbox
 from shared.bus.jetstream import JetStreamBus
-from spotinference.keys.store import create_key
+from shared.key_store import create_key
 from spotinference.outbox import command
 from tests.integration.suite.conftest import Shell
 from tests.kit.service import running

@@ -23,6 +23,7 @@ from shared.bus.lease import Lease
 from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.config.load import load
 from shared.ids import uuid7
+from shared.key_store import create_key
 from shared.messages.codec import decode
 from shared.messages.waker import (
     JournalEntry,
@@ -33,7 +34,6 @@ from shared.messages.waker import (
     Transition,
 )
 from shared.tasks import cancel_and_wait
-from spotinference.keys.store import create_key
 from tests.integration.waker.clouds import FLEET as FLEET_NAME
 from tests.integration.waker.clouds import SimulatedCloud
 from tests.kit.ports import free_port

@@ -17,9 +17,9 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Changed, WatchEvent
 from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASES
+from shared.key_store import create_key
 from shared.messages.codec import decode
 from shared.messages.waker import JournalEntry, MachineRecord, MachineState, ProviderCall, Transition
-from spotinference.keys.store import create_key
 from tests.integration.waker.tiny_engine import PIECES
 from tests.kit.raw_http import connected, head
 from tests.kit.service import ServiceProcess, running

@@ -12,9 +12,9 @@ import pytest
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import WAKES
+from shared.key_store import create_key
 from shared.messages.codec import decode
 from shared.messages.waker import KeyWakes
-from spotinference.keys.store import create_key
 from tests.integration.waker.cluster import Cluster, built
 from tests.kit.raw_http import connected, head
 from tests.kit.waiting import PATIENCE_SECONDS, until
