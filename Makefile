@@ -66,7 +66,7 @@ bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct call, nginx, two
 	$(BIN)/python -m bench.gateway
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
-	for group in gateway waker meter billing setup cli compiler dev; do \
+	for group in gateway waker meter billing setup cli engine compiler dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
 	done
@@ -79,5 +79,5 @@ requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml a
 	done
 
 clean: ## Remove the environments, caches and .spotinference
-	rm -rf .venv .venv-other .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .venv-other .venv-engine .debian_cache .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

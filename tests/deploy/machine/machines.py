@@ -1,0 +1,55 @@
+"""Machines whose user data the tests render, and what cloud-init would make of it."""
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.machine.render import HERE, render
+
+CLASSES = sorted(path.stem for path in (HERE / "classes").glob("*.toml"))
+VALUES = f"""
+address = "10.0.4.11"
+sources = ["10.0.8.0/22", "fd00:8::/64"]
+bastions = ["10.0.0.5"]
+revision = "{"0" * 40}"
+requirements_url = "https://artifacts.example.com/engine.txt"
+"""
+WIREGUARD = f"""
+[wireguard]
+address = "10.0.4.11/32"
+peer_key = "{"A" * 43}="
+peer_endpoint = "198.51.100.7:51820"
+peer_addresses = ["10.99.0.1/32", "10.0.8.0/22"]
+"""
+
+
+def write_machine(folder: Path, *, of_class: str = CLASSES[0], provider: str = "ec2", more: str = "") -> Path:
+    path = folder / "machine.toml"
+    path.write_text(f'class = "{of_class}"\nprovider = "{provider}"\n{VALUES}{more}', "utf-8")
+    return path
+
+
+def user_data(path: Path) -> dict[str, Any]:
+    text = render(path)
+    assert text.startswith("#cloud-config\n")
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
+
+
+def write_files(document: dict[str, Any], root: Path) -> Path:
+    """Write what cloud-init writes, below `root`."""
+    for file in document["write_files"]:
+        path = root / file["path"].lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file["content"], "utf-8")
+        path.chmod(int(file["permissions"], 8))
+    return root
+
+
+def write_program(path: Path, script: str = "") -> None:
+    """A program that runs the script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{script}\n", "utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)

@@ -1,0 +1,215 @@
+"""The scripts of a GPU machine run for real; the machine's programs are stand-ins that note how they were called."""
+
+import hashlib
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deploy.machine.render import HERE
+from tests.deploy.machine.machines import write_program
+from tests.kit.debian import program
+
+SCRIPTS = HERE / "root/usr/local/lib/spotinference"
+LIST = b"vllm==0.32.0 --hash=sha256:00\n"
+MARKED = 'echo "$(basename "$0") $*" >>"$CALLS"'
+"""Of a stand-in: notes its call."""
+MAKE_VENV = """
+for last; do :; done
+mkdir -p "$last/bin"
+for name in pip hf; do cp "$MARK" "$last/bin/$name"; done
+"""
+FETCH = 'while [[ $1 != -o ]]; do shift; done; cp "$SERVED" "$2"'
+
+
+@dataclass
+class StandInMachine:
+    """A machine below `root`, whose programs are stand-ins."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.program("systemctl", MARKED)
+        for name in ("openssl", "wg"):
+            self.program(name, MARKED + "; echo secret")
+        self.program("nvidia-smi", "printf 'H100\\nH100\\n'")
+        self.program("python3", MARKED + MAKE_VENV)
+        self.program("curl", MARKED + "\n" + FETCH)
+        write_program(self.root / "mark", MARKED)
+        (self.root / "served").write_bytes(LIST)
+        self.values = {
+            "MODEL": "org/name",
+            "REVISION": "0" * 40,
+            "MODEL_DIR": f"{self.root}/models/name",
+            "CACHE_DIR": f"{self.root}/cache",
+            "VENV": f"{self.root}/vllm",
+            "KEY_FILE": f"{self.root}/key.env",
+            "WIREGUARD_KEY": "",
+            "ENGINE_USER": str(os.getuid()),
+            "GPUS": "2",
+            "REQUIREMENTS_URL": "https://artifacts.example.com/engine.txt",
+            "REQUIREMENTS_SHA256": hashlib.sha256(LIST).hexdigest(),
+            "UNITS": "a.service b.timer",
+            "SILENCE_SECONDS": "1800",
+        }
+
+    def program(self, name: str, script: str) -> None:
+        write_program(self.root / "bin" / name, script)
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        values = "".join(f'{name}="{value}"\n' for name, value in self.values.items())
+        (self.root / "machine.env").write_text(values, "utf-8")
+        environment = {
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}",
+            "MACHINE_ENV": f"{self.root}/machine.env",
+            "CLOUD_INIT_DISABLED": f"{self.root}/cloud-init.disabled",
+            "RUNTIME_DIRECTORY": str(self.root),
+            "UPTIME": f"{self.root}/uptime",
+            "MEMINFO": f"{self.root}/meminfo",
+            "CALLS": f"{self.root}/calls",
+            "MARK": f"{self.root}/mark",
+            "SERVED": f"{self.root}/served",
+        }
+        return subprocess.run(
+            ["bash", str(SCRIPTS / script)], env=environment, check=False, capture_output=True, text=True
+        )
+
+    def calls(self, name: str) -> list[str]:
+        path = self.root / "calls"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [line.partition(" ")[2] for line in lines if line.split()[0] == name]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> StandInMachine:
+    return StandInMachine(tmp_path)
+
+
+def weights(machine: StandInMachine, *, free_kib: int) -> None:
+    folder = Path(machine.values["MODEL_DIR"])
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"model-{number}.safetensors").write_bytes(b"\0" * 4096 * 1024)
+    (machine.root / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {free_kib} kB\n")
+
+
+def test_weights_are_read_into_memory_when_they_fit(machine: StandInMachine) -> None:
+    weights(machine, free_kib=20_000)
+    machine.program("dd", MARKED)
+    result = machine.run("prefetch-weights")
+    assert result.stdout.startswith("read 12 MiB of weights in ")
+    assert sorted(machine.calls("dd")) == [
+        f"of=/dev/null bs=16M status=none if={machine.values['MODEL_DIR']}/model-{number}.safetensors"
+        for number in range(3)
+    ]
+
+
+def test_weights_are_left_on_the_disk_when_memory_is_short(machine: StandInMachine) -> None:
+    weights(machine, free_kib=10_000)
+    machine.program("dd", MARKED)
+    result = machine.run("prefetch-weights")
+    assert (result.returncode, result.stdout) == (0, "not read: 12 MiB of weights, 9 MiB of memory\n")
+    assert machine.calls("dd") == []
+
+
+def test_missing_weights_are_reported(machine: StandInMachine) -> None:
+    result = machine.run("prefetch-weights")
+    assert result.returncode == 1
+    assert "has no *.safetensors: run /usr/local/lib/spotinference/provision" in result.stderr
+
+
+def check_silence(machine: StandInMachine, uptime_s: int, packets: int) -> list[str]:
+    """Run the dead man's check; return what it had the service manager do."""
+    (machine.root / "uptime").write_text(f"{uptime_s}.42 1000.00\n")
+    counter = f"table inet spotinference {{\n\tcounter engine {{\n\t\tpackets {packets} bytes 4711\n\t}}\n}}"
+    machine.program("nft", f"{MARKED}; echo '{counter}'")
+    before = len(machine.calls("systemctl"))
+    assert machine.run("dead-man").returncode == 0
+    assert machine.calls("nft")[-1] == "list counter inet spotinference engine"
+    return machine.calls("systemctl")[before:]
+
+
+def test_silence_powers_the_machine_off(machine: StandInMachine) -> None:
+    assert check_silence(machine, 900, 7) == []
+    assert check_silence(machine, 2699, 7) == []
+    assert check_silence(machine, 2700, 7) == ["poweroff"]
+
+
+def test_a_packet_begins_the_silence_again(machine: StandInMachine) -> None:
+    assert check_silence(machine, 900, 7) == []
+    assert check_silence(machine, 2600, 8) == []
+    assert check_silence(machine, 4399, 8) == []
+    assert check_silence(machine, 4400, 8) == ["poweroff"]
+
+
+def test_a_firewall_that_was_loaded_again_begins_the_silence_again(machine: StandInMachine) -> None:
+    assert check_silence(machine, 900, 7) == []
+    assert check_silence(machine, 2700, 0) == []
+
+
+def test_a_machine_without_its_counter_is_left_on(machine: StandInMachine) -> None:
+    (machine.root / "uptime").write_text("9000.42 1000.00\n")
+    machine.program("nft", "echo 'Error: No such file or directory' >&2; exit 1")
+    assert machine.run("dead-man").returncode == 1
+    assert machine.calls("systemctl") == []
+
+
+def test_provisioning_makes_the_machine_and_can_be_repeated(machine: StandInMachine) -> None:
+    first = machine.run("provision")
+    assert first.returncode == 0, first.stderr
+    assert machine.calls("systemctl")[0] == "enable --now nftables.service", "the firewall comes first"
+    assert {"enable a.service b.timer", "start --no-block a.service b.timer"} <= set(machine.calls("systemctl"))
+    key = Path(machine.values["KEY_FILE"])
+    assert key.read_text() == "VLLM_API_KEY=secret\n"
+    assert key.stat().st_mode & 0o077 == 0
+    assert "secret" not in first.stdout
+    (installed,) = machine.calls("pip")
+    assert "--require-hashes" in installed
+    assert machine.calls("hf") == [f"download org/name --revision {'0' * 40} --local-dir {machine.values['MODEL_DIR']}"]
+    assert (machine.root / "cloud-init.disabled").exists()
+
+    machine.program("openssl", "echo another")
+    assert machine.run("provision").returncode == 0
+    assert key.read_text() == "VLLM_API_KEY=secret\n"
+    assert len(machine.calls("pip")) == len(machine.calls("hf")) == len(machine.calls("curl")) == 1
+
+
+def test_provisioning_stops_at_a_list_of_packages_that_has_changed(machine: StandInMachine) -> None:
+    (machine.root / "served").write_bytes(LIST + b"another==1\n")
+    result = machine.run("provision")
+    assert result.returncode == 1
+    assert "https://artifacts.example.com/engine.txt has changed" in result.stderr
+    assert machine.calls("pip") == []
+    (machine.root / "served").write_bytes(LIST)
+    assert machine.run("provision").returncode == 0, "it goes on where it failed"
+
+
+def test_provisioning_stops_where_a_gpu_is_missing(machine: StandInMachine) -> None:
+    machine.program("nvidia-smi", "echo H100")
+    result = machine.run("provision")
+    assert (result.returncode, result.stderr) == (1, "provision: 1 GPUs, and the class needs 2\n")
+
+
+def test_provisioning_names_the_missing_driver(machine: StandInMachine) -> None:
+    machine.program("nvidia-smi", "exit 9")
+    result = machine.run("provision")
+    assert (result.returncode, result.stderr) == (1, "provision: no NVIDIA driver: set driver_packages\n")
+
+
+def test_provisioning_makes_the_key_of_its_end_of_the_tunnel(machine: StandInMachine) -> None:
+    machine.values["WIREGUARD_KEY"] = f"{machine.root}/wg.key"
+    result = machine.run("provision")
+    assert result.returncode == 0, result.stderr
+    assert machine.calls("wg") == ["genkey", "pubkey"]
+    assert Path(machine.values["WIREGUARD_KEY"]).stat().st_mode & 0o077 == 0
+
+
+def test_scripts_pass_shellcheck() -> None:
+    shellcheck = program("shellcheck", "shellcheck", "libffi8", "libgmp10")
+    result = subprocess.run(
+        [*shellcheck, *map(str, sorted(SCRIPTS.iterdir()))], check=False, capture_output=True, text=True
+    )
+    assert result.stdout == ""
+    assert result.returncode == 0

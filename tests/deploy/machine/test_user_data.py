@@ -1,0 +1,214 @@
+"""The user data of a GPU machine: by cloud-init's own schema, by systemd, by the firewall and by vLLM's own options."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.machine.render import HERE, LIMIT_BYTES, REQUIREMENTS, render
+from shared.config.sections import WakerSection
+from shared.errors import Misconfigured
+from tests.deploy.machine.machines import CLASSES, WIREGUARD, user_data, write_files, write_machine, write_program
+from tests.kit.debian import program, unpacked
+
+SCHEMA = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
+NFT = (
+    "nftables",
+    "libnftables1",
+    "libnftnl11",
+    "libmnl0",
+    "libjansson4",
+    "libedit2",
+    "libbsd0",
+    "libmd0",
+    "libxtables12",
+)
+FOREIGN_UNITS = (
+    *(
+        f"{name}.target"
+        for name in ("basic", "local-fs", "multi-user", "network-online", "shutdown", "sysinit", "timers")
+    ),
+    *(f"{name}.service" for name in ("nftables", "nvidia-persistenced", "wg-quick@wg0")),
+)
+FOREIGN_PROGRAMS = ("opt/vllm/bin/vllm", "usr/bin/nvidia-modprobe")
+VLLM_NAMES = Path(__file__).with_name("vllm-0.32.0.txt")
+"""Its options, environment variables and tool parsers, as `make check-vllm` compares them with vLLM itself."""
+MORE = {"on its own network": "", "over WireGuard": WIREGUARD, "with a volume": 'volume = "/dev/nvme1n1"\n'}
+
+
+def unit_files(root: Path) -> list[Path]:
+    return sorted((root / "etc/systemd/system").iterdir())
+
+
+def settings(unit: Path) -> dict[str, list[str]]:
+    """Return the values of each setting of a unit."""
+    lines = unit.read_text("utf-8").replace("\\\n", " ").splitlines()
+    values: dict[str, list[str]] = {}
+    for line in lines:
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            values.setdefault(name, []).append(value)
+    return values
+
+
+@pytest.fixture(params=MORE)
+def document(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    return user_data(write_machine(tmp_path, more=MORE[request.param]))
+
+
+def test_user_data_conforms_to_cloud_inits_schema(tmp_path: Path) -> None:
+    schema = unpacked("cloud-init") / SCHEMA
+    known = {key for part in json.loads(schema.read_text())["$defs"].values() for key in part.get("properties", {})}
+    files = []
+    for number, (of_class, more) in enumerate(product(CLASSES, MORE.values())):
+        document = user_data(path := write_machine(tmp_path, of_class=of_class, more=more))
+        assert set(document) - known == set(), "cloud-init's schema lets unknown keys at the top pass"
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(text := render(path), "utf-8")
+        assert len(text.encode()) <= LIMIT_BYTES
+    check = [str(Path(sys.executable).with_name("check-jsonschema")), "--schemafile", str(schema)]
+    result = subprocess.run([*check, *map(str, files)], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_example_can_be_rendered() -> None:
+    assert user_data(HERE / "example.toml")["runcmd"] == [["/usr/local/lib/spotinference/provision"]]
+
+
+def test_user_data_has_no_secret_and_no_value_left_open(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    assert "@{" not in text
+    assert "PrivateKey" not in text
+    assert re.search(r"API_KEY=(?!%s)", text) is None
+
+
+def test_units_are_valid(document: dict[str, Any], tmp_path: Path) -> None:
+    root = write_files(document, tmp_path / "root")
+    for name in FOREIGN_PROGRAMS:
+        write_program(root / name)
+    (root / "usr/lib/systemd/system").mkdir(parents=True)
+    for name in FOREIGN_UNITS:
+        what = "[Service]\nExecStart=/opt/vllm/bin/vllm\n" if name.endswith(".service") else "[Unit]\n"
+        (root / "usr/lib/systemd/system" / name).write_text(what)
+    units = [path.name for path in unit_files(root)]
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"--root={root}", *units], check=False, capture_output=True, text=True
+    )
+    assert result.stdout + result.stderr == "", "it exits with 0 on an unknown setting"
+    assert result.returncode == 0
+
+
+def test_units_are_hardened(document: dict[str, Any], tmp_path: Path) -> None:
+    services = [path for path in unit_files(write_files(document, tmp_path)) if path.suffix == ".service"]
+    for path in services:
+        limit = 40 if path.stem == "spotinference-engine" else 25
+        words = ["systemd-analyze", "security", "--offline=yes", f"--threshold={limit}", "--no-pager", str(path)]
+        result = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout
+
+
+def test_every_unit_that_starts_with_the_system_is_enabled(document: dict[str, Any], tmp_path: Path) -> None:
+    root = write_files(document, tmp_path)
+    enabled = re.search(r'^UNITS="(.*)"$', (root / "etc/spotinference/machine.env").read_text(), re.MULTILINE)
+    assert enabled is not None
+    installable = {path.name for path in unit_files(root) if "WantedBy" in settings(path)}
+    assert installable == {unit for unit in enabled[1].split() if not unit.startswith("wg-quick")}
+    if (root / "etc/wireguard/wg0.conf").exists():
+        assert "wg-quick@wg0.service" in enabled[1].split()
+
+
+def test_only_a_machine_that_may_stop_itself_has_the_dead_mans_timer(tmp_path: Path) -> None:
+    on_ec2 = {file["path"] for file in user_data(write_machine(tmp_path))["write_files"]}
+    elsewhere = {file["path"] for file in user_data(write_machine(tmp_path, provider="hyperstack"))["write_files"]}
+    assert {Path(path).name for path in on_ec2 - elsewhere} == {
+        "dead-man",
+        "spotinference-dead-man.service",
+        "spotinference-dead-man.timer",
+    }
+
+
+def test_the_dead_mans_timer_begins_after_the_longest_wake(tmp_path: Path) -> None:
+    root = write_files(user_data(write_machine(tmp_path)), tmp_path)
+    minutes = settings(root / "etc/systemd/system/spotinference-dead-man.timer")["OnBootSec"][0]
+    waker = WakerSection()
+    longest = max(600.0, waker.booting_limit, waker.reaching_limit + waker.loading_limit)
+    assert int(minutes.removesuffix("min")) * 60 > longest
+
+
+def test_the_firewall_is_accepted_by_nft_and_drops_by_default(document: dict[str, Any], tmp_path: Path) -> None:
+    root = write_files(document, tmp_path)
+    path = root / "etc/nftables.conf"
+    result = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", *program("nft", *NFT), "-c", "-f", str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stderr == ""
+    assert result.returncode == 0
+    rules = path.read_text()
+    assert rules.count("policy drop;") == 2
+    opened = set(re.findall(r"dport (\d+) ", rules))
+    assert opened - {"51820"} == {"8000", "22", "68"}
+    assert ("51820" in opened) == (root / "etc/wireguard/wg0.conf").exists()
+    for line in re.findall(r".*dport (?:8000|22) .*", rules):
+        assert " saddr " in line, "nobody else reaches the engine or SSH"
+
+
+@pytest.mark.parametrize("of_class", CLASSES)
+def test_the_engine_is_started_as_its_version_understands(of_class: str, tmp_path: Path) -> None:
+    root = write_files(user_data(write_machine(tmp_path, of_class=of_class)), tmp_path)
+    unit = settings(root / "etc/systemd/system/spotinference-engine.service")
+    words = shlex.split(unit["ExecStart"][0])
+    variables = {word.partition("=")[0] for line in unit["Environment"] for word in line.split()}
+    known = set(VLLM_NAMES.read_text("utf-8").split())
+    used = {word for word in words if word.startswith("--")} | {v for v in variables if v.startswith("VLLM_")}
+    assert used - known == set()
+    assert f"tool-call-parser={dict(pairwise(words))['--tool-call-parser']}" in known
+
+
+def test_the_names_that_vllm_knows_are_those_of_the_pinned_version() -> None:
+    pinned = re.search(r"^vllm==([\d.]+) ", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    assert pinned is not None
+    assert VLLM_NAMES.stem == f"vllm-{pinned[1]}"
+
+
+def test_the_engine_is_closed_but_for_its_private_address_and_key(document: dict[str, Any], tmp_path: Path) -> None:
+    root = write_files(document, tmp_path)
+    unit = settings(root / "etc/systemd/system/spotinference-engine.service")
+    words = shlex.split(unit["ExecStart"][0])
+    options = dict(pairwise(words))
+    assert options["--host"] == "10.0.4.11"
+    assert options["--tensor-parallel-size"] == "2"
+    assert "--api-key" not in words, "the key is on no command line"
+    assert unit["EnvironmentFile"] == ["/etc/spotinference/engine-key.env"]
+    environment = {word for line in unit["Environment"] for word in line.split()}
+    assert {"HF_HUB_OFFLINE=1", "VLLM_NO_USAGE_STATS=1", "DO_NOT_TRACK=1"} <= environment
+    assert not any("DEV_MODE" in word for word in (*environment, *words))
+    assert "--enable-sleep-mode" not in words
+    waits = next(word for word in environment if word.startswith("VLLM_ENGINE_READY_TIMEOUT_S="))
+    assert int(waits.partition("=")[2]) < WakerSection().loading_limit
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ("spare = 1\n", "unknown field `spare`"),
+        ('volume = "nvme1n1"\n', "volume"),
+        (WIREGUARD.replace("10.0.4.11/32", "10.99.0.11/32"), "address must be the one in [wireguard], 10.99.0.11/32"),
+        (
+            WIREGUARD.replace("10.99.0.1/32", "10.99.0.1/16"),
+            "wireguard.peer_addresses must be an IP address or network",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named(more: str, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"machine\.toml: ") as raised:
+        render(write_machine(tmp_path, more=more))
+    assert fault in str(raised.value)
