@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Four workers on two cores: the tests spend much of their time waiting for what they start (clouds, engines).
 WORKERS ?= 4
 
-.PHONY: help setup demo up test test-all test-other check proof bench requirements clean
+.PHONY: help setup demo up test test-all test-other check proof bench manifests requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,17 +53,27 @@ test-other: ## Run the unit tests on another version of Python, if one is instal
 	  .venv-other/bin/pytest -n $(WORKERS) --dist worksteal -m "not long" tests/unit tests/contract/test_messages.py; \
 	else echo "no other Python here"; fi
 
-check: $(BIN)/.dev-ready ## Check format, lint, types and import rules
+check: $(BIN)/.dev-ready ## Check format, lint, types, import rules and manifests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not long" tests/deploy
 
 proof: $(BIN)/.dev-ready ## Break everything around the ledger by SEED for SECONDS (600) and compare it with the engine's count
 	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
 
 bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct call, nginx, two Rust routers and a naive proxy
 	$(BIN)/python -m bench.gateway
+
+# Overlays to render into one file each.
+OVERLAYS := local staging production
+manifests: $(BIN)/.dev-ready ## Render the Kubernetes manifests into dist/manifests
+	@mkdir -p dist/manifests
+	@for overlay in $(OVERLAYS); do \
+	  $(BIN)/kubectl kustomize deploy/k8s/overlays/$$overlay > dist/manifests/$$overlay.yaml || exit 1; \
+	  echo dist/manifests/$$overlay.yaml; \
+	done
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
 	for group in gateway waker meter billing setup cli engine compiler dev; do \

@@ -1,0 +1,71 @@
+"""The guides: what they have the reader write is rendered and keeps the rules, what they have him type fits to it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.guides import CHECKOUT, FOLDER, KUBERNETES, kubectl_calls, render_overlay
+from tests.deploy.manifests import ROOT, Manifests
+from tests.deploy.rules.every_rule import RULES
+from tests.deploy.rules.immutable_fields import immutable_fields
+from tests.deploy.rules.references import documented_secrets
+from tests.docs.pages import PAGES, page
+
+GUIDES = [a_page.name for a_page in PAGES if any("kubectl" in block for block in a_page.blocks("sh"))]
+KINDS = {"job": "Job", "statefulset": "StatefulSet", "deployment": "Deployment", "service": "Service"}
+
+
+@pytest.mark.parametrize("guide", [KUBERNETES])
+def test_the_overlay_of_a_guide_keeps_the_rules(guide: str, tmp_path: Path) -> None:
+    manifests = render_overlay(guide, tmp_path)
+    for rule in RULES:
+        if rule is not immutable_fields:  # recorded for the release's own overlays
+            assert rule(manifests) == []
+
+
+def named_objects(call: list[str]) -> list[tuple[str, str]]:
+    """Return the objects that a call names as `kind/name`."""
+    pairs = [word.partition("/") for word in call if not word.startswith("-")]
+    return [(KINDS[kind], name) for kind, slash, name in pairs if slash and kind in KINDS]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_commands_name_what_the_manifests_have(guide: str, tmp_path: Path) -> None:
+    manifests = render_overlay(KUBERNETES, tmp_path)
+    for call in kubectl_calls(page(guide)):
+        for kind, name in named_objects(call):
+            assert manifests.find(kind, name) is not None, call
+        if "exec" in call:
+            workload, _, number = call[call.index("exec") + 1].rpartition("-")
+            assert int(number) < manifests.workload(workload).spec["replicas"], call
+        if "-f" in call:
+            assert (ROOT / call[call.index("-f") + 1].removeprefix(f"{CHECKOUT}/")).is_file(), call
+        if "-k" in call:
+            assert call[call.index("-k") + 1] == FOLDER, call
+        if "-l" in call:
+            label, _, value = call[call.index("-l") + 1].partition("=")
+            assert manifests.selected({label: value}), call
+        is_local = call[1] in ("apply", "create", "diff") and "-n" not in call
+        assert is_local or call[1:3] == ["-n", namespace(manifests)], call
+
+
+def namespace(manifests: Manifests) -> str:
+    (document,) = manifests.of("Namespace")
+    return str(document["metadata"]["name"])
+
+
+def created_secrets(guide: str) -> dict[str, set[str]]:
+    """Return the Secrets that a guide has the reader create, with their keys."""
+    created: dict[str, set[str]] = {}
+    for call in kubectl_calls(page(guide)):
+        if call[3:6] == ["create", "secret", "generic"]:
+            files = [word.partition("=")[2] for word in call if word.startswith("--from-file=")]
+            created[call[6]] = {file.partition("=")[0] if "=" in file else Path(file).name for file in files}
+    return created
+
+
+def test_the_guide_creates_every_secret_with_its_keys() -> None:
+    documented = dict(documented_secrets())
+    del documented["nats-tls"]  # cert-manager makes it
+    documented["engine-keys"] = {"h100x2"}  # one for each tier of the example
+    assert created_secrets(KUBERNETES) == documented
