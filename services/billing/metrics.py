@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from shared.messages.billing import CAUSES, ReportFigures
 from shared.messages.budget import BudgetGate
 
 
@@ -91,8 +92,20 @@ class BookMetrics:
         self._price = Gauge(
             "spot_billing_usd_per_mtok", "USD per million tokens in the same days.", ("window",), registry=registry
         )
+        self._causes = Gauge(
+            "spot_billing_cause_usd", "The same spend by cause.", ("window", "cause"), registry=registry
+        )
 
-    def show_window(self, window: str, figures: tuple[Decimal | None, Decimal | None] | None) -> None:
+    def show_window(self, window: str, period: ReportFigures | None) -> None:
         """Show the spend and the cost per million tokens of a window; None: a day of it has no report."""
-        for gauge, value in zip((self._spend, self._price), figures or (None, None), strict=True):
-            gauge.labels(window).set(math.nan if value is None else float(value))
+        spend, price = (None, None) if period is None else (period.spend, period.usd_per_mtok)
+        for gauge, value in ((self._spend, spend), (self._price, price)):
+            gauge.labels(window).set(_gauge_value(value))
+        for cause in CAUSES:
+            # Where a bill is missing, the causes are those of the part that is known.
+            cost = None if spend is None or period is None else period.causes.get(cause)
+            self._causes.labels(window, cause).set(_gauge_value(cost))
+
+
+def _gauge_value(amount: Decimal | None) -> float:
+    return math.nan if amount is None else float(amount)

@@ -47,7 +47,7 @@ class BookGauges:
         for label, length in WINDOWS.items():
             window = [day for day in reversed(days[:length]) if day is not None]
             period = build_period_report(window, self._weights) if len(window) == length else None
-            self._metrics.show_window(label, None if period is None else (period.spend, period.usd_per_mtok))
+            self._metrics.show_window(label, period)
         await self._show_published_until(today)
 
     async def _show_published_until(self, today: int) -> None:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from services.billing.app.book_gauges import BookGauges
 from services.billing.core.reconciliation import BilledAmount, Payable
 from services.billing.metrics import BookMetrics
-from shared.messages.billing import DayReport, FigureState, Published
+from shared.messages.billing import CAUSES, DayReport, FigureState, Published
 from shared.messages.invoices import PayableNote
 from tests.unit.billing.report_builders import report
 
@@ -87,3 +87,15 @@ async def test_newest_publication_on_the_bus_shows_on_every_replica(registry: Co
     other = CollectorRegistry()
     await gauges(other, {}, publications).refresh()
     assert other.get_sample_value(name) == NOW - 24 * 3600
+
+
+async def test_causes_sum_to_the_spend_and_are_unknown_with_it(registry: CollectorRegistry) -> None:
+    await gauges(registry, {"2026-05-03": report("2026-05-03", "10.00", MILLION)}).refresh()
+
+    def causes(window: str) -> list[float]:
+        values = (registry.get_sample_value("spot_billing_cause_usd", {"window": window, "cause": c}) for c in CAUSES)
+        return [value for value in values if value is not None]
+
+    assert len(causes("1d")) == len(CAUSES)
+    assert sum(causes("1d")) == pytest.approx(10.0)
+    assert all(math.isnan(value) for value in causes("7d"))
