@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from services.gateway.adapters.http.client_connection import ClientConnection
 from services.gateway.adapters.http.client_response import ClientResponse, ResponseHeaders
 from services.gateway.adapters.http.connections import TICK_SECONDS, Connections
 from services.gateway.adapters.http.inference import Inference
+from services.gateway.adapters.http.listening import listen
 from services.gateway.adapters.http.request_log import RequestLog
 from services.gateway.adapters.http.resources import Resources
 from services.gateway.adapters.http.upstream import Upstream
@@ -24,6 +26,7 @@ from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_f
 from services.gateway.adapters.quota_gossip import QuotaGossip
 from services.gateway.adapters.revocations import Revocations
 from services.gateway.adapters.usage_sender import UsageSender
+from services.gateway.adapters.view_snapshot import ViewSnapshot
 from services.gateway.adapters.wake_demand import WakeDemand
 from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.app.admission import Admission
@@ -44,12 +47,10 @@ from shared.bus.topology import BUDGET, FLEET, MONTHS, WAKES
 from shared.bus.view import View
 from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
-from shared.errors import Misconfigured
 from shared.fleet_records import record_check
 from shared.messages.budget import BudgetGate
 from shared.messages.meter import KeyMonth
 from shared.messages.waker import KeyWakes, MachineRecord
-from shared.runtime.listener import bind, origin
 from shared.runtime.memory_limit import read_memory_limit
 from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
@@ -58,8 +59,6 @@ SEND_SECONDS = 3.0
 """Time to send the last usage events; the rest stays on disk for the next boot."""
 LAST_BYTES_SECONDS = 1.0
 """Time for the last bytes to reach the clients, even if the grace period is over."""
-BACKLOG = 4096
-"""Connections that the kernel queues: the clients of a waking fleet connect all at once."""
 COLLECT_EVERY = 50_000
 """Allocations between two garbage collections: requests leave no cycles behind."""
 
@@ -68,7 +67,7 @@ COLLECT_EVERY = 50_000
 async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the gateway; leaving the context drains it."""
     gateway = await _Gateway.start(runtime)
-    server = await _listen(runtime, gateway)
+    server = await listen(runtime, gateway.connection)
     runtime.spawn(gateway.run_clock(), "clock")
     gc.collect()
     gc.freeze()
@@ -81,6 +80,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 class _Gateway:
     """All parts of a running gateway."""
+
+    absence: BusAbsence
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -102,7 +103,7 @@ class _Gateway:
         )
         self.check_record = record_check(config)
         self.fleet, self.budget = fleet, budget
-        self.views = (fleet, self.revocations.keys, budget, months, wakes)
+        self.snapshot = self._snapshot(fleet, self.revocations.keys, budget, months, wakes)
         self.engine_keys = EngineKeys(config)
         gates = GateView(config, budget, budget.age)
         self.limits = limits = RateLimiter(runtime.instance, now(), months)
@@ -110,7 +111,6 @@ class _Gateway:
         self.scheduler = RequestScheduler(config, fleet, gates if gates.limited_scopes else None, quota)
         limits.shared_usage = self.scheduler.machine_usage
         self.memory = BufferMemory(*buffer_bounds(settings, runtime.workers, read_memory_limit()))
-        self.absence = BusAbsence(settings.unready_without_bus, runtime.monotonic())
         self.metrics = Metrics(runtime.registry, limits.hits)
         self.access_log = AccessLog(runtime.service, enabled=settings.access_log)
         self.batcher = WriteBatcher(self.outbox.write_pending)
@@ -147,6 +147,11 @@ class _Gateway:
         application = make_application(self._inference(limits, wake_limits), self.resources)
         self.runner = web.AppRunner(application, handler_cancellation=True)
         self.sending: asyncio.Task[None] | None = None
+
+    def _snapshot(self, *views: View[Any]) -> ViewSnapshot:
+        runtime = self.runtime
+        folder, max_age_s = runtime.data_dir / "gateway" / "snapshot", runtime.config.bus.max_view_age
+        return ViewSnapshot(folder, runtime.bus, runtime.bus_name, views, max_age_s=max_age_s, now=runtime.now)
 
     def _inference(self, limits: RateLimiter, wake_limits: WakeLimits) -> Inference:
         settings, now = self.runtime.config.gateway, self.runtime.now
@@ -200,14 +205,16 @@ class _Gateway:
     @classmethod
     async def start(cls, runtime: Runtime) -> "_Gateway":
         self = cls(runtime)
-        for view in self.views:
-            await view.start(runtime.bus)
-        await self.sender.start()
+        snapshot_age_s = await self.snapshot.open_views()
+        self.absence = BusAbsence(runtime.config.gateway.unready_without_bus, runtime.monotonic() - snapshot_age_s)
+        await self.sender.start(snapshot_age_s)
         await self.gossip.start()
         await self.runner.setup()
         runtime.spawn(self.demand.run(), "wake requests")
         runtime.spawn(self.activity.run(), "activity")
         runtime.spawn(self.gossip.run(), "limits")
+        if not runtime.worker:
+            runtime.spawn(self.snapshot.run(), "snapshot")
         self.sending = runtime.spawn(self.sender.run(), "usage")
         runtime.spawn(self.revocations.run(), "revocations")
         self.revocations.report(self.metrics, runtime.health)
@@ -284,16 +291,3 @@ class _Gateway:
         self.revocations.save()
         self.access_log.report_suppressed()
         self.access_log.flush()
-
-
-async def _listen(runtime: Runtime, gateway: _Gateway) -> asyncio.Server:
-    settings = runtime.config.gateway
-    port = settings.port if runtime.port is None else runtime.port
-    try:
-        listening = bind(settings.host, port, shared=runtime.worker is not None)
-        server = await asyncio.get_running_loop().create_server(gateway.connection, sock=listening, backlog=BACKLOG)
-    except OSError as error:
-        reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: choose another port, or 0 for a free one"
-        raise Misconfigured(f"gateway.port: {reason}") from error
-    runtime.url = origin(settings.host, listening.getsockname()[1])
-    return server

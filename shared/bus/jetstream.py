@@ -9,31 +9,28 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import BinaryIO
 
-import nats
-import nats.errors
 import nats.js.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import DeliverPolicy
 from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
 from shared.bus.access import BusAccess
-from shared.bus.jetstream_client import ConnectionReport, TolerantClient, prepare
+from shared.bus.jetstream_client import ConnectionReport, TolerantClient, connect_client, prepare
 from shared.bus.jetstream_clock import ServerClock
 from shared.bus.jetstream_objects import get, put
 from shared.bus.jetstream_page import read_page
 from shared.bus.jetstream_pull import Pull, StreamDelivery
-from shared.bus.jetstream_watch import Stop, Watch, change_of, conflict, subscribe_newest, subscribe_stored, unavailable
+from shared.bus.jetstream_watch import Stop, Watch, conflict, read_bucket, read_stream, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, WatchEvent
 from shared.bus.rejections import Rejections
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -41,7 +38,6 @@ CALL_SECONDS = 5.0
 """For one call to the server. Electing a cluster's leader takes up to 7 s, and callers retry."""
 SERVICE_VERSION = "1.0.0"
 CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone does not answer
-RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
 
 
 class JetStreamBus:
@@ -56,10 +52,24 @@ class JetStreamBus:
         self._pulls: dict[str, Pull] = {}
         self._watches: list[Watch] = []
         self._clock = ServerClock(self.client)
+        self._is_open = False
 
     @property
     def connected(self) -> bool:
-        return self.client.is_connected
+        return self._is_open and self.client.is_connected
+
+    async def open(self, access: BusAccess, name: str, report: ConnectionReport) -> None:
+        """Connect for the first time, however long that takes."""
+        await connect_client(self.client, access, name=name, report=report, on_reconnect=self.on_reconnect)
+        self._is_open = True
+        if self._watches:  # they were asked for before: ages of their entries depend on the clock
+            with suppress(BusUnavailable):
+                await self.measure_skew()
+            await self.on_reconnect()
+
+    def on_opened(self, opening: asyncio.Task[None]) -> None:
+        if not opening.cancelled() and isinstance(error := opening.exception(), Exception):
+            self._fail(error)
 
     async def on_reconnect(self) -> None:
         log.info("bus_reconnected")
@@ -94,13 +104,19 @@ class JetStreamBus:
             await self.client.publish(subject, data)
 
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
+        self._check()
+
         async def on_message(msg: Msg) -> None:
             if self.rejections.is_published_to(subject, msg.subject):
                 await self.rejections.handle_or_reject(subject, msg.subject, handler(Received(msg.subject, msg.data)))
 
         async with unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
-            await self.client.flush(int(CALL_SECONDS))  # the server knows the subscription: no later message is missed
+            try:
+                await self.client.flush(int(CALL_SECONDS))  # the server knows it: no later message is missed
+            except BaseException:
+                await Stop(subscription.unsubscribe).stop()
+                raise
         return Stop(subscription.unsubscribe)
 
     async def last(self, stream: Stream, subject: str) -> Stored | None:
@@ -117,13 +133,7 @@ class JetStreamBus:
     async def read(self, stream: Stream, subject: str | None = None) -> Sequence[Received]:
         self._check()
         async with unavailable(f"read {stream.name}"):
-            subscription, stored = await subscribe_stored(
-                self.js, stream.name, subject or stream.subjects[0], DeliverPolicy.ALL, name=uuid4().hex
-            )
-            try:
-                messages = [await subscription.next_msg(CALL_SECONDS) for _ in range(stored)]
-            finally:
-                await subscription.unsubscribe()
+            messages = await read_stream(self.js, stream.name, subject or stream.subjects[0], CALL_SECONDS)
         return [Received(m.subject, m.data) for m in messages]
 
     async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:
@@ -181,17 +191,16 @@ class JetStreamBus:
     async def entries(self, bucket: Bucket) -> dict[str, Entry]:
         self._check()
         async with unavailable(f"read {bucket.name}"):
-            subscription, stored = await subscribe_newest(self.js, bucket)
-            try:
-                changes = [change_of(bucket, await subscription.next_msg(CALL_SECONDS)) for _ in range(stored)]
-            finally:
-                await Stop(subscription.unsubscribe).stop()
+            changes = await read_bucket(self.js, bucket, CALL_SECONDS)
         return {one.key: Entry(one.value, one.revision) for one in changes if one.value is not None}
 
-    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = Watch(self.js, bucket, on_event, self.rejections, on_end=self._on_watch_end, age=self._clock.age)
+    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None], *, age_s: float = 0.0) -> Handle:
+        watch = Watch(
+            self.js, bucket, on_event, self.rejections, on_end=self._on_watch_end, age=self._clock.age, age_s=age_s
+        )
         self._watches.append(watch)
-        watch.restart()
+        if self._is_open:  # otherwise `open` starts it
+            watch.restart()
         return watch
 
     async def wait_for_ended_watch(self) -> Exception:
@@ -209,8 +218,11 @@ class JetStreamBus:
             self._watches.remove(watch)
         if error is not None:
             log.critical("watch_ended", bucket=watch.bucket.name, exc_info=error)
-            if not self.watch_ended.done():
-                self.watch_ended.set_result(error)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.watch_ended.done():
+            self.watch_ended.set_result(error)
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
         self._check()
@@ -248,47 +260,36 @@ class JetStreamBus:
         return kv
 
     def _check(self) -> None:
-        if not self.client.is_connected:
+        if not self.connected:
             raise BusUnavailable("the bus is not connected")
 
 
 @asynccontextmanager
-async def connect(where: BusAccess | str, *, name: str, wait: float | None) -> AsyncIterator[JetStreamBus]:
+async def connect(
+    where: BusAccess | str, *, name: str, wait: float | None, is_required: bool = True
+) -> AsyncIterator[JetStreamBus]:
     """A connected bus, which reconnects for ever. `where` may be a URL with a user and a password.
 
     Raises `BusUnavailable` if the first connection takes longer than `wait` seconds (None: it may take for ever), and
-    `Misconfigured` if this is no URL of a NATS server or the user's key cannot be read.
+    `Misconfigured` if this is no URL of a NATS server or the user's key cannot be read. If the bus `is_required` not,
+    it is yielded after `wait` seconds as it is, and goes on connecting.
     """
     access = BusAccess.of(where) if isinstance(where, str) else where
     prepare(access.urls)
-    options = access.options()
-    bus = JetStreamBus()
-    if access.nkey_file is not None:
-        bus.client.read_seed = access.seed
-    report = ConnectionReport()
+    access.options()
+    bus, report = JetStreamBus(), ConnectionReport()
+    opening = asyncio.create_task(bus.open(access, name, report), name="connect to the bus")
     try:
-        # A client that may reconnect also tries the first connection for ever.
-        async with asyncio.timeout(wait):
-            await bus.client.connect(
-                list(access.urls),
-                name=name,
-                connect_timeout=2,
-                reconnect_time_wait=RECONNECT_SECONDS,
-                max_reconnect_attempts=-1,
-                ping_interval=10,  # a dead peer that does not close its side is noticed after two of these
-                reconnected_cb=bus.on_reconnect,
-                disconnected_cb=report.on_disconnect,
-                error_cb=report.on_error,
-                **options,
-            )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        await bus.client.close()
-        reason = report.last_error or str(error) or "no answer"
-        raise BusUnavailable(f"no bus at {access.shown()} within {wait} s: {reason}") from error
-    try:
+        await asyncio.wait([opening], timeout=wait)
+        if opening.done():
+            opening.result()
+        elif is_required:
+            raise BusUnavailable(f"no bus at {access.shown()} within {wait} s: {report.last_error or 'no answer'}")
+        opening.add_done_callback(bus.on_opened)
         yield bus
     finally:
         report.closing = True
+        await cancel_and_wait([opening])
         for watch in list(bus._watches):  # noqa: SLF001 - the connection is this module's own
             await watch.stop()
         with suppress(TimeoutError):

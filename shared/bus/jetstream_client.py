@@ -5,8 +5,9 @@ form feed as the end of a subject, and then drops the connection again and again
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -15,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
-from shared.bus.access import without_secret
+from shared.bus.access import BusAccess, without_secret
 from shared.bus.rejections import Rejections
 from shared.errors import Misconfigured
 
@@ -61,6 +62,9 @@ class TolerantClient(Client):
         return message
 
 
+RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
+
+
 class ConnectionReport:
     """Logs what happens to the connection. While servers are gone, the same errors come five times a second."""
 
@@ -79,6 +83,31 @@ class ConnectionReport:
         if self.last_error not in self._logged and len(self._logged) < MAX_ERRORS:
             self._logged.add(self.last_error)
             log.warning("bus_error_reported", error=self.last_error)
+
+
+async def connect_client(
+    client: TolerantClient,
+    access: BusAccess,
+    *,
+    name: str,
+    report: ConnectionReport,
+    on_reconnect: Callable[[], Awaitable[None]],
+) -> None:
+    """Connect, however long that takes: a client that may reconnect also tries the first connection for ever."""
+    if access.nkey_file is not None:
+        client.read_seed = access.seed
+    await client.connect(
+        list(access.urls),
+        name=name,
+        connect_timeout=2,
+        reconnect_time_wait=RECONNECT_SECONDS,
+        max_reconnect_attempts=-1,
+        ping_interval=10,  # a dead peer that does not close its side is noticed after two of these
+        reconnected_cb=on_reconnect,
+        disconnected_cb=report.on_disconnect,
+        error_cb=report.on_error,
+        **access.options(),
+    )
 
 
 def _printable(subject: bytes) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import nats.errors
 import nats.js.errors
@@ -98,6 +99,24 @@ def change_of(bucket: Bucket, message: Msg) -> Changed:
     return Changed(key, None if deleted else message.data, message.metadata.sequence.stream)
 
 
+async def read_stream(js: JetStreamContext, stream: str, subject: str, wait: float) -> list[Msg]:
+    """Return what the stream holds, oldest first. Raises the client's error if a message takes longer than `wait`."""
+    subscription, stored = await subscribe_stored(js, stream, subject, DeliverPolicy.ALL, name=uuid4().hex)
+    try:
+        return [await subscription.next_msg(wait) for _ in range(stored)]
+    finally:
+        await subscription.unsubscribe()
+
+
+async def read_bucket(js: JetStreamContext, bucket: Bucket, wait: float) -> list[Changed]:
+    """Return the newest change of each key. Raises the client's error if one takes longer than `wait` seconds."""
+    subscription, stored = await subscribe_newest(js, bucket)
+    try:
+        return [change_of(bucket, await subscription.next_msg(wait)) for _ in range(stored)]
+    finally:
+        await Stop(subscription.unsubscribe).stop()
+
+
 class Watch:
     """A watch of one bucket. `restart` begins it anew."""
 
@@ -110,11 +129,12 @@ class Watch:
         *,
         on_end: "Callable[[Watch, Exception | None], None]",
         age: Callable[[datetime], float],
+        age_s: float,
     ) -> None:
         """`on_end` is called once: without an error if the watch was stopped, otherwise with the reason."""
         self.bucket = bucket
-        self.current_at = asyncio.get_running_loop().time()
-        """When every entry of the bucket was last known to be delivered, by the loop's clock; at first, its start."""
+        self.current_at = asyncio.get_running_loop().time() - age_s
+        """When every entry of the bucket was last known to be delivered, by the loop's clock."""
         self._js = js
         self._rejections = rejections
         self._on_event = on_event

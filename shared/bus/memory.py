@@ -212,11 +212,12 @@ class MemoryBus:
         self._check()
         return dict(self._bucket(bucket))
 
-    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        self._check()
+    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None], *, age_s: float = 0.0) -> Handle:
+        del age_s  # `view_age` says it
         entry = (bucket, on_event)
         self._watches.append(entry)
-        self._send_all(bucket, on_event)
+        if self.connected:
+            self._send_all(bucket, on_event)
         return _Handle(lambda: None if entry not in self._watches else self._watches.remove(entry))
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:

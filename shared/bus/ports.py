@@ -199,10 +199,11 @@ class Bus(Protocol):
         """Return the whole bucket as it is now."""
         ...
 
-    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
+    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None], *, age_s: float = 0.0) -> Handle:
         """Deliver the whole bucket, then each change. The watch restarts by itself after a reconnect.
 
-        `on_event` must not raise: an exception ends the watch.
+        `on_event` must not raise: an exception ends the watch. `age_s` is how old the caller's copy of the bucket is,
+        for `view_ages`.
         """
         ...
 

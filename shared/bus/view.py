@@ -36,13 +36,14 @@ class View(Mapping[str, M], Generic[M]):
         *,
         check: Callable[[str, M], None] = lambda _key, _message: None,
     ) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
+        self.version = 0
+        """Rises with each change."""
         self._kind = kind
         self._on_change = on_change
         self._check = check
-        self._values: dict[str, tuple[M, int]] = {}
-        self._stored_at: dict[str, float] = {}
-        """By this process's monotonic clock."""
+        self._values: dict[str, tuple[M, int, float]] = {}
+        """By key: the message, its revision, and when it was stored by this process's monotonic clock."""
         self._seen: set[str] | None = None
         self._synced = asyncio.Event()
         self._handle: Handle | None = None
@@ -54,9 +55,26 @@ class View(Mapping[str, M], Generic[M]):
 
     async def start(self, bus: Bus) -> None:
         """Return once the current content of the bucket has been read."""
+        await self.open(bus)
+        await self.wait_until_synced()
+
+    async def open(self, bus: Bus, *, age_s: float = 0.0) -> None:
+        """Begin to read the bucket. `age_s` is how old the entries are that `restore` will add."""
         self._rejections = bus.rejections
-        self._handle = await bus.watch(self._bucket, self._on_event)
+        self._handle = await bus.watch(self.bucket, self._on_event, age_s=age_s)
+
+    async def wait_until_synced(self) -> None:
         await self._synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the content of the bucket has been read once."""
+        return self._synced.is_set()
+
+    def restore(self, entry: Changed) -> None:
+        """Add an entry of an earlier time, unless the bus has already delivered a newer one."""
+        if not self.is_synced and (self._seen is None or entry.key not in self._seen):
+            self._apply(entry)
 
     async def stop(self) -> None:
         if self._handle:
@@ -65,7 +83,7 @@ class View(Mapping[str, M], Generic[M]):
     def recheck(self) -> None:
         """Apply `check` to every entry again: what it accepts has changed."""
         refused = list(self._refused.values())
-        for key, (message, _) in list(self._values.items()):
+        for key, (message, _, _) in list(self._values.items()):
             try:
                 self._check(key, message)
             except Unreadable:
@@ -79,8 +97,8 @@ class View(Mapping[str, M], Generic[M]):
 
     def age(self, key: str) -> float:
         """Return how many seconds ago the value was stored; infinity if there is none."""
-        stored_at = self._stored_at.get(key)
-        return math.inf if stored_at is None else time.monotonic() - stored_at
+        entry = self._values.get(key)
+        return math.inf if entry is None else time.monotonic() - entry[2]
 
     def __getitem__(self, key: str) -> M:
         return self._values[key][0]
@@ -114,7 +132,7 @@ class View(Mapping[str, M], Generic[M]):
             self._synced.set()
 
     def _apply(self, change: Changed) -> None:
-        self._stored_at.pop(change.key, None)
+        self.version += 1
         self._refused.pop(change.key, None)
         if change.value is None:
             self._values.pop(change.key, None)
@@ -122,8 +140,7 @@ class View(Mapping[str, M], Generic[M]):
             try:
                 message = decode(change.value, self._kind)
                 self._check_or_keep(change, message)
-                self._values[change.key] = (message, change.revision)
-                self._stored_at[change.key] = time.monotonic() - change.age_s
+                self._values[change.key] = (message, change.revision, time.monotonic() - change.age_s)
             except Unreadable as error:
                 self._reject(change, error)
                 # The former value is no longer true: a revoked key, a machine that went away.
@@ -134,7 +151,7 @@ class View(Mapping[str, M], Generic[M]):
             # One entry that breaks its reader must not end the watch, and with it the process, again and again.
             if self._rejections is None:
                 raise
-            self._rejections.record(self._bucket.name, error, traceback=True, entry=change.key)
+            self._rejections.record(self.bucket.name, error, traceback=True, entry=change.key)
 
     def _check_or_keep(self, change: Changed, message: M) -> None:
         """Raise `Unreadable` if `check` does, and keep the entry for `recheck`."""
@@ -153,4 +170,4 @@ class View(Mapping[str, M], Generic[M]):
             if len(self._rejected) >= MOST_REJECTED:
                 self._rejected.clear()
             self._rejected[entry.key] = entry.revision
-            self._rejections.record(self._bucket.name, error, entry=entry.key)
+            self._rejections.record(self.bucket.name, error, entry=entry.key)

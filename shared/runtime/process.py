@@ -40,7 +40,7 @@ from shared.runtime.listener import origin
 from shared.runtime.process_metrics import register_process_metrics
 from shared.runtime.reload import reload_on_hangup
 from shared.runtime.signals import cancel_when, stop_on_signals
-from shared.runtime.workers import Workers
+from shared.runtime.workers import supervise, worker_count
 from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
@@ -62,6 +62,8 @@ class Runtime:
     config: Config
     data_dir: Path
     bus: Bus
+    bus_name: str = ""
+    """The bus's servers, without secrets."""
     port: int | None
     """From the command line; overrides the configured one."""
     instance: str = field(default_factory=_new_instance)
@@ -136,8 +138,17 @@ class Runtime:
 Service = Callable[[Runtime], AbstractAsyncContextManager[None]]
 
 
-def run(service: str, section: Callable[[Config], ServiceSection], open_service: Service) -> None:
-    """Run the service's process, and end the interpreter with its exit status."""
+def run(
+    service: str,
+    section: Callable[[Config], ServiceSection],
+    open_service: Service,
+    *,
+    bus_wait_s: float | None = None,
+) -> None:
+    """Run the service's process, and end the interpreter with its exit status.
+
+    `bus_wait_s`: how long the start waits for the bus before it goes on without; None: for ever.
+    """
     gc.freeze()  # what was imported stays: no collection has to visit it
     gc.enable()
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
@@ -155,11 +166,13 @@ def run(service: str, section: Callable[[Config], ServiceSection], open_service:
         suite_file.open_data_dir(arguments.data_dir)
         # Never closed: closing would wait for the NATS client's tasks, which may not end without their server.
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        workers = _worker_count(section(config), arguments)
+        workers = worker_count(section(config), arguments)
         if workers > 1 and arguments.worker is None:
-            status = runner.run(_supervise(service, section(config), workers, arguments))
+            status = runner.run(supervise(service, section(config), workers, arguments))
         else:
-            status = runner.run(_run_service(service, config, section(config), open_service, arguments))
+            status = runner.run(
+                _run_service(service, config, section(config), open_service, arguments, bus_wait_s=bus_wait_s)
+            )
         if status == START_AGAIN:
             _start_again()
     except (SpotinferenceError, OSError) as error:
@@ -176,32 +189,14 @@ def _start_again() -> NoReturn:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program
 
 
-def _worker_count(section: ServiceSection, arguments: argparse.Namespace) -> int:
-    """Return how many processes share the port."""
-    configured: int | None = getattr(section, "workers", None)
-    option: int | None = arguments.workers
-    if configured is None and option is not None:
-        raise Misconfigured("--workers does not apply to this service: it has one process; start it several times")
-    if option is not None and option < 1:
-        raise Misconfigured(f"--workers must be at least 1, got {option}")
-    return option or configured or 1
-
-
-async def _supervise(service: str, section: ServiceSection, count: int, arguments: argparse.Namespace) -> int:
-    options = ["--data-dir", str(arguments.data_dir)]
-    if arguments.config is not None:
-        options += ["--config", str(arguments.config)]
-    port: int = getattr(section, "port", 0) if arguments.port is None else arguments.port
-    metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
-    front, metrics = (section.host, port), (section.metrics_host, metrics_port)
-    workers = Workers(service, front, metrics, count, options, drain_s=section.drain_s)
-    stop_on_signals(workers.stop, workers.stop)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.reload)
-    return await workers.run()
-
-
 async def _run_service(
-    service: str, config: Config, section: ServiceSection, open_service: Service, arguments: argparse.Namespace
+    service: str,
+    config: Config,
+    section: ServiceSection,
+    open_service: Service,
+    arguments: argparse.Namespace,
+    *,
+    bus_wait_s: float | None,
 ) -> int:
     ended = asyncio.Event()
     stop_on_signals(ended.set, lambda: ended.set() if runtime is None else runtime.abandon())
@@ -221,18 +216,21 @@ async def _run_service(
         bound = await stack.enter_async_context(_serve_pages(service, section, metrics_port, health, registry))
         try:
             async with cancel_when(ended):
-                bus = await stack.enter_async_context(connect(access, name=service, wait=None))
+                bus = await stack.enter_async_context(
+                    connect(access, name=service, wait=bus_wait_s, is_required=bus_wait_s is None)
+                )
                 runtime = Runtime(
                     service=service,
                     config=config,
                     data_dir=arguments.data_dir,
                     bus=bus,
+                    bus_name=access.shown(),
                     port=arguments.port,
                     instance=replica(access.user, _new_instance()),
                     health=health,
                     registry=registry,
                     worker=arguments.worker,
-                    workers=_worker_count(section, arguments),
+                    workers=worker_count(section, arguments),
                     _ended=ended,
                 )
                 await _start_service(runtime, bus, open_service, stack)

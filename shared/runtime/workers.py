@@ -4,6 +4,7 @@ The kernel spreads new connections over them. Each is a replica like any other, 
 parent, which serves only their health and metrics.
 """
 
+import argparse
 import asyncio
 import os
 import signal
@@ -20,11 +21,13 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from shared.config.sections import ServiceSection
 from shared.errors import Misconfigured, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.runtime import logs
 from shared.runtime.child import Child
 from shared.runtime.listener import bind, origin
+from shared.runtime.signals import stop_on_signals
 from shared.runtime.suite_file import RunningService, announce
 from shared.tasks import cancel_and_wait
 
@@ -234,3 +237,28 @@ class _MergedMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._families.values()
+
+
+def worker_count(section: ServiceSection, arguments: argparse.Namespace) -> int:
+    """Return how many processes share the port."""
+    configured: int | None = getattr(section, "workers", None)
+    option: int | None = arguments.workers
+    if configured is None and option is not None:
+        raise Misconfigured("--workers does not apply to this service: it has one process; start it several times")
+    if option is not None and option < 1:
+        raise Misconfigured(f"--workers must be at least 1, got {option}")
+    return option or configured or 1
+
+
+async def supervise(service: str, section: ServiceSection, count: int, arguments: argparse.Namespace) -> int:
+    """Run so many workers of a service with these options, and return the exit status."""
+    options = ["--data-dir", str(arguments.data_dir)]
+    if arguments.config is not None:
+        options += ["--config", str(arguments.config)]
+    port: int = getattr(section, "port", 0) if arguments.port is None else arguments.port
+    metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
+    front, metrics = (section.host, port), (section.metrics_host, metrics_port)
+    workers = Workers(service, front, metrics, count, options, drain_s=section.drain_s)
+    stop_on_signals(workers.stop, workers.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.reload)
+    return await workers.run()

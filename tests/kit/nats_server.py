@@ -77,6 +77,15 @@ class NatsServer:
             self._process.kill()
             self._process.wait(PATIENCE_SECONDS)
 
+    def freeze(self) -> None:
+        """It accepts connections and answers nothing, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def lose_store(self) -> None:
         """What a lost disk looks like; only while it is down."""
         shutil.rmtree(self._home / "store")
@@ -97,6 +106,7 @@ class NatsServer:
     def stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
             return
+        self.thaw()
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)

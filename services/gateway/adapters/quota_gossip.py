@@ -41,6 +41,7 @@ class QuotaGossip:
         self._now = now
         self._changed = asyncio.Event()
         self._reported_keys = 0
+        self._is_subscribed = False
         self.on_news: Callable[[], None] = lambda: None
         """Called when a report, also one of its own, may have raised what this gateway may use."""
         limiter.on_change = self._changed.set
@@ -48,8 +49,8 @@ class QuotaGossip:
     async def start(self) -> None:
         """Learn what this gateway may use, or that no other gateway is there. Call this before the first request."""
         coordinator = self._limiter.coordinator
-        await self._bus.subscribe(LIMITS, self._on_message)
-        for _ in range(HELLOS):
+        await self._subscribe()
+        for _ in range(HELLOS if self._is_subscribed else 0):
             await self.report()
             with suppress(TimeoutError):
                 async with asyncio.timeout(HELLO_SECONDS):
@@ -69,9 +70,19 @@ class QuotaGossip:
                 async with asyncio.timeout(min(PERIOD_SECONDS, max(QUIET_SECONDS, stale_s))):
                     await self._changed.wait()
             self._changed.clear()
+            await self._subscribe()
             await self.report()
             self.on_news()
             await asyncio.sleep(QUIET_SECONDS + QUIET_SECONDS_PER_KEY * self._reported_keys)
+
+    async def _subscribe(self) -> None:
+        """Subscribe to the others' reports. While the bus is absent, `run` tries again."""
+        if not self._is_subscribed:
+            try:
+                await self._bus.subscribe(LIMITS, self._on_message)
+                self._is_subscribed = True
+            except BusError as error:
+                log.debug("quota_reports_not_received", error=str(error))
 
     async def report(self, *, leaving: bool = False) -> None:
         """Publish a report. After one with `leaving`, this gateway must admit nothing more."""

@@ -71,8 +71,9 @@ class UsageSender:
     def wake(self) -> None:
         self._wake.set()
 
-    async def start(self) -> None:
-        await self.bus.watch(METER, self._on_event)
+    async def start(self, age_s: float = 0.0) -> None:
+        """Follow the marks. `age_s` is how long ago a bus that is absent was last there."""
+        await self.bus.watch(METER, self._on_event, age_s=age_s)
 
     async def run(self) -> None:
         while True:
