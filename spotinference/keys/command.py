@@ -8,6 +8,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from shared.bus.ports import Bus
 from shared.config.values import Money
 from shared.errors import Misconfigured, Rejected
 from shared.key_records import SavedKey, merge_keys
@@ -106,7 +107,12 @@ def roll(context: Context, key_id: str, *, overlap: float, as_json: bool) -> Non
     The earlier secret ends after the overlap; `--overlap 0s` ends it within a second.
     """
     now = time.time()
-    secret = context.run_with_bus(lambda bus: roll_key(bus, key_id, overlap_s=overlap, now=now))
+
+    async def work(bus: Bus) -> str:
+        await read_keys(bus)  # it reports what cannot be read
+        return await roll_key(bus, key_id, overlap_s=overlap, now=now)
+
+    secret = context.run_with_bus(work)
     ends = rfc3339(now + overlap)
     if as_json:
         echo_json({"id": key_id, "key": secret, "previous_until": ends})
@@ -154,7 +160,11 @@ def list_keys(context: Context, *, as_json: bool) -> None:
 def revoke(context: Context, key_id: str) -> None:
     """Revoke a key with all its secrets. Gateways reject it within a second."""
 
-    if not context.run_with_bus(lambda bus: revoke_key(bus, key_id, now=time.time())):
+    async def work(bus: Bus) -> bool:
+        await read_keys(bus)  # it reports what cannot be read
+        return await revoke_key(bus, key_id, now=time.time())
+
+    if not context.run_with_bus(work):
         exit_with_error(unknown_key_message(key_id))
     print_line(f"revoked {key_id}")
 
