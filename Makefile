@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Four workers on two cores: the tests spend much of their time waiting for what they start (clouds, engines).
 WORKERS ?= 4
 
-.PHONY: help setup demo up test test-all test-other check proof bench manifests requirements clean
+.PHONY: help setup demo up test test-all test-other check images proof bench manifests requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,7 +58,15 @@ check: $(BIN)/.dev-ready ## Check format, lint, types, import rules and manifest
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint --no-color deploy/docker/Dockerfile
 	$(BIN)/pytest -q -m "not long" tests/deploy
+
+# All of them; IMAGES="gateway" builds and tries one.
+IMAGES ?= gateway waker meter billing setup operator
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+images: $(BIN)/.dev-ready ## Build the container images with buildah (as root) and run each as a cluster would
+	deploy/docker/build "$(TAG)" dist/images $(IMAGES)
+	SPOT_IMAGES="$(IMAGES)" SPOT_IMAGES_TAG="$(TAG)" $(BIN)/pytest -q tests/images
 
 proof: $(BIN)/.dev-ready ## Break everything around the ledger by SEED for SECONDS (600) and compare it with the engine's count
 	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
@@ -76,11 +84,11 @@ manifests: $(BIN)/.dev-ready ## Render the Kubernetes manifests into dist/manife
 	done
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
-	for group in gateway waker meter billing setup cli engine compiler dev; do \
+	for group in gateway waker meter billing setup operator cli engine compiler dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
 	done
-	for program in $(basename $(wildcard requirements/clients/*.in requirements/routers/*.in)); do \
+	for program in $(basename $(wildcard requirements/*/*.in)); do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --excludes requirements/clients/excluded --output-file $$program.txt $$program.in || exit 1; \
 	done

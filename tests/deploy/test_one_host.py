@@ -1,0 +1,104 @@
+"""What runs the suite on one host without a cluster: the systemd unit, the compose file and its configuration."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from shared.config.load import load
+from shared.units import MINUTE_S
+from tests.kit.nats_server import nats_binary
+
+DOCKER = Path("deploy/docker")
+UNIT = Path("deploy/systemd/spotinference.service")
+EXPOSURE = 30
+"""Tenths on systemd's scale from 0 to 10; without any hardening a service has 96."""
+LAST_SECONDS = 10
+SERVICES = ("gateway", "waker", "meter", "billing")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    read: dict[str, Any] = YAML(typ="safe").load(DOCKER / "compose.yaml")
+    return read
+
+
+def test_systemd_reports_nothing_about_the_unit(tmp_path: Path) -> None:
+    """It warns of unknown keys and exits with 0."""
+    assert _verify(UNIT.read_text(encoding="utf-8"), tmp_path) == ""
+
+
+def test_a_wrong_key_in_the_unit_is_reported(tmp_path: Path) -> None:
+    wrong = UNIT.read_text(encoding="utf-8").replace("ProtectHome", "ProtectHomes")
+    assert "ProtectHomes" in _verify(wrong, tmp_path)
+
+
+def test_the_unit_is_hardened() -> None:
+    done = _run("systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE}", UNIT)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_compose_file_follows_its_schema() -> None:
+    check = Path(sys.executable).parent / "check-jsonschema"
+    done = _run(check, "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("service", ["setup", *SERVICES])
+def test_each_service_is_confined(compose: dict[str, Any], service: str) -> None:
+    container = compose["services"][service]
+    assert container["user"] == "65532:65532"
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in container["security_opt"]
+    keys = [volume for volume in container["volumes"] if ".nk" in volume]
+    assert keys == [f"./users/{service}.nk:/etc/spotinference/bus/{service}.nk:ro"], "its own key and no other's"
+
+
+@pytest.mark.parametrize("service", ["setup", *SERVICES])
+def test_each_image_is_a_target_of_the_recipe(compose: dict[str, Any], service: str) -> None:
+    targets = re.findall(r"^FROM \S+ AS (\S+)$", (DOCKER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    image = compose["services"][service]["image"].split("/")[-1].split(":")[0]
+    assert image == service
+    assert image in targets
+
+
+def test_ports_and_graces_equal_those_of_the_configuration(compose: dict[str, Any]) -> None:
+    config = load(DOCKER / "spotinference.toml")
+    grace = config.gateway.drain_delay + config.gateway.drain_grace + LAST_SECONDS
+    assert compose["services"]["gateway"]["stop_grace_period"] == f"{grace:g}s"
+    assert compose["services"]["gateway"]["ports"] == [f"{config.gateway.port}:{config.gateway.port}"]
+    for name in ("waker", "meter", "billing"):
+        section = getattr(config, name)
+        assert compose["services"][name]["stop_grace_period"] == f"{section.drain_s + LAST_SECONDS:g}s"
+    for name in SERVICES:
+        probe = compose["services"][name]["healthcheck"]["test"][-1]
+        assert f"127.0.0.1:{getattr(config, name).metrics_port}/livez" in probe
+    assert config.bus.urls == ("nats://nats:4222",)
+
+
+def test_nats_server_accepts_the_bus_configuration(tmp_path: Path) -> None:
+    binary = nats_binary()
+    assert binary is not None
+    users = tmp_path / "users"
+    made = _run(sys.executable, "-m", "spotinference", "nats-config", "--users-dir", users)
+    (tmp_path / "users.conf").write_text(made.stdout, encoding="utf-8")
+    (tmp_path / "nats.conf").write_bytes((DOCKER / "nats.conf").read_bytes())
+    checked = _run(binary, "-t", "-c", tmp_path / "nats.conf")
+    assert checked.returncode == 0, checked.stderr
+
+
+def _verify(unit: str, folder: Path) -> str:
+    """What systemd says of the unit, with programs that exist here in place of the installed ones."""
+    here = folder / UNIT.name
+    here.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", unit), encoding="utf-8")
+    return _run("systemd-analyze", "verify", "--man=no", here).stderr.strip()
+
+
+def _run(*command: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=MINUTE_S)
