@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import click
 from rich.text import Text
 
-from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus
 from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
@@ -81,20 +80,7 @@ def send_command(
 
     The waker's reply names the machines: its configuration counts, and the local one may know fewer.
     """
-
-    async def work(bus: JetStreamBus) -> MachineRecord | None:
-        watcher = CommandWatcher(order)
-        try:
-            await start_view(watcher.records, bus)
-            reply = await _request(bus, order, target, force=force)
-            watcher.machines = reply.machines
-            if limit_s is None:
-                return await watcher.wait_until_started()
-            return await watcher.wait_until_done(reply.wake_cap if limit_s == math.inf else limit_s)
-        finally:
-            await watcher.records.stop()
-
-    record = context.run_with_bus(work)
+    record = context.run_with_bus(lambda bus: carry_out(bus, order, target, limit_s, force=force))
     machine = record.machine if record else target if order != "wake" else None
     if as_json:
         echo_json({"accepted": True, "machine": machine, "state": record.state if record else None})
@@ -103,9 +89,27 @@ def send_command(
         print_line(f"accepted: {order} {target}{state}")
 
 
-async def _request(bus: Bus, order: CommandKind, target: str, *, force: bool) -> WakerReply:
+async def carry_out(
+    bus: Bus, order: CommandKind, target: str, limit_s: float | None, *, force: bool = False
+) -> MachineRecord | None:
+    """Send the command, and wait for its effect as `wait_limit` says."""
+    watcher = CommandWatcher(order)
+    try:
+        await start_view(watcher.records, bus)
+        reply = await request_command(bus, order, target, force=force)
+        watcher.machines = reply.machines
+        if limit_s is None:
+            return await watcher.wait_until_started()
+        return await watcher.wait_until_done(reply.wake_cap if limit_s == math.inf else limit_s)
+    finally:
+        await watcher.records.stop()
+
+
+async def request_command(
+    bus: Bus, order: CommandKind, target: str, *, force: bool = False, is_machine: bool = False
+) -> WakerReply:
     """Return once the leading waker has recorded the command. It states a goal, so repeating it does no harm."""
-    command = WakerCommand(order=order, target=target, by=operator_identity(), force=force)
+    command = WakerCommand(order=order, target=target, by=operator_identity(), force=force, is_machine=is_machine)
     try:
         reply = await request_reply(bus, WAKER_COMMAND, command, WakerReply, timeout=REPLY_SECONDS)
     except BusUnavailable as error:

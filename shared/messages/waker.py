@@ -114,11 +114,13 @@ class WakerCommand(Message, frozen=True, kw_only=True, tag="waker_command.v1"):
 
     order: CommandKind
     target: str
-    """A model's name for `wake`, a machine's id for all others."""
+    """A model's name for `wake` unless `is_machine`, a machine's id for all others."""
     by: str
     """Who gives it, for the journal."""
     force: bool = False
     """`hibernate` stops the machine even if its engine says that it runs requests. An older waker does not ask it."""
+    is_machine: bool = False
+    """`wake` names a machine: it is woken once, and nothing keeps it awake. An older waker knows no such model."""
 
 
 class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):

@@ -9,6 +9,7 @@ import click
 
 from services.waker.core.events import Observation
 from shared.config.sections import Config
+from spotinference.bench.run import KEY_VARIABLE
 from spotinference.check.engines import check_engines
 from spotinference.check.local import check_bus, check_database, check_ports, check_prices, check_program
 from spotinference.context import Context, suite_options
@@ -17,13 +18,26 @@ from spotinference.terminal import print_line
 
 
 @click.command()
+@click.option("--machine", metavar="ID", help="Wake this machine instead, time each phase, and put it to sleep again.")
+@click.option("--key", help=f"API key for one request through the gateway; with --machine.  [env: {KEY_VARIABLE}]")
+@click.option("--url", help="Origin of the gateway; with --machine.  [default: the running one]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --machine.")
 @suite_options
-def check(context: Context) -> None:
-    """Validate the configuration and try everything that it connects to. Changes nothing.
+def check(context: Context, *, machine: str | None, key: str | None, url: str | None, as_json: bool) -> None:
+    """Validate the configuration and try everything that it connects to. Changes nothing, except with --machine.
 
     Exits with status 1 if anything is wrong.
     """
     config = context.config()
+    if machine is not None:
+        from spotinference.check.machine import check_machine
+        from spotinference.check.machine_view import print_report
+
+        report = context.run_with_bus(lambda bus: check_machine(bus, context, machine, key=key, url=url))
+        print_report(report, as_json=as_json)
+        sys.exit(1 if report.faults else 0)
+    if key is not None or url is not None or as_json:
+        raise click.UsageError("--key, --url and --json need --machine")
     _print(ok(f"{context.path}: {len(config.machine)} machines, {len(config.model)} models"))
     sys.exit(asyncio.run(_run_checks(config, context.data_dir)))
 

@@ -36,17 +36,30 @@ class CommandHandler:
         if rejection is not None:
             return WakerReply(accepted=False, error=rejection)
         try:
-            await self._issue(Command(order=command.order, target=command.target, by=command.by, force=command.force))
+            await self._issue(
+                Command(
+                    order=command.order,
+                    target=command.target,
+                    by=command.by,
+                    force=command.force,
+                    is_machine=command.is_machine,
+                )
+            )
         except BusError as error:
             return WakerReply(accepted=False, error=f"this waker no longer leads: {error}: try again")
-        machines = self._spec.lineups[command.target] if command.order == "wake" else (command.target,)
+        machines = self._spec.lineups[command.target] if _names_model(command) else (command.target,)
         return WakerReply(accepted=True, machines=machines, wake_cap=float(self._spec.wake_cap_s))
 
     def _rejection(self, command: WakerCommand) -> str | None:
         """Why the command cannot be followed; None if it can."""
-        kind, targets = ("model", self._spec.lineups) if command.order == "wake" else ("machine", self._spec.machines)
+        kind, targets = ("model", self._spec.lineups) if _names_model(command) else ("machine", self._spec.machines)
         if command.target not in targets:
             return f"no {kind} is named {command.target!r}: there are {', '.join(sorted(targets)) or 'none'}"
-        if command.order == "hibernate" and not self._spec.machines[command.target].sleeps:
+        is_static = targets is self._spec.machines and not self._spec.machines[command.target].sleeps
+        if is_static and command.order in ("wake", "hibernate"):
             return f"{command.target} is of provider static and never sleeps: `cordon` keeps it from requests"
         return None
+
+
+def _names_model(command: WakerCommand) -> bool:
+    return command.order == "wake" and not command.is_machine

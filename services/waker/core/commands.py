@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from services.waker.core import sleeping, unready
+from services.waker.core import sleeping, unready, waking
 from services.waker.core.events import Command
 from services.waker.core.machine import Machine
-from services.waker.core.policy import is_released
+from services.waker.core.policy import candidate, is_released
+from services.waker.core.state import Wake
 from services.waker.core.step import Step
 from shared.messages.waker import CommandIssued
 
@@ -15,6 +16,9 @@ REASON = "the operator's command"
 def apply(step: Step, command: Command) -> None:
     """Apply a command whose model or machine exists; the caller rejects any other."""
     step.journal(CommandIssued(at=step.now, machine=command.target, order=command.order, by=command.by))
+    if command.order == "wake" and command.is_machine:
+        _wake_once(step, step.machines[command.target])
+        return
     if command.order == "wake":
         if command.target not in step.operator_wakes:
             step.operator_wakes = (*step.operator_wakes, command.target)
@@ -33,6 +37,13 @@ def apply(step: Step, command: Command) -> None:
             machine = step.put(replace(machine, operator=replace(machine.operator, is_cordoned=False)))
             if machine.state == "draining" and not machine.is_leaving:
                 step.transition(machine, "ready", REASON)
+
+
+def _wake_once(step: Step, machine: Machine) -> None:
+    """Wake the machine if it is asleep and may be started. Nothing keeps it awake afterwards."""
+    if candidate(step.fleet, [machine.id], "", step.now) is not None:
+        wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap_s)
+        waking.begin(step, machine, wake, REASON)
 
 
 def _hibernate(step: Step, machine: Machine, *, is_forced: bool) -> None:

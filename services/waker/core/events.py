@@ -126,6 +126,8 @@ class Command:
     by: str
     force: bool = False
     """`hibernate` stops the machine even if its engine says that it runs requests."""
+    is_machine: bool = False
+    """`wake` names a machine, which is woken once."""
 
 
 @dataclass(frozen=True, kw_only=True)

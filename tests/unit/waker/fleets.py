@@ -306,8 +306,8 @@ class World:
         self.turned_at, self.closed = self.now, frozenset(closed)
         self.handle(Tick(self.closed))
 
-    def order(self, order: CommandKind, target: str) -> None:
-        self.handle(Command(order=order, target=target, by="ops@host"))
+    def order(self, order: CommandKind, target: str, *, is_machine: bool = False) -> None:
+        self.handle(Command(order=order, target=target, by="ops@host", is_machine=is_machine))
 
     def started(
         self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: RefusalScope | None = None, code: str = ""

@@ -107,3 +107,25 @@ def test_what_the_operator_keeps_awake_is_woken_again_when_it_was_lost() -> None
     world.seen("a1", "stopped", reason="Server.SpotInstanceShutdown", locked="only EC2 may start it")
     assert not world.bucket["a1"][0].kept
     assert world.started().machine == "a2"
+
+
+def test_a_machine_that_is_woken_by_name_is_the_only_one_and_is_not_kept(world: World) -> None:
+    world.order("wake", "a2", is_machine=True)
+    assert world.started().machine == "a2"
+    world.seen("a2", "running", after=20)
+    answering(world, 3)
+    assert (world.state("a2"), world.machine("a2").operator.keep_awake) == ("ready", False)
+    assert not world.fleet.operator_wakes
+    world.order("hibernate", "a2")
+    answering(world, GATEWAY + 2, until="falling_asleep")
+    assert requested(world, StopMachine) == ["a2"]
+    assert requested(world, StartMachine) == []
+
+
+def test_a_machine_that_is_not_asleep_or_is_cordoned_is_not_woken_by_name(world: World) -> None:
+    world.order("cordon", "a1")
+    world.order("wake", "a1", is_machine=True)
+    assert requested(world, StartMachine) == []
+    world.ready("a2")
+    world.order("wake", "a2", is_machine=True)
+    assert requested(world, StartMachine) == []
