@@ -128,6 +128,8 @@ async def migrate(url: str, scripts: Path, *, version_table: str) -> schema.Revi
 async def _migrate_when_available(
     url: str, scripts: Path, version_table: str, on_fault: Callable[[str | None], None]
 ) -> schema.Revisions:
+    where = f"the database {without_secrets(url)}"
+    on_fault(f"waiting for {where}")
     while True:
         try:
             revisions = await migrate(url, scripts, version_table=version_table)
@@ -135,7 +137,7 @@ async def _migrate_when_available(
             raise
         except DATABASE_ERRORS as error:
             reason = describe(error)
-            on_fault(f"the database cannot be used yet: {reason}")
+            on_fault(f"{where} cannot be used yet: {reason}")
             log.warning("database_connect_failed", database=without_secrets(url), reason=reason)
             await asyncio.sleep(CONNECT_RETRY_SECONDS)
         else:

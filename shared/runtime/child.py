@@ -60,9 +60,10 @@ class Child:
             async with asyncio.timeout(self.start_s):
                 await self._wait_until_ready()
         except TimeoutError:
-            raise StartFailed(
-                f"{self.name} was not ready within {self.start_s:g} s: see {self.log_path or 'above'}"
-            ) from None
+            # Asked to end, it says what it was waiting for.
+            reason = None if await self.stop() or not self.log_path else last_plain_line(self.log_path)
+            text = f"{reason or f'{self.name} is not ready'}: gave up after {self.start_s:g} s"
+            raise StartFailed(f"{text}: see {self.log_path or 'above'}") from None
         self._task = asyncio.create_task(self._supervise(), name=f"keep {self.name}")
 
     async def stop(self) -> str | None:

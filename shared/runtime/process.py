@@ -235,7 +235,7 @@ async def _run_service(
                 )
                 await _start_service(runtime, bus, open_service, stack)
         except asyncio.CancelledError:
-            log.info("service_stopped", ready=False)
+            _report_unready(service, health)
             return 1 if runtime is not None and runtime.crashed else 0
         except BusUnavailable as error:
             log.warning("start_interrupted", reason=str(error))
@@ -273,6 +273,13 @@ async def _start_service(runtime: Runtime, bus: Bus, open_service: Service, stac
     runtime.health.add_alarm("clock", lambda: clock.alarm)
     runtime.spawn(clock.run(), "clock skew")
     await stack.enter_async_context(open_service(runtime))
+
+
+def _report_unready(service: str, health: Health) -> None:
+    """Say what a service that is asked to end was still waiting for, on a line for people too."""
+    faults = {name: fault for name, fault in health.faults().items() if name not in ("starting", "draining")}
+    log.info("service_stopped", ready=False, faults=faults)
+    logs.stderr().write(f"spotinference {service}: not ready: {'; '.join(faults.values()) or 'still starting'}\n")
 
 
 def _announce(runtime: Runtime, metrics_url: str) -> None:

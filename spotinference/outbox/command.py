@@ -34,8 +34,8 @@ def send(context: Context, folder: Path) -> None:
     Files are deleted once the ledger has their events, which it counts once however often they are sent.
     """
     folders = outbox_folders(folder)
-    sent = context.run_with_bus(lambda bus: _send_all(bus, folders), role="outbox")
-    print_line(f"the ledger has {sent:,} events from {folder}")
+    sent = context.run_with_bus(lambda bus: _send_all(bus, folders), role="outbox") if folders else 0
+    print_line(f"the ledger has {sent:,} events from {folder}" if sent else f"{folder} has no usage left to send")
 
 
 def outbox_folders(folder: Path) -> list[Path]:

@@ -30,14 +30,15 @@ CONFIG = '[gateway]\nport = 0\n[billing]\ndaily_budget = "1.00"\n'
 
 
 class NamedChecks(Health):
-    """Record which checks were added."""
+    """Record which checks were added, each once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def add_check(self, name: str, check: Check) -> None:
-        self.names.append(name)
+        if name not in self.names:
+            self.names.append(name)
         super().add_check(name, check)
 
 

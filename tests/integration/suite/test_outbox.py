@@ -34,9 +34,9 @@ async def test_events_left_behind_reach_the_ledger_once(shell: Shell, bus: JetSt
         rejected = await shell("outbox", "send", str(volume))
         assert (rejected.exit_code, "another gateway uses this outbox" in rejected.output) == (1, True)
         used.close()
-        for left in (5, 0):
+        for text in ("the ledger has 5 events", "no usage left to send"):
             sent = await shell("outbox", "send", str(volume))
-            assert (sent.exit_code, f"the ledger has {left} events" in sent.output) == (0, True), sent.output
+            assert (sent.exit_code, text in sent.output) == (0, True), sent.output
         usage = await shell("usage", "--day", DAY, "--json")
     assert json.loads(usage.output)["totals"]["requests"] == 5
     assert not list(volume.rglob("*.log"))

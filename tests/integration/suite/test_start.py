@@ -1,13 +1,17 @@
 """A service that is asked to end while it still starts ends, whatever its start waits for."""
 
 import asyncio
+import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from shared.bus.jetstream import JetStreamBus
+from shared.runtime.child import Child, StartFailed
 from shared.runtime.suite_file import BUS_URL_VARIABLE
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -50,3 +54,31 @@ async def test_sigterm_ends_a_service_that_still_starts(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_a_service_that_gave_up_names_the_database_that_it_waited_for(
+    tmp_path: Path, bus: JetStreamBus, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUS_URL_VARIABLE, nats_url)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        (tmp_path / "spotinference.toml").write_text(f'[database]\nurl = "postgresql://user:secret@{where}/ledger"\n')
+        patience, error = 1.0, ""
+        while where not in error and patience < PATIENCE_SECONDS:  # until it comes as far as that
+            patience *= 2
+            meter = Child(
+                "meter",
+                ["--config", str(tmp_path / "spotinference.toml"), "--data-dir", str(tmp_path)],
+                tmp_path / "meter.log",
+                lambda _running: None,
+                theirs.fileno(),
+                stop_s=PATIENCE_SECONDS,
+                report=lambda _text: None,
+                start_s=patience,
+            )
+            with pytest.raises(StartFailed) as failure:
+                await meter.start()
+            error = str(failure.value)
+    database = rf"(waiting for )?the database postgresql\S*://user@{where}/ledger.*"
+    assert re.fullmatch(rf"meter: not ready: {database}: gave up after \d+ s: see .*", error), error
