@@ -12,8 +12,10 @@ from typing import Literal, get_args
 from shared.bus import subjects, topology
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 
-Role = Literal["gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox", "setup"]
+Role = Literal["gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox", "machine", "setup"]
 ROLES: tuple[Role, ...] = get_args(Role)
+NAMED: frozenset[Role] = frozenset({"gateway", "machine"})
+"""Roles of which there may be several users, with names of their own."""
 OWN = "{user}"
 """In a subject: the user's own name."""
 
@@ -57,7 +59,7 @@ ROWS: Mapping[Role, Row] = {
     ),
     "waker": Row(
         publishes=("fleet.journal.*",),
-        subscribes=(subjects.WAKE_REQUESTS, subjects.ACTIVITIES),
+        subscribes=(subjects.WAKE_REQUESTS, subjects.ACTIVITIES, subjects.MACHINE_NOTICES),
         reads=(topology.BUDGET,),
         writes=(topology.FLEET, topology.WAKER, topology.WAKES),
         keys=((topology.LEASES, subjects.WAKER_LEASE),),
@@ -105,6 +107,8 @@ ROWS: Mapping[Role, Row] = {
     "backup": Row(reads=(topology.KEYS,), saves=topology.BACKED_UP),
     # As a gateway, with the usage that one left behind.
     "outbox": Row(publishes=("usage.*",), reads=(topology.METER,), writes_blindly=(topology.SOURCES,)),
+    # A rented machine, which trusts nobody and is trusted with a word about itself. Its user has the machine's name.
+    "machine": Row(publishes=(f"machine.notice.{OWN}",)),
     "setup": Row(publishes=(">",)),
 }
 
@@ -146,7 +150,7 @@ def permissions(role: Role, user: str) -> Permissions:
     for name in row.saves:
         publish += [f"$JS.API.STREAM.SNAPSHOT.{name}", f"$JS.SNAPSHOT.ACK.{name}.>"]
     publish += [f"{inbox_prefix(other)}.>" for other in _requesters(row.responds)]
-    if role != "setup":
+    if role not in ("setup", "machine"):
         publish.append(f"$JS.API.STREAM.INFO.{topology.WAKE.name}")  # its answer has the server's time
     subscribe = [f"{inbox_prefix(user)}.>", *row.subscribes, *row.responds]
     if row.responds:

@@ -77,6 +77,10 @@ def check_sender(subject: str, gateway: str) -> None:
         raise Unreadable(f"{subject[:SHOWN]} is not the subject of gateway {gateway[:SHOWN]!r}")
 
 
+def machine_notice(machine: str) -> str:
+    return f"machine.notice.{token(machine)}"
+
+
 def usage(source: str) -> str:
     return f"usage.{crc32(source.encode()) % PARTITIONS}"
 
@@ -139,6 +143,7 @@ def bench_key(run: str) -> str:
 WAKE_REQUESTS = "wake.request.>"
 ACTIVITIES = "activity.*"
 LIMITS = "limits.*"
+MACHINE_NOTICES = "machine.notice.*"
 WAKER_COMMAND = "waker.command"
 METER_TOKENS = "meter.tokens"
 METER_HISTORY = "meter.history"

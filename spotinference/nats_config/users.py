@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.bus.access import BusAccess, seed_file
-from shared.bus.permissions import ROLES, Role
+from shared.bus.permissions import NAMED, ROLES, Role
 from shared.errors import Misconfigured
 from shared.messages.codec import decode_text
 from shared.runtime.suite_file import write_private
@@ -23,14 +23,15 @@ class BusUser:
     public_key: str
 
 
-def open_users(folder: Path, gateways: Sequence[str] = ("gateway",)) -> list[BusUser]:
+def open_users(folder: Path, gateways: Sequence[str] = ("gateway",), machines: Sequence[str] = ()) -> list[BusUser]:
     """Return the bus's users, after making the key files that are missing: `<name>.nk`, for their owner alone.
 
     Raises:
         Misconfigured: the folder cannot be written, or a file in it is no key.
     """
     named: list[tuple[Role, str]] = [("gateway", name) for name in gateways]
-    named += [(role, role) for role in ROLES if role != "gateway"]
+    named += [("machine", name) for name in machines]
+    named += [(role, role) for role in ROLES if role not in NAMED]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return [BusUser(name=name, role=role, public_key=_public_key(folder, name)) for role, name in named]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from shared.bus import subjects
 from shared.bus.access import USER, BusAccess
 from shared.bus.jetstream import connect
+from shared.bus.ports import Received
 from shared.bus.provision import provision
 from shared.bus.topology import METER
 from spotinference.__main__ import main
@@ -39,3 +41,25 @@ async def test_a_replaced_key_is_used_without_a_restart(nats_server: NatsServer,
         entry = await bus.get(METER, "confirmed.x")
         assert entry is not None
         assert entry.value == b"2"
+
+
+async def test_machine_publishes_only_under_its_own_name(nats_server: NatsServer, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    nats_server.more = authorization(open_users(users, machines=("gpu-1", "gpu-2")))
+    nats_server.restart()
+    received: list[bytes] = []
+
+    async def on_notice(message: Received) -> None:
+        received.append(message.data)
+
+    access = BusAccess(urls=(nats_server.url,), nkey_file=users / f"{USER}.nk")
+    async with (
+        connect(access.for_role("waker"), name="waker", wait=PATIENCE_SECONDS) as waker,
+        connect(access.for_role("gpu-1"), name="gpu-1", wait=PATIENCE_SECONDS) as machine,
+    ):
+        await waker.subscribe(subjects.MACHINE_NOTICES, on_notice)
+        await machine.publish_volatile(subjects.machine_notice("gpu-2"), b"forged")
+        await machine.publish_volatile(subjects.activity("gateway"), b"forged")
+        await machine.publish_volatile(subjects.machine_notice("gpu-1"), b"own")
+        await until(lambda: asyncio.sleep(0, received), bool)
+        assert received == [b"own"]

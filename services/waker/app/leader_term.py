@@ -28,6 +28,7 @@ from services.waker.core.events import (
     Effect,
     Event,
     Journal,
+    NoticeReceived,
     Observe,
     Probe,
     RecordWritten,
@@ -132,7 +133,7 @@ class LeaderTerm:
                 try:
                     self.fleet, effects = handle(self.fleet, event, self._now())
                 except Exception as error:
-                    if not isinstance(event, DemandReported | ActivityReported):
+                    if not isinstance(event, DemandReported | ActivityReported | NoticeReceived):
                         raise
                     self._bus.rejections.record("demand and use", error, traceback=True, kind=type(event).__name__)
                     continue

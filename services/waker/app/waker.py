@@ -9,7 +9,8 @@ from services.waker.app.command_handler import CommandHandler
 from services.waker.app.inbox import Inbox
 from services.waker.app.leader_term import LeaderTerm
 from services.waker.app.term_resources import TermResources
-from services.waker.core.events import ActivityReported, DemandReported
+from services.waker.core import notices
+from services.waker.core.events import ActivityReported, DemandReported, NoticeReceived
 from shared.bus import subjects
 from shared.bus.ports import Handle, Received
 from shared.bus.topology import FLEET
@@ -17,6 +18,7 @@ from shared.bus.view import View
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity, WakeRequest
+from shared.messages.machine import MachineNotice
 from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()
@@ -50,6 +52,7 @@ class Waker:
         self._handles = [
             await self._bus.subscribe(subjects.WAKE_REQUESTS, self._on_demand),
             await self._bus.subscribe(subjects.ACTIVITIES, self._on_activity),
+            await self._bus.subscribe(subjects.MACHINE_NOTICES, self._on_notice),
         ]
         await self._records.start(self._bus)
 
@@ -133,6 +136,21 @@ class Waker:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
             return
         self._inbox.put(("activity", activity.gateway), ActivityReported(activity))
+
+    async def _on_notice(self, received: Received) -> None:
+        try:
+            notice = decode(received.data, MachineNotice)
+            machine = self._resources.spec.machines.get(notice.machine)
+            if machine is None or not machine.sleeps:
+                raise Unreadable("no machine of this name is configured, or it is of provider static")
+            if received.subject != subjects.machine_notice(notice.machine):
+                raise Unreadable(f"{received.subject[: subjects.SHOWN]} is not the subject of this machine")
+            if (fault := notices.fault_of(notice, self._clock())) is not None:
+                raise Unreadable(fault)
+        except Unreadable as error:
+            self._bus.rejections.record(subjects.MACHINE_NOTICES, error, subject=received.subject)
+            return
+        self._inbox.put(("notice", notice.machine), NoticeReceived(notice))
 
 
 class SteadyClock:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from shared.config.providers import ProviderName
 from shared.messages.gateway import Activity, WakeRequest
+from shared.messages.machine import MachineNotice
 from shared.messages.waker import (
     CallOutcome,
     CommandKind,
@@ -183,6 +184,13 @@ class RequestsCounted:
 
 
 @dataclass(frozen=True)
+class NoticeReceived:
+    """A machine says that its provider takes it back. The notice is as fresh as `notices.fault_of` demands."""
+
+    notice: MachineNotice
+
+
+@dataclass(frozen=True)
 class RecordWritten:
     """A record is in the bucket under this revision."""
 
@@ -207,6 +215,7 @@ Event = (
     | Called
     | Probed
     | RequestsCounted
+    | NoticeReceived
     | RecordWritten
     | Tick
 )

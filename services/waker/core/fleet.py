@@ -6,7 +6,7 @@ event makes up for a lost one.
 
 from dataclasses import replace
 
-from services.waker.core import commands, health, observations, sleeping, waking
+from services.waker.core import commands, health, notices, observations, sleeping, waking
 from services.waker.core.events import (
     ActivityReported,
     Called,
@@ -14,6 +14,7 @@ from services.waker.core.events import (
     DemandReported,
     Effect,
     Event,
+    NoticeReceived,
     Observed,
     Probed,
     RecordWritten,
@@ -49,10 +50,8 @@ def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, list[Effect]]
 
 def _apply(step: Step, event: Event) -> None:
     match event:
-        case DemandReported():
-            _apply_demand(step, event)
-        case ActivityReported():
-            _apply_activity(step, event)
+        case DemandReported() | ActivityReported() | NoticeReceived():
+            _apply_report(step, event)
         case Observed():
             observations.apply(step, event)
         case Tested():
@@ -67,6 +66,17 @@ def _apply(step: Step, event: Event) -> None:
             _apply_record(step, event)
         case Tick():
             step.closed = event.closed
+
+
+def _apply_report(step: Step, event: DemandReported | ActivityReported | NoticeReceived) -> None:
+    """Apply what a gateway or a machine reports of itself."""
+    match event:
+        case DemandReported():
+            _apply_demand(step, event)
+        case ActivityReported():
+            _apply_activity(step, event)
+        case NoticeReceived():
+            notices.apply(step, event)
 
 
 def _drop_expired(step: Step) -> None:
@@ -198,6 +208,7 @@ def _apply_probe(step: Step, event: Probed) -> None:
 
 def _advance(step: Step, machine: Machine) -> None:
     """Do what the machine needs now."""
+    machine = notices.advance(step, machine)
     if machine.operator.is_cordoned and machine.state == "ready":
         machine = step.transition(machine, "draining", "the operator cordoned it")
     elif machine.operator.must_sleep and machine.state == "ready":

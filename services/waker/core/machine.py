@@ -11,6 +11,7 @@ from typing import Literal
 from services.waker.core.engine_checks import IdleCheck, Probing
 from services.waker.core.events import CallKind, Observation
 from services.waker.core.fleet_spec import MachineSpec
+from services.waker.core.provider_view import Notice, ProviderView
 from shared.messages.codec import rfc3339
 from shared.messages.waker import MachineMemory, MachineRecord, MachineState, Phase
 
@@ -42,16 +43,6 @@ class Calls:
     pending: Call | None = None
     ended_at: float = 0.0
     """When the last call ended: an observation requested before then proves nothing about now."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProviderView:
-    """The provider's latest word about the machine."""
-
-    observation: Observation | None = None
-    requested_at: float = 0.0
-    not_found_since: float | None = None
-    """Since when the provider has consistently not known the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +133,8 @@ class Machine:
     idle_check: IdleCheck = field(default=IdleCheck())
 
     calls: Calls = Calls()
-    view: ProviderView = ProviderView()
+    view: ProviderView = field(default=ProviderView())
+    notice: Notice | None = None
     operator: OperatorIntent = OperatorIntent()
     attempt: WakeAttempt | None = None
     starts: StartLog = StartLog()
@@ -168,7 +160,8 @@ class Machine:
     @property
     def leaving(self) -> str:
         """The provider's words about taking it away; empty if it does not."""
-        return self.view.observation.leaving if self.view.observation else ""
+        observed = self.view.observation.leaving if self.view.observation else ""
+        return observed or (self.notice.words if self.notice else "")
 
     @property
     def is_leaving(self) -> bool:
@@ -235,6 +228,7 @@ class Machine:
             alarm=alarm,
             endpoint=self.spec.endpoint if is_down else self.endpoint,
             drain_revision=None,
+            notice=None if state in ("asleep", "gone") else self.notice,
             idle_check=IdleCheck(),
             operator=replace(self.operator, must_sleep=False, is_forced=False) if is_over else self.operator,
             attempt=attempt,

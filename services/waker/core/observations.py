@@ -5,8 +5,9 @@ from dataclasses import replace
 from services.waker.core import sleeping, waking
 from services.waker.core.events import Observation, Observed, Orphan, Tested
 from services.waker.core.fleet_spec import MachineSpec
-from services.waker.core.machine import Machine, ProviderView
+from services.waker.core.machine import Machine
 from services.waker.core.policy import pair_mates
+from services.waker.core.provider_view import ProviderView
 from services.waker.core.state import ProviderHealth
 from services.waker.core.step import Step
 

@@ -30,6 +30,7 @@ PUBLISHED = {
     "activity.forged": ("activity.v1",),
     "limits.forged": ("limits.v1",),
     "wake.request.tiny": ("wake_request.v1",),
+    "machine.notice.local-1": ("machine_notice.v1",),
     "fleet.journal.local-1": ("transition.v1", "provider_call.v1", "phase.v1", "ordered.v1"),
     "fleet.journal.budget.fleet": ("gate_turned.v1",),
     "billing.published": ("published.v1",),

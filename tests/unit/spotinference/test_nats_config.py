@@ -28,7 +28,7 @@ def test_keys_are_kept_when_it_runs_again(tmp_path: Path) -> None:
     folder = tmp_path / "users"
     first = nats_config("--users-dir", str(folder))
     assert first.exit_code == 0
-    assert {file.name for file in folder.iterdir()} == {f"{role}.nk" for role in ROLES}
+    assert {file.name for file in folder.iterdir()} == {f"{role}.nk" for role in ROLES if role != "machine"}
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700
     for file in folder.iterdir():
@@ -54,6 +54,24 @@ def test_a_gateway_name_is_rejected_when_it_cannot_be_its_own(tmp_path: Path, na
     result = nats_config("--users-dir", str(tmp_path), *options)
     assert result.exit_code == 2
     assert "--gateway" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_machine_publishes_its_own_notices_and_nothing_else(tmp_path: Path) -> None:
+    result = nats_config("--users-dir", str(tmp_path), "--machine", "gpu-1", "--machine", "gpu-2")
+    assert result.exit_code == 0
+    assert BusAccess(urls=(), nkey_file=tmp_path / "gpu-1.nk", role="machine").user == "gpu-1"
+    assert result.stdout.count('"machine.notice.gpu-1"') == 1
+    may = permissions("machine", "gpu-1")
+    assert (may.publish, may.deny, may.subscribe) == (("machine.notice.gpu-1",), (), ("_INBOX_gpu-1.>",))
+
+
+@pytest.mark.parametrize("names", [("a.b",), ("waker",), ("gateway",), ("m", "m")])
+def test_a_machine_name_is_rejected_when_it_cannot_be_its_own(tmp_path: Path, names: tuple[str, ...]) -> None:
+    options = [word for name in names for word in ("--machine", name)]
+    result = nats_config("--users-dir", str(tmp_path), *options)
+    assert result.exit_code == 2
+    assert "--machine" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
