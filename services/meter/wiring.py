@@ -110,6 +110,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         audit_metrics = AuditMetrics(runtime.registry)
         auditor = Auditor(bus, SqlAuditStore(engine), queries.handle_tokens, audit_metrics, now)
         handlers = _handlers(queries, GapQueries(gap_store, now), recovery, recount, auditor)
+        handlers[subjects.METER_KEYS] = key_copies.handle_keys
         responders = [await bus.respond("meter", subject, handle) for subject, handle in handlers.items()]
         leader = _audit_leader(runtime, engine, auditor, audit_metrics, recovery)
         lease = Lease(bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)

@@ -116,6 +116,21 @@ class GapsQuery(Message, frozen=True, kw_only=True, tag="gaps_query.v1"):
     """Request on `meter.gaps`: the missing events of any day."""
 
 
+class KeysQuery(Message, frozen=True, kw_only=True, tag="keys_query.v1"):
+    """Request on `meter.keys`: the keys on the bus beside the ledger's copy of them."""
+
+
+class KeyComparison(Message, frozen=True, kw_only=True, tag="key_comparison.v1"):
+    """Answer on `meter.keys`."""
+
+    revocations: Count
+    """Revoked keys in the ledger's copy."""
+    missing: Count
+    """Secrets of keys that the copy has and the bus lacks."""
+    revived: Count
+    """Secrets of keys that have ended by the copy, and that the bus shows as usable."""
+
+
 class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of a source that have not arrived, or arrived in a message that could not be counted."""
 

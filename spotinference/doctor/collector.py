@@ -17,6 +17,7 @@ from shared.bus.subjects import (
     BILLING_REPORTS,
     METER_AUDIT,
     METER_GAPS,
+    METER_KEYS,
     METER_TOKENS,
 )
 from shared.errors import SpotinferenceError
@@ -24,14 +25,14 @@ from shared.messages.billing import DayReport, PeriodReport, ReportQuery, Report
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.messages.gateway import Activity
 from shared.messages.invoices import Invoices, InvoicesQuery
-from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
+from shared.messages.meter import Confirmed, Gaps, GapsQuery, KeyComparison, KeysQuery, Tokens, TokensQuery
 from shared.messages.meter_audit import Audit, AuditQuery
 from shared.runtime import suite_file
 from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context, request_reply
 from spotinference.diagnostics import wrong
 from spotinference.doctor import links
-from spotinference.doctor.links import KeyFigures, Link, Outbox
+from spotinference.doctor.links import Link, Outbox
 from spotinference.doctor.machine_hours import DAYS, hours
 from spotinference.report.command import REPORTS_SECONDS
 from spotinference.times import today
@@ -39,10 +40,6 @@ from spotinference.times import today
 GATEWAY_REPORT_SECONDS = 2.5
 """Gateways report every 2 s."""
 METRICS_TIMEOUT_SECONDS = 3.0
-KEY_METRICS = (
-    *("spot_meter_revocations", "spot_meter_keys_missing", "spot_meter_keys_revived"),
-    "spot_gateway_revocations_missing",
-)
 METER_TIMEOUT_SECONDS = 10.0
 """A day's sums are read at once: a meter that has not answered by then has stopped."""
 AUDIT_TIMEOUT_SECONDS = 120.0
@@ -73,7 +70,7 @@ async def _links(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
         yield Link("meter", wrong(str(error)))
     for link in links.outboxes(await _read_outboxes(context)):
         yield link
-    yield links.keys(await _read_keys(context))
+    yield await _link_or_error("keys", lambda: _keys_link(bus, context))
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _link_or_error("books", lambda: _report_link(bus, day, tokens))
@@ -154,18 +151,13 @@ async def _read_outboxes(context: Context) -> list[Outbox] | None:
     return [Outbox(gateway_url=gateway.url, pending=int(sum(pending)), age_s=max(ages, default=0.0))]
 
 
-async def _read_keys(context: Context) -> KeyFigures | None:
-    """Return what the meter and the gateway of this host say of the keys on the bus."""
+async def _keys_link(bus: JetStreamBus, context: Context) -> Link:
+    comparison = await request_reply(bus, METER_KEYS, KeysQuery(), KeyComparison, timeout=METER_TIMEOUT_SECONDS)
     running = suite_file.read(context.data_dir)
-    texts = [
-        await _read_metrics(service.metrics_url) or ""
-        for name, service in (running.services if running else {}).items()
-        if name in {"meter", "gateway"} and service.metrics_url
-    ]
-    figures = {name: [int(v) for text in texts for v in metric_values(text, name)] for name in KEY_METRICS}
-    if not figures[KEY_METRICS[0]]:
-        return None
-    return KeyFigures(*(max(figures[name], default=0) for name in KEY_METRICS))
+    gateway = running.services.get("gateway") if running else None
+    text = await _read_metrics(gateway.metrics_url) if gateway and gateway.metrics_url else None
+    remembered = metric_values(text or "", "spot_gateway_revocations_missing")
+    return links.keys(comparison, int(max(remembered, default=0)))
 
 
 async def _read_clock_skews(context: Context) -> dict[str, float]:

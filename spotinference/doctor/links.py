@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.messages.billing import DayReport
 from shared.messages.invoices import SourceState
-from shared.messages.meter import Gaps, Tokens
+from shared.messages.meter import Gaps, KeyComparison, Tokens
 from shared.messages.meter_audit import Audit, MachineAudit
 from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
@@ -33,18 +33,6 @@ class Outbox:
     gateway_url: str
     pending: int
     age_s: float
-
-
-@dataclass(frozen=True)
-class KeyFigures:
-    """What the meter's and the gateway's metrics say of the keys on the bus."""
-
-    revocations: int
-    """In the ledger's copy."""
-    missing: int
-    revived: int
-    forgotten: int
-    """Revocations that the gateway remembers and the bus lacks."""
 
 
 def engines(audit: Audit) -> Iterator[Link]:
@@ -113,17 +101,20 @@ def outboxes(of_gateways: Sequence[Outbox] | None) -> Iterator[Link]:
         yield Link("outbox", diagnostic, {"gateway": o.gateway_url, "pending": o.pending, "oldest_seconds": o.age_s})
 
 
-def keys(figures: KeyFigures | None) -> Link:
-    """Compare the keys on the bus with the ledger's copy and with what the gateway remembers; None: neither is here."""
-    if figures is None:
-        return Link("keys", note("no meter answers on this host: see the metrics `spot_meter_keys_*` of each meter"))
-    diagnostic = ok(f"the bus has every key of the ledger's copy, and its {figures.revocations:,} revocations")
-    if figures.missing or figures.revived or figures.forgotten:
+def keys(comparison: KeyComparison, forgotten: int) -> Link:
+    """Compare the keys on the bus with the ledger's copy.
+
+    `forgotten`: revoked keys that this host's gateway remembers, and that the bus does not show as revoked.
+    """
+    c = comparison
+    diagnostic = ok(f"the bus has every key of the ledger's copy, and its {c.revocations:,} revocations")
+    if c.missing or c.revived or forgotten:
         diagnostic = wrong(
-            f"the bus lacks {figures.missing:,} keys and shows {figures.revived:,} as usable that have ended; the "
-            f"gateway remembers {figures.forgotten:,} revocations that the bus lacks: run `spotinference setup`"
+            f"the bus lacks {c.missing:,} keys and shows {c.revived:,} as usable that have ended; this host's gateway "
+            f"remembers {forgotten:,} revocations that the bus lacks: run `spotinference setup`"
         )
-    return Link("keys", diagnostic, vars(figures))
+    figures = {"revocations": c.revocations, "missing": c.missing, "revived": c.revived, "forgotten": forgotten}
+    return Link("keys", diagnostic, figures)
 
 
 def stream(before: int, after: int) -> Link:

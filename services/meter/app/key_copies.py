@@ -9,11 +9,14 @@ import re
 
 import structlog
 
+from services.meter.app.database_outage import DATABASE_DOWN
 from services.meter.core.event_validation import is_name
 from services.meter.metrics import Metrics
 from services.meter.ports import KeyStore
+from shared.bus.reply import reply
 from shared.key_records import SavedKey, merge_copies, revocations
 from shared.messages.keys import KeyRecord
+from shared.messages.meter import KeyComparison, KeysQuery
 
 REFRESH_SECONDS = 60.0
 """How old the comparison may be if nothing changes: other replicas write to the copy too."""
@@ -41,19 +44,34 @@ class KeyCopies:
             self._on_bus[digest] = SavedKey(digest=digest, record=record)
         self._has_changed.set()
 
+    async def handle_keys(self, data: bytes) -> bytes:
+        """Answer a `KeysQuery`."""
+
+        async def compare(_query: KeysQuery) -> KeyComparison:
+            return await self._compare()
+
+        return await reply(data, KeysQuery, compare, DATABASE_DOWN, if_too_large="it is three numbers")
+
     async def refresh(self) -> None:
         """Add to the copy what it lacks, and compare. Raises one of `DATABASE_ERRORS`."""
+        await self._compare()
+
+    async def _compare(self) -> KeyComparison:
         self._has_changed.clear()
         on_bus = dict(self._on_bus)
         copy = {saved.digest: saved.record for saved in await self._store.read()}
         merged = merge_copies(on_bus.values(), (SavedKey(digest=d, record=r) for d, r in copy.items()))
         await self._store.merge([saved for digest, saved in on_bus.items() if merged[digest] != copy.get(digest)])
-        missing = copy.keys() - on_bus.keys()
-        revived = [digest for digest, saved in on_bus.items() if merged[digest] != saved.record]
-        self._metrics.revocations.set(len(revocations(merged.values())))
-        self._metrics.keys_missing.set(len(missing))
-        self._metrics.keys_revived.set(len(revived))
-        self._report(len(missing), len(revived))
+        comparison = KeyComparison(
+            revocations=len(revocations(merged.values())),
+            missing=len(copy.keys() - on_bus.keys()),
+            revived=sum(merged[digest] != saved.record for digest, saved in on_bus.items()),
+        )
+        self._metrics.revocations.set(comparison.revocations)
+        self._metrics.keys_missing.set(comparison.missing)
+        self._metrics.keys_revived.set(comparison.revived)
+        self._report(comparison.missing, comparison.revived)
+        return comparison
 
     async def wait(self) -> None:
         """Return when something changed, or the comparison is too old."""

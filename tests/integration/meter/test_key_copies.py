@@ -12,14 +12,15 @@ from prometheus_client import CollectorRegistry
 from services.meter.adapters.key_store import SqlKeyStore
 from services.meter.app.key_copies import KeyCopies
 from services.meter.metrics import Metrics
-from shared.bus import topology
+from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.key_records import SavedKey
-from shared.messages.codec import encode
+from shared.messages.codec import decode, encode
 from shared.messages.keys import KeyRecord, digest
+from shared.messages.meter import KeyComparison, KeysQuery
 from tests.integration.meter.test_ledger import ledger_on
 from tests.integration.meter.test_process import meter_on, read_text
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 
 def key(name: str, **fields: float | None) -> SavedKey:
@@ -102,6 +103,8 @@ async def test_running_meter_reports_a_revoked_key_that_the_bus_shows_as_usable(
         await until(metrics, lambda text: "spot_meter_revocations 1.0" in text)
         await bus.put(topology.KEYS, leaked.digest, encode(leaked.record))  # as an older bus has it
         await until(metrics, lambda text: "spot_meter_keys_revived 1.0" in text)
+        reply = await bus.request(subjects.METER_KEYS, encode(KeysQuery()), timeout=PATIENCE_SECONDS)
+        assert decode(reply, KeyComparison) == KeyComparison(revocations=1, missing=0, revived=1)
         ready = await read_text(f"{meter.metrics_url}/readyz")
         assert '"alarms"' in ready
         assert "shows 1 as usable" in ready
