@@ -8,6 +8,7 @@ from tests.deploy.manifests import ROOT, Manifests, documents, render
 from tests.docs.pages import Page, page
 
 KUBERNETES = "docs/howto/deploy-on-kubernetes.md"
+EKS = "docs/howto/deploy-on-eks.md"
 FOLDER = "my-cluster"
 CHECKOUT = "spotinference"
 _FILE = re.compile(rf"# {FOLDER}/(\S+)\n")

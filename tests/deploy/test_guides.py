@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.guides import CHECKOUT, FOLDER, KUBERNETES, kubectl_calls, render_overlay
-from tests.deploy.manifests import ROOT, Manifests
+from tests.deploy.guides import CHECKOUT, EKS, FOLDER, KUBERNETES, kubectl_calls, render_overlay
+from tests.deploy.manifests import ROOT, Manifests, documents
 from tests.deploy.rules.every_rule import RULES
 from tests.deploy.rules.immutable_fields import immutable_fields
-from tests.deploy.rules.references import documented_secrets
+from tests.deploy.rules.references import documented_secrets, references
+from tests.deploy.rules.schemas import schemas
 from tests.docs.pages import PAGES, page
 
 GUIDES = [a_page.name for a_page in PAGES if any("kubectl" in block for block in a_page.blocks("sh"))]
 KINDS = {"job": "Job", "statefulset": "StatefulSet", "deployment": "Deployment", "service": "Service"}
 
 
-@pytest.mark.parametrize("guide", [KUBERNETES])
+@pytest.mark.parametrize("guide", [KUBERNETES, EKS])
 def test_the_overlay_of_a_guide_keeps_the_rules(guide: str, tmp_path: Path) -> None:
     manifests = render_overlay(guide, tmp_path)
     for rule in RULES:
@@ -39,14 +40,29 @@ def test_commands_name_what_the_manifests_have(guide: str, tmp_path: Path) -> No
             workload, _, number = call[call.index("exec") + 1].rpartition("-")
             assert int(number) < manifests.workload(workload).spec["replicas"], call
         if "-f" in call:
-            assert (ROOT / call[call.index("-f") + 1].removeprefix(f"{CHECKOUT}/")).is_file(), call
+            file = call[call.index("-f") + 1]
+            is_shown = any(block.startswith(f"# {file}\n") for block in page(guide).blocks("yaml"))
+            assert is_shown or file == "-" or (ROOT / file.removeprefix(f"{CHECKOUT}/")).is_file(), call
         if "-k" in call:
-            assert call[call.index("-k") + 1] == FOLDER, call
+            folder = call[call.index("-k") + 1]
+            assert folder == FOLDER or (ROOT / folder.removeprefix(f"{CHECKOUT}/")).is_dir(), call
         if "-l" in call:
             label, _, value = call[call.index("-l") + 1].partition("=")
-            assert manifests.selected({label: value}), call
+            assert any(d["metadata"].get("labels", {}).get(label) == value for d in manifests.documents), call
         is_local = call[1] in ("apply", "create", "diff") and "-n" not in call
         assert is_local or call[1:3] == ["-n", namespace(manifests)], call
+
+
+def test_an_ingress_of_another_port_is_reported(tmp_path: Path) -> None:
+    manifests = render_overlay(EKS, tmp_path)
+    (ingress,) = manifests.of("Ingress")
+    ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["port"]["name"] = "web"
+    assert [fault for fault in references(manifests) if "web" in fault] != []
+
+
+def test_files_of_a_guide_fit_to_their_schemas() -> None:
+    (storage,) = [block for block in page(EKS).blocks("yaml") if block.startswith("# storage.yaml")]
+    assert schemas(Manifests(EKS, list(documents(storage)))) == []
 
 
 def namespace(manifests: Manifests) -> str:

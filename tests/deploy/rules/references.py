@@ -28,6 +28,8 @@ def references(manifests: Manifests) -> list[str]:
             faults.append(f"{place_of(document)}: its target {target} does not exist")
     for route in manifests.of("HTTPRoute"):
         faults += (f"{place_of(route)}: {fault}" for fault in _route_faults(manifests, route))
+    for ingress in manifests.of("Ingress"):
+        faults += (f"{place_of(ingress)}: {fault}" for fault in _ingress_faults(manifests, ingress))
     for certificate in manifests.of("Certificate"):
         issuer = certificate["spec"]["issuerRef"]
         if manifests.find(issuer["kind"], issuer["name"]) is None:
@@ -88,6 +90,16 @@ def _service_faults(manifests: Manifests, service: Document) -> Iterator[str]:
         for port in service["spec"]["ports"]:
             if port.get("targetPort") not in workload.ports:
                 yield f"port {port['name']!r}: {workload.place} has no port named {port.get('targetPort')!r}"
+
+
+def _ingress_faults(manifests: Manifests, ingress: Document) -> Iterator[str]:
+    for rule in ingress["spec"]["rules"]:
+        for path in rule["http"]["paths"]:
+            backend = path["backend"]["service"]
+            service = manifests.find("Service", backend["name"])
+            names = [port["name"] for port in service["spec"]["ports"]] if service else []
+            if backend["port"].get("name") not in names:
+                yield f"there is no Service {backend['name']} with port {backend['port']}"
 
 
 def _route_faults(manifests: Manifests, route: Document) -> Iterator[str]:
