@@ -68,7 +68,7 @@ class MotoCloud:
         self._control("empty", times=times)
 
     def take(self, *, start: float | None = None, stop: float | None = None) -> None:
-        """How many seconds transitions take that begin from now on."""
+        """How many seconds transitions take, those included that are under way."""
         self._control("seconds", **{k: v for k, v in (("start", start), ("stop", stop)) if v is not None})
 
     def lag(self, seconds: float) -> None:

@@ -39,6 +39,7 @@ class Course:
     """Where a machine is going."""
 
     due: float
+    what: str
     state: str
     reason: str = ""
 
@@ -75,6 +76,13 @@ class Machines:
             self._awake_since: dict[str, float] = {}
             self._spot: dict[str, Any] = {}
             ec2_backends.reset()
+
+    def take(self, **seconds: float) -> None:
+        """How long transitions take, those included that are under way."""
+        with self.lock:
+            for course in self._courses.values():
+                course.due += seconds.get(course.what, self.seconds[course.what]) - self.seconds[course.what]
+            self.seconds.update(seconds)
 
     @property
     def backend(self) -> Any:
@@ -198,7 +206,7 @@ class Machines:
         instance._state.name, instance._state.code = state, CODES[state]
 
     def _go(self, instance: Any, what: str, state: str, reason: str = "") -> None:
-        self._courses[instance.id] = Course(time.monotonic() + self.seconds[what], state, reason)
+        self._courses[instance.id] = Course(time.monotonic() + self.seconds[what], what, state, reason)
 
     def _spot_stops(self, instance: Any, code: str) -> None:
         if request := self._spot.get(instance.id):

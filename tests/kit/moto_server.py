@@ -64,7 +64,7 @@ class Layer:
             "no_hibernation_before": lambda seconds: setattr(self._machines, "no_hibernation_before", seconds),
             "reclaim": self._machines.reclaim,
             "reset": self._reset,
-            "seconds": lambda **seconds: self._machines.seconds.update(seconds),
+            "seconds": self._machines.take,
             "states": self._machines.states,
             "terminate": self._machines.terminate,
             "wakes": lambda: dict(self._machines.wakes),

@@ -25,7 +25,7 @@ class SimulatedCloud(Protocol):
     def add(self, *, pool: int = 0, running: bool = False, fleet: str | None = None) -> str: ...
 
     def slow(self, seconds: float) -> None:
-        """Changes of the machines that there are take so long from now on."""
+        """Changes of the machines that there are take so long, those included that are under way."""
 
     async def up(self) -> set[str]:
         """The machines whose engines run."""
