@@ -12,10 +12,10 @@ from shared.blocked_imports import import_without
 # Nothing has started, so there is nothing to drain. `shared.runtime.process` replaces the handlers with its own.
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: os._exit(0))
-# A process that the bus made start again has blocked them meanwhile.
-signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 # SIGHUP rereads the configuration, which has not been read yet.
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# A process that started again has blocked them meanwhile.
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 # Importing makes objects and hardly any garbage, and every collection looks at all of them: `run` turns it on again.
 gc.disable()
 # It would load rich to show tracebacks in color: our logs are JSON.

@@ -23,6 +23,7 @@ from shared.bus.view import View
 from shared.clouds.throttle import Throttle
 from shared.config.fleet import Machine
 from shared.config.providers import ProviderName
+from shared.config.reload import RELOADABLE
 from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.ids import uuid7
@@ -62,7 +63,15 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     await waker.start()
     await lease.renew()
     tasks = [runtime.keep_lease(lease), runtime.spawn(waker.run(), "fleet")]
-    runtime.on_reload = lambda config: waker.reload(resources_of(config))
+    used = runtime.config
+
+    def reload(config: Config) -> None:
+        nonlocal used
+        if any(getattr(config, table) != getattr(used, table) for table in RELOADABLE):
+            waker.reload(resources_of(config))
+            used = config
+
+    runtime.on_reload = reload
     try:
         yield
     finally:

@@ -51,20 +51,45 @@ class Child:
     running: RunningService | None = None
     process: asyncio.subprocess.Process | None = None
     stopping: bool = False
+    _is_ready: bool = False
+    _is_outdated: bool = False
+    """The process was ended before it was ready, because it has read an old configuration."""
     _task: "asyncio.Task[None] | None" = field(default=None)
 
     async def start(self) -> None:
         """Start the process and return once it is ready. Raises `StartFailed` with its own last words if it ends."""
-        await self._spawn()
         try:
             async with asyncio.timeout(self.start_s):
-                await self._wait_until_ready()
+                await self._start()
         except TimeoutError:
             # Asked to end, it says what it was waiting for.
             reason = None if await self.stop() or not self.log_path else last_plain_line(self.log_path)
             text = f"{reason or f'{self.name} is not ready'}: gave up after {self.start_s:g} s"
             raise StartFailed(f"{text}: see {self.log_path or 'above'}") from None
         self._task = asyncio.create_task(self._supervise(), name=f"keep {self.name}")
+
+    async def _start(self) -> None:
+        while True:
+            self._is_outdated = False
+            await self._spawn()
+            try:
+                await self._wait_until_ready()
+            except StartFailed:
+                if not self._is_outdated or self.stopping:
+                    raise
+            else:
+                return
+
+    def reload(self) -> None:
+        """Have the process reread its configuration. One that is not ready yet starts again, since it may not have a
+        handler for the signal."""
+        if self.process is None or self.process.returncode is not None or self.stopping:
+            return
+        if self._is_ready:
+            self.process.send_signal(signal.SIGHUP)
+        else:
+            self._is_outdated = True
+            self.process.terminate()
 
     async def stop(self) -> str | None:
         """Stop the process; return why it did not end in order, or None if it did or had ended before."""
@@ -94,6 +119,7 @@ class Child:
 
     async def _spawn(self) -> None:
         arguments = [sys.executable, "-m", f"services.{self.name}", *self.arguments, *self._ports()]
+        self._is_ready = False
         with self.log_path.open("ab") if self.log_path else contextlib.nullcontext() as log_file:
             self.process = await asyncio.create_subprocess_exec(
                 *arguments,
@@ -129,6 +155,7 @@ class Child:
             self.running = decode(line, RunningService)
         except Unreadable as error:
             raise StartFailed(f"{self.name} announced itself with an unreadable line: {error}") from error
+        self._is_ready = True
         self.on_ready(self.running)
 
     async def _supervise(self) -> None:

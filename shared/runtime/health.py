@@ -3,10 +3,14 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from shared.runtime import logs
 from shared.runtime.listener import bind
+
+log = structlog.get_logger()
 
 Check = Callable[[], str | None]
 """Returns what is wrong, for people, or None."""
@@ -72,3 +76,10 @@ async def serve_health(health: Health, registry: CollectorRegistry, host: str, p
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def report_unready(service: str, health: Health) -> None:
+    """Say what a service that is asked to end was still waiting for, on a line for people too."""
+    faults = {name: fault for name, fault in health.faults().items() if name not in ("starting", "draining")}
+    log.info("service_stopped", ready=False, faults=faults)
+    logs.stderr().write(f"spotinference {service}: not ready: {'; '.join(faults.values()) or 'still starting'}\n")

@@ -35,18 +35,18 @@ from shared.errors import BusUnavailable, Misconfigured, SpotinferenceError
 from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.clock_skew import ClockSkewMonitor
-from shared.runtime.health import Health, serve_health
+from shared.runtime.health import Health, report_unready, serve_health
 from shared.runtime.listener import origin
 from shared.runtime.process_metrics import register_process_metrics
 from shared.runtime.reload import reload_on_hangup
-from shared.runtime.signals import cancel_when, stop_on_signals
+from shared.runtime.signals import End, cancel_when, stop_on_signals
 from shared.runtime.workers import supervise, worker_count
 from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
 START_AGAIN = -1
-"""In place of an exit status: the bus interrupted the start."""
+"""In place of an exit status: the bus interrupted the start, or another configuration is to be used for it."""
 START_AGAIN_SECONDS = 1.0
 
 
@@ -185,7 +185,7 @@ def run(
 def _start_again() -> NoReturn:
     """Replace this process by a new one of the same id, which awaits the bus: nothing half started is left."""
     # They stay pending until the new program handles them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program
 
 
@@ -198,10 +198,15 @@ async def _run_service(
     *,
     bus_wait_s: float | None,
 ) -> int:
-    ended = asyncio.Event()
-    stop_on_signals(ended.set, lambda: ended.set() if runtime is None else runtime.abandon())
+    end = End()
+    ended = end.requested
+    stop_on_signals(end.stop, lambda: end.stop() if runtime is None else runtime.abandon())
     reload_on_hangup(
-        find_config(arguments.config), config, lambda: runtime.on_reload if runtime and runtime.started else None
+        find_config(arguments.config),
+        config,
+        is_started=lambda: runtime is not None and runtime.started,
+        find_handler=lambda: runtime.on_reload if runtime else None,
+        start_again=end.start_again,
     )
     access = suite_file.bus_access(config, arguments.data_dir, service)
     bus: Bus | None = None
@@ -235,17 +240,19 @@ async def _run_service(
                 )
                 await _start_service(runtime, bus, open_service, stack)
         except asyncio.CancelledError:
-            _report_unready(service, health)
-            return 1 if runtime is not None and runtime.crashed else 0
+            if end.starts_again:
+                return START_AGAIN
+            report_unready(service, health)
+            return int(runtime is not None and runtime.crashed)
         except BusUnavailable as error:
             log.warning("start_interrupted", reason=str(error))
             await asyncio.wait([asyncio.create_task(ended.wait())], timeout=START_AGAIN_SECONDS)
-            return 0 if ended.is_set() else START_AGAIN
+            return START_AGAIN if end.starts_again or not ended.is_set() else 0
         _announce(runtime, origin(section.metrics_host, bound))
         await runtime.stopped()
         log.info("service_draining")
     log.info("service_stopped")
-    return 1 if runtime.crashed else 0
+    return START_AGAIN if end.starts_again else int(runtime.crashed)
 
 
 @asynccontextmanager
@@ -273,13 +280,6 @@ async def _start_service(runtime: Runtime, bus: Bus, open_service: Service, stac
     runtime.health.add_alarm("clock", lambda: clock.alarm)
     runtime.spawn(clock.run(), "clock skew")
     await stack.enter_async_context(open_service(runtime))
-
-
-def _report_unready(service: str, health: Health) -> None:
-    """Say what a service that is asked to end was still waiting for, on a line for people too."""
-    faults = {name: fault for name, fault in health.faults().items() if name not in ("starting", "draining")}
-    log.info("service_stopped", ready=False, faults=faults)
-    logs.stderr().write(f"spotinference {service}: not ready: {'; '.join(faults.values()) or 'still starting'}\n")
 
 
 def _announce(runtime: Runtime, metrics_url: str) -> None:

@@ -15,22 +15,37 @@ from shared.errors import SpotinferenceError
 log = structlog.get_logger()
 
 
-def reload_on_hangup(path: Path, config: Config, find_handler: Callable[[], Callable[[Config], None] | None]) -> None:
+def reload_on_hangup(
+    path: Path,
+    config: Config,
+    *,
+    is_started: Callable[[], bool],
+    find_handler: Callable[[], Callable[[Config], None] | None],
+    start_again: Callable[[], None],
+) -> None:
     """Give the service its new configuration on SIGHUP. A faulty file changes nothing.
 
-    `find_handler` returns what takes the configuration; None while nothing can.
+    `find_handler` returns what takes the configuration; None for a service that reads it at its start alone. One that
+    has not started yet, because it waits for the bus, starts again.
     """
     running = config
 
     def reload() -> None:
         nonlocal running
-        handle = find_handler()
-        if handle is None:
-            log.warning("config_reload_ignored", reason="this service reads its configuration at its start: restart it")
-            return
         try:
-            merged, waiting = merge_reloaded(running, load(path))
-            handle(merged)
+            new = load(path)
+            if not is_started():
+                log.info("config_reloaded", changed=[], reason="the service was starting, and starts again")
+                start_again()
+                return
+            if (handle := find_handler()) is None:
+                merged, waiting = (
+                    running,
+                    tuple(name for name in Config.__struct_fields__ if getattr(new, name) != getattr(running, name)),
+                )
+            else:
+                merged, waiting = merge_reloaded(running, new)
+                handle(merged)
         except SpotinferenceError as error:
             log.error("config_reload_failed", reason=str(error))
             return

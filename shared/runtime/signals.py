@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -13,6 +14,23 @@ from shared.runtime.child import LIFELINE_VARIABLE
 CANCEL_AGAIN_SECONDS = 1.0
 
 log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class End:
+    """Whether the process has to end, and whether it starts again then."""
+
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    starts_again: bool = False
+
+    def stop(self) -> None:
+        self.starts_again = False
+        self.requested.set()
+
+    def start_again(self) -> None:
+        if not self.requested.is_set():
+            self.starts_again = True
+            self.requested.set()
 
 
 def stop_on_signals(stop: Callable[[], None], on_parent_lost: Callable[[], None]) -> None:

@@ -65,10 +65,9 @@ class Workers:
         self._stop.set()
 
     def reload(self) -> None:
-        """Pass SIGHUP on to all workers that have started."""
+        """Pass SIGHUP on to all workers."""
         for child in self.children:
-            if child.running is not None and child.process is not None and child.process.returncode is None:
-                child.process.send_signal(signal.SIGHUP)
+            child.reload()
 
     async def run(self) -> int:
         """Run the workers, and return the exit status once all have ended: 0 if each has drained.

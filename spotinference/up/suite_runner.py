@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class SuiteRunner:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, sys.stdin is not None and sys.stdin.isatty())
         logs = LogFiles(self._data_dir, self._err.write)
         tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._retry_write_suite())]
         try:
@@ -167,6 +169,15 @@ class SuiteRunner:
         else:
             for child in self._children:
                 child.kill()
+
+    def _on_hangup(self, had_terminal: bool) -> None:
+        """Have the services reread their configuration; or stop, if the terminal was closed."""
+        if had_terminal and not os.isatty(0):
+            self._on_signal()
+            return
+        self._report("the services reread their configuration; their logs say what takes a restart")
+        for child in self._children:
+            child.reload()
 
     async def _shut_down(self) -> None:
         for child in self._children:

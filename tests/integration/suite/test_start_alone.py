@@ -192,3 +192,30 @@ async def test_files_of_a_service_are_its_owners_alone_whatever_the_umask(
         }
     finally:
         assert await meter.stop() == 0
+
+
+@pytest.mark.parametrize("service", ["meter", "waker"])
+async def test_hangup_makes_a_service_that_waits_for_its_bus_read_its_configuration_again(
+    service: str, nats_url: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "spotinference.toml"
+    config.write_text(f'[bus]\nurl = "nats://127.0.0.1:{free_port()}"\n')
+    async with connect(nats_url, name="test", wait=PATIENCE_SECONDS) as bus:
+        await provision(bus)
+    waiting = ServiceProcess(service, config, tmp_path)
+    starting = asyncio.create_task(waiting.start())
+    try:
+        await until(lambda: asyncio.to_thread(_read_text, waiting.log), lambda text: "bus_error_reported" in text)
+        assert waiting.process is not None
+        config.write_text("[[no")
+        waiting.process.send_signal(signal.SIGHUP)
+        await until(lambda: asyncio.to_thread(_read_text, waiting.log), lambda text: "config_reload_failed" in text)
+        config.write_text(f'[bus]\nurl = "{nats_url}"\n')
+        waiting.process.send_signal(signal.SIGHUP)
+        await starting
+        assert waiting.announced.pid == waiting.process.pid
+        assert await waiting.stop() == 0
+    finally:
+        await cancel_and_wait([starting])
+        if waiting.process is not None and waiting.process.returncode is None:
+            await waiting.kill9()
