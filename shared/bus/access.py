@@ -2,6 +2,7 @@
 
 import base64
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class BusAccess:
     ca_file: Path | None = None
     creds_file: Path | None = None
     nkey_file: Path | None = None
+    url_file: Path | None = None
+    """The file that the URLs with their password are from."""
     role: str = ""
     """The user's name where its key does not say it."""
 
@@ -87,9 +90,21 @@ class BusAccess:
         elif self.creds_file is not None:
             _text(self.creds_file)
             options["user_credentials"] = self.creds_file
+        elif self.url_file is not None and urlsplit(self.urls[0]).password:
+            options |= {"user": lambda: self._login()[0], "password": lambda: self._login()[1]}
         if user := self.user:
             options["inbox_prefix"] = inbox_prefix(user)
         return options
+
+    def _login(self) -> tuple[str | None, str | None]:
+        """Return user and password, as the URL in `url_file` has them now or else had them at the start."""
+        assert self.url_file is not None
+        url = self.urls[0]
+        with suppress(Misconfigured, ValueError, IndexError):
+            new = BusAccess.of(_text(self.url_file)).urls[0]
+            url = new if urlsplit(new).password else url
+        parts = urlsplit(url)
+        return parts.username, parts.password
 
 
 def _of_role(path: Path | None, role: str) -> Path | None:

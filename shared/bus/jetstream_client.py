@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import nats.errors
 import structlog
 from nats.aio import transport
 from nats.aio.client import Client
@@ -48,6 +49,15 @@ class TolerantClient(Client):
                 self._setup_nkeys_seed_connect()
         command: bytes = super()._connect_command()
         return command
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Reconnect where the client would close for good: a user whose key was replaced may have the new one."""
+        error = str(err_msg).strip("'")
+        if parser.PERMISSIONS_ERR in f"nats: {error}" or parser.STALE_CONNECTION in error or not self.is_connected:
+            await super()._process_err(err_msg)
+        else:
+            await self._error_cb(nats.errors.Error(f"nats: {error}"))
+            await self._process_op_err(nats.errors.Error(f"nats: {error}"))
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:

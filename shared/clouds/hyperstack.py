@@ -12,9 +12,10 @@ import aiohttp
 import msgspec
 
 from shared.clouds.throttle import Throttle, TooManyCalls
-from shared.config.load import environment
+from shared.config.load import environment, environment_file
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode
+from shared.secret_file import SecretFile
 
 KEY_VARIABLE = "HYPERSTACK_API_KEY"
 CONNECT_TIMEOUT_S = 3.0
@@ -47,20 +48,22 @@ class HyperstackAccount:
     def __init__(
         self,
         base_url: str,
-        key: str,
+        key: str | SecretFile,
         throttle: Throttle,
         *,
         read_timeout_s: float = READ_TIMEOUT_S,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._key = key
+        self._source = key
+        self._key = key if isinstance(key, str) else key.current()
+        self._previous_key = self._key
         self._throttle = throttle
         self._now = now
         self.skew: float | None = None
         """Seconds by which our clock is ahead of Hyperstack's, by the last response; None: no response had a date."""
         self._session = aiohttp.ClientSession(
-            headers={"api_key": key, "accept": "application/json"},
+            headers={"accept": "application/json"},
             timeout=aiohttp.ClientTimeout(
                 total=CONNECT_TIMEOUT_S + read_timeout_s, connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s
             ),
@@ -96,7 +99,11 @@ class HyperstackAccount:
             raise HyperstackError("throttled", str(error), may_have_arrived=False) from None
         sent_at = self._now()
         try:
-            async with self._session.get(self._base_url + path, params=query, allow_redirects=False) as response:
+            async with self._session.get(
+                self._base_url + path, params=query, headers={"api_key": self._current_key()}, allow_redirects=False
+            ) as response:
+                if response.status == 401 and isinstance(self._source, SecretFile):
+                    self._source.reread()  # for the next call
                 self._throttle.record_response(slot, throttled=response.status == 429)
                 self._measure_skew(sent_at, response.headers.get("date"))
                 return response.status, await _body(response)
@@ -104,6 +111,12 @@ class HyperstackAccount:
             raise HyperstackError("timeout", "no answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise HyperstackError("network", self.clean(str(error) or type(error).__name__)) from None
+
+    def _current_key(self) -> str:
+        key = self._source if isinstance(self._source, str) else self._source.current()
+        if key != self._key:
+            self._previous_key, self._key = self._key, key
+        return key
 
     def _measure_skew(self, sent_at: float, date: str | None) -> None:
         try:
@@ -124,7 +137,8 @@ class HyperstackAccount:
 
     def clean(self, text: str) -> str:
         """The text on one line, truncated, and without our key in case the response quotes it."""
-        return " ".join(text.replace(self._key, "…").split())[:DETAIL_LENGTH]
+        text = text.replace(self._key, "…").replace(self._previous_key, "…")
+        return " ".join(text.split())[:DETAIL_LENGTH]
 
 
 class _Lost(aiohttp.ClientError):
@@ -150,12 +164,14 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def api_key() -> str:
-    """The API key, from the environment.
+def api_key() -> str | SecretFile:
+    """The API key from the environment, or the file that has it and may be replaced.
 
     Raises:
         Misconfigured: it is missing or malformed.
     """
+    if (path := environment_file(KEY_VARIABLE)) is not None:
+        return SecretFile(f"{KEY_VARIABLE}_FILE", path)
     key = environment(KEY_VARIABLE)
     if not key:
         raise Misconfigured(

@@ -105,3 +105,9 @@ def environment(name: str) -> str | None:
         except (OSError, Unreadable) as error:
             raise Misconfigured(f"{name}_FILE: {error}") from error
     return None
+
+
+def environment_file(name: str) -> Path | None:
+    """Return the file in which a secret may change while the process runs; None if `NAME` itself is set, or neither."""
+    file = os.environ.get(f"{name}_FILE")
+    return Path(file) if file and not os.environ.get(name) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from shared.bus.access import USER, BusAccess
-from shared.config.load import environment
+from shared.config.load import environment, environment_file
 from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode, encode
@@ -104,7 +104,13 @@ def bus_access(config: Config, data_dir: Path, role: str) -> BusAccess:
     """
     bus = config.bus
     if urls := _named_servers(config):
-        access = BusAccess(urls=urls, ca_file=bus.ca_file, creds_file=bus.creds_file, nkey_file=bus.nkey_file)
+        access = BusAccess(
+            urls=urls,
+            ca_file=bus.ca_file,
+            creds_file=bus.creds_file,
+            nkey_file=bus.nkey_file,
+            url_file=environment_file(BUS_URL_VARIABLE),
+        )
     else:
         access = _embedded(data_dir)
     return access.for_role(role)

@@ -65,7 +65,7 @@ def test_a_changed_file_is_read_again_and_its_key_never_logged(path: Path) -> No
     clock.now += 1
     with capture_logs() as logs:
         assert [find(keys, 1), find(keys, 2)] == ["sk-other"] * 2
-    assert [line["event"] for line in logs] == ["engine_key_replaced"]
+    assert [line["event"] for line in logs] == ["secret_file_reread"]
     assert "sk-" not in f"{logs}{keys._keys}"
 
 
@@ -81,7 +81,7 @@ def test_the_key_stays_while_the_file_has_none(path: Path, text: str | None) -> 
         for _ in range(3):
             clock.now += 1
             assert find(keys) == "sk-first"
-    assert [line["event"] for line in logs] == ["engine_key_not_replaced"], "said once"
+    assert [line["event"] for line in logs] == ["secret_file_rejected"], "said once"
     assert str(path) in logs[0]["reason"]
     replace(path, "sk-other")
     clock.now += 1
