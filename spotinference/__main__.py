@@ -27,6 +27,7 @@ COMMANDS = {
     "uncordon": "Let a machine take requests again.",
     "journal": "Show the history of the machines and the budget gates.",
     "usage": "Show token counts.",
+    "responses": "Show how requests were answered.",
     "figures": "Show latency and throughput.",
     "gaps": "List missing usage events, or declare them lost.",
     "meter": "Maintain the ledger.",

@@ -24,6 +24,7 @@ from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
 from services.gateway.adapters.quota_gossip import QuotaGossip
+from services.gateway.adapters.response_reporter import ResponseReporter
 from services.gateway.adapters.revocations import Revocations
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.adapters.view_snapshot import ViewSnapshot
@@ -39,6 +40,7 @@ from services.gateway.core.bus_absence import BusAbsence
 from services.gateway.core.cors import Cors
 from services.gateway.core.machine_quota import MachineQuota
 from services.gateway.core.rate_limits import RateLimiter
+from services.gateway.core.response_counts import ResponseCounts
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
@@ -113,9 +115,12 @@ class _Gateway:
         self.memory = BufferMemory(*buffer_bounds(settings, runtime.workers, read_memory_limit()))
         self.metrics = Metrics(runtime.registry, limits.hits)
         self.access_log = AccessLog(runtime.service, enabled=settings.access_log)
+        self.metrics.unlogged = lambda: self.access_log.unlogged
         self.batcher = WriteBatcher(self.outbox.write_pending)
         self.engines = EngineClient(settings, self.batcher)
+        self.reporter = ResponseReporter(runtime.bus, ResponseCounts(runtime.instance, now()), folder)
         self.sender = UsageSender(runtime.bus, self.outbox, runtime.monotonic, limits.on_confirmed)
+        self.sender.on_restart = self.reporter.counts.publish_again
         self.gossip = QuotaGossip(runtime.bus, limits, runtime.instance, now)
         self.demand = WakeDemand(runtime.bus, self.scheduler, runtime.instance, settings.wake_repeat, now)
         self.activity = ActivityReporter(
@@ -132,7 +137,7 @@ class _Gateway:
         self.lifecycle = Lifecycle()
         self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.headers = ResponseHeaders(limits, self.cors, is_leaving=lambda: self.lifecycle.is_leaving, now=now)
-        self.request_log = RequestLog(self.access_log, self.metrics, now)
+        self.request_log = RequestLog(self.access_log, self.metrics, self.reporter.counts, now)
         self.authenticator = Authenticator(config.models, self.revocations.keys, now)
         self.connections = Connections(
             settings,
@@ -146,7 +151,7 @@ class _Gateway:
         self.resources = self._resources(fleet)
         application = make_application(self._inference(limits, wake_limits), self.resources)
         self.runner = web.AppRunner(application, handler_cancellation=True)
-        self.sending: asyncio.Task[None] | None = None
+        self.sending: list[asyncio.Task[None]] = []
 
     def _snapshot(self, *views: View[Any]) -> ViewSnapshot:
         runtime = self.runtime
@@ -215,7 +220,7 @@ class _Gateway:
         runtime.spawn(self.gossip.run(), "limits")
         if not runtime.worker:
             runtime.spawn(self.snapshot.run(), "snapshot")
-        self.sending = runtime.spawn(self.sender.run(), "usage")
+        self.sending = [runtime.spawn(self.sender.run(), "usage"), runtime.spawn(self.reporter.run(), "responses")]
         runtime.spawn(self.revocations.run(), "revocations")
         self.revocations.report(self.metrics, runtime.health)
         runtime.health.add_check("outbox", lambda: self.outbox.fault)
@@ -223,7 +228,6 @@ class _Gateway:
         runtime.health.add_check("bus", self._bus_fault)
         runtime.on_reload = self.reload
         self.gossip.on_news = self.dispatcher.dispatch
-        self.metrics.unlogged = lambda: self.access_log.unlogged
         add_gauges(self.metrics, self.connections, self.memory, self.scheduler, self.outbox, now=runtime.now)
         return self
 
@@ -265,6 +269,7 @@ class _Gateway:
             if self.connections.now - second >= 1.0:
                 second = self.connections.now
                 self.headers.refresh()
+                self.reporter.counts.roll(self.runtime.now())
                 self._bus_fault()
                 for exchange in self.lifecycle.exchanges:
                     exchange.count_running()
@@ -284,10 +289,9 @@ class _Gateway:
         await self.connections.close(LAST_BYTES_SECONDS, grace_ends_at - self.runtime.monotonic())
         await self.activity.report(leaving=True)
         await self.gossip.report(leaving=True)
-        await cancel_and_wait([self.sending] if self.sending else [])
-        await self.sender.drain(SEND_SECONDS)
+        await cancel_and_wait(self.sending)
+        await asyncio.gather(self.sender.drain(SEND_SECONDS), self.reporter.drain(SEND_SECONDS))
         self.engines.close()
         self.outbox.close()
         self.revocations.save()
-        self.access_log.report_suppressed()
-        self.access_log.flush()
+        self.access_log.close()

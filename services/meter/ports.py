@@ -18,11 +18,13 @@ from services.meter.core.fleet_event import FleetEvent
 from services.meter.core.performance import PerformanceGroup
 from services.meter.core.record_result import RecordResult
 from services.meter.core.recount import QuarantinedMessage
+from services.meter.core.response_sums import Group, ResponseSpan
 from services.meter.core.rollups import MonthKey
 from shared.key_records import SavedKey
 from shared.messages.meter import Confirmed, DeclareLost, Gaps, History, HistoryQuery
 from shared.messages.meter_audit import Audit
 from shared.messages.meter_figures import FiguresQuery
+from shared.messages.responses import HourResponses
 
 NAMES_PER_QUERY = 1000
 """Values in one IN list: both databases take about 32,000 parameters in a statement."""
@@ -71,6 +73,19 @@ class GapStore(Protocol):
 
     async def declare_lost(self, order: DeclareLost, now: float) -> None:
         """Record that missing events are lost; `Rejected` unless all of them are missing."""
+
+
+class ResponseStore(Protocol):
+    """How gateways answered."""
+
+    async def record(self, messages: Sequence[HourResponses]) -> None:
+        """Raise the counts to those of the messages."""
+
+    async def fold(self, now: float) -> None:
+        """Replace the hours of old days by the day's sums."""
+
+    async def read(self, span: ResponseSpan) -> Mapping[Group, int]:
+        """Return the responses by group; `Rejected` if there are too many groups."""
 
 
 class QuarantineStore(Protocol):

@@ -16,6 +16,7 @@ from services.meter.adapters.key_store import SqlKeyStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.adapters.quarantine_store import SqlQuarantineStore
+from services.meter.adapters.response_store import SqlResponseStore
 from services.meter.adapters.schema import LEDGER_FILE, MIGRATIONS, VERSION_TABLE
 from services.meter.adapters.scraper import MetricsScraper
 from services.meter.adapters.sealing import Sealer
@@ -31,6 +32,7 @@ from services.meter.app.queries import Backlog, LedgerQueries
 from services.meter.app.recorder import Recorder
 from services.meter.app.recount import QuarantineRecounter
 from services.meter.app.recovery import Recovery
+from services.meter.app.response_recorder import ResponseRecorder
 from services.meter.app.source_heartbeats import SourceHeartbeats
 from services.meter.metrics import AuditMetrics, Metrics
 from shared import database
@@ -52,9 +54,9 @@ SEALING_STEPS = 10
 """Per sweep: as many events as a busy month makes in that time, with room for other writers in between."""
 RETRY_SECONDS = 1.0
 GAUGES_SECONDS = 60.0
-"""How old the open gaps and incomplete days in the metrics may be."""
+"""How old the open gaps and incomplete days in the metrics may be; between two looks for old counts of responses."""
 BACKLOG_SECONDS = 2.0
-"""How old the backlog in the metrics may be."""
+"""How old the backlog in the metrics may be, and how long counts of responses wait for the ledger."""
 
 
 @asynccontextmanager
@@ -63,7 +65,11 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     bus, now, settings = runtime.bus, runtime.now, runtime.config.meter
     url = database.database_url(runtime.config, runtime.data_dir, LEDGER_FILE)
     on_fault = partial(runtime.health.report, "database")
-    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine:
+    tasks = PeriodicTasks(runtime.registry)
+    async with (
+        database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine,
+        _responses(runtime, engine, tasks) as responses,
+    ):
         quarantine, gap_store, batch_size = SqlQuarantineStore(engine), SqlGapStore(engine), settings.batch
         metrics = Metrics(runtime.registry)
         key_copies = KeyCopies(SqlKeyStore(engine), metrics)
@@ -74,8 +80,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         recorder = Recorder(ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now)
         consumer = Consumer(bus, recorder, batch_size=batch_size, monotonic=runtime.monotonic, stopped=runtime.stopped)
         recovery = Recovery(bus, SqlConfirmedMarks(engine), recorder, metrics, batch_size=batch_size, now=now)
+        recovery.read_responses = responses.read_again
         recount = QuarantineRecounter(quarantine, names, recorder, batch_size=batch_size)
-        tasks = PeriodicTasks(runtime.registry)
         await names.start()
         await _compare(recovery, tasks)
         heartbeats = SourceHeartbeats(bus, gap_store, now, names.on_gateway)
@@ -124,6 +130,23 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
             # All of them use the database engine, which is closed next.
             await cancel_and_wait([consuming, *repeated, *leading])
             await lease.release()
+
+
+@asynccontextmanager
+async def _responses(runtime: Runtime, engine: AsyncEngine, tasks: PeriodicTasks) -> AsyncIterator[ResponseRecorder]:
+    """Keep how gateways answered."""
+    responses = ResponseRecorder(runtime.bus, SqlResponseStore(engine), runtime.now)
+    await responses.start()
+    responder = await runtime.bus.respond("meter", subjects.METER_RESPONSES, responses.handle_responses)
+    store = PeriodicTask(name="responses", run=responses.flush, pause=every(BACKLOG_SECONDS))
+    fold = PeriodicTask(name="responses of old days", run=responses.fold, pause=every(GAUGES_SECONDS))
+    running = [runtime.spawn(tasks.repeat(task), task.name) for task in (store, fold)]
+    try:
+        yield responses
+    finally:
+        await responder.stop()
+        await responses.stop()
+        await cancel_and_wait(running)
 
 
 def _handlers(

@@ -30,6 +30,8 @@ class Row:
     writes: tuple[Bucket, ...] = ()
     writes_blindly: tuple[Bucket, ...] = ()
     """Without reading them."""
+    own_keys: tuple[Bucket, ...] = ()
+    """Buckets in which it writes, without reading them, the keys that begin with its own name."""
     keys: tuple[tuple[Bucket, str], ...] = ()
     """The only keys, or patterns of keys, that it writes in a bucket that it reads."""
     consumes: tuple[Consumer, ...] = ()
@@ -56,6 +58,7 @@ ROWS: Mapping[Role, Row] = {
         subscribes=(subjects.LIMITS,),
         reads=(topology.FLEET, topology.KEYS, topology.BUDGET, topology.MONTHS, topology.METER, topology.WAKES),
         writes_blindly=(topology.SOURCES,),
+        own_keys=(topology.RESPONSES,),
     ),
     "waker": Row(
         publishes=("fleet.journal.*",),
@@ -68,7 +71,7 @@ ROWS: Mapping[Role, Row] = {
     ),
     "meter": Row(
         subscribes=(subjects.ACTIVITIES,),
-        reads=(topology.FLEET, topology.KEYS, topology.SOURCES),
+        reads=(topology.FLEET, topology.KEYS, topology.SOURCES, topology.RESPONSES),
         writes=(topology.METER, topology.MONTHS),
         keys=((topology.LEASES, subjects.METER_LEASE), (topology.REPORTS, subjects.audit_key("*"))),
         consumes=(topology.LEDGER, topology.AUDIT),
@@ -105,8 +108,10 @@ ROWS: Mapping[Role, Row] = {
         requests=(*subjects.WAKER_REQUESTS, *subjects.METER_REQUESTS, *subjects.BILLING_REQUESTS),
     ),
     "backup": Row(reads=(topology.KEYS,), saves=topology.BACKED_UP),
-    # As a gateway, with the usage that one left behind.
-    "outbox": Row(publishes=("usage.*",), reads=(topology.METER,), writes_blindly=(topology.SOURCES,)),
+    # As any gateway, with what one left behind.
+    "outbox": Row(
+        publishes=("usage.*",), reads=(topology.METER,), writes_blindly=(topology.SOURCES, topology.RESPONSES)
+    ),
     # A rented machine, which trusts nobody and is trusted with a word about itself. Its user has the machine's name.
     "machine": Row(publishes=(f"machine.notice.{OWN}",)),
     "setup": Row(publishes=(">",)),
@@ -133,9 +138,10 @@ def permissions(role: Role, user: str) -> Permissions:
     publish = [subject.replace(OWN, subjects.token(user)) for subject in (*row.publishes, *row.requests)]
     for bucket in (*row.reads, *row.writes, *(bucket for bucket, _ in row.keys)):
         publish += _read(f"KV_{bucket.name}")
-    publish += [f"$JS.API.STREAM.INFO.KV_{bucket.name}" for bucket in row.writes_blindly]
+    publish += [f"$JS.API.STREAM.INFO.KV_{bucket.name}" for bucket in (*row.writes_blindly, *row.own_keys)]
     publish += [f"$KV.{bucket.name}.>" for bucket in (*row.writes, *row.writes_blindly)]
     publish += [f"$KV.{bucket.name}.{key}" for bucket, key in row.keys]
+    publish += [f"$KV.{bucket.name}.{subjects.token(user)}.>" for bucket in row.own_keys]
     for consumer in row.consumes:
         publish += [_next(consumer), _info(consumer), f"$JS.ACK.{consumer.stream}.{consumer.durable}.>"]
     for stream in (*row.streams, *row.pages):

@@ -120,6 +120,11 @@ def source_key(source: str) -> str:
     return token(source)
 
 
+def responses_key(source: str, hour: int) -> str:
+    """Return the key of a gateway's responses in an hour (since 1970). Its first token is the gateway's user."""
+    return f"{_user_token(source)}.{token(source)}.{hour}"
+
+
 def audit_key(day: str) -> str:
     return f"audit.{day}"
 
@@ -154,6 +159,7 @@ METER_RECOUNT = "meter.recount"
 METER_FIGURES = "meter.figures"
 METER_AUDIT = "meter.audit"
 METER_KEYS = "meter.keys"
+METER_RESPONSES = "meter.responses"
 BILLING_IMPORT = "billing.import"
 BILLING_IMPORT_STATUS = "billing.import_status"
 BILLING_INVOICES = "billing.invoices"
@@ -165,7 +171,7 @@ BILLING_STATEMENT = "billing.statement"
 BILLING_GATE = "billing.gate"
 BILLING_PUBLISHED = "billing.published"
 WAKER_REQUESTS = (WAKER_COMMAND,)
-METER_QUERIES = (METER_TOKENS, METER_HISTORY, METER_GAPS, METER_FIGURES, METER_AUDIT, METER_KEYS)
+METER_QUERIES = (METER_TOKENS, METER_HISTORY, METER_GAPS, METER_FIGURES, METER_AUDIT, METER_KEYS, METER_RESPONSES)
 """Those of its requests that change nothing."""
 METER_REQUESTS = (*METER_QUERIES, METER_LOST, METER_REREAD, METER_RECOUNT)
 BILLING_QUERIES = (BILLING_INVOICES, BILLING_REPORT, BILLING_REPORTS, BILLING_BANDS, BILLING_STATEMENT)

@@ -80,6 +80,8 @@ METER = Bucket(name="meter")
 SOURCES = Bucket(name="sources", ttl=80 * DAY_S)
 """Who may send usage: a gateway writes the name of its source before the first event, and after each reconnect. Kept
 twice as long as the stream keeps usage."""
+RESPONSES = Bucket(name="responses", ttl=40 * DAY_S)
+"""How gateways answered, hour by hour. Kept as long as usage, for a ledger that is restored from an older copy."""
 MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
 WAKER = Bucket(name="waker")
@@ -96,7 +98,7 @@ BOOKS_FILES = ObjectStore(name="books")
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS, AUDIT)
-BUCKETS = (FLEET, KEYS, METER, SOURCES, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
+BUCKETS = (FLEET, KEYS, METER, SOURCES, RESPONSES, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
 OBJECT_STORES = (INVOICES, BOOKS_FILES)
 
 BACKED_UP = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from services.gateway.adapters.outbox import Outbox
+from services.gateway.adapters.response_reporter import files_in, send_files
 from services.gateway.adapters.usage_sender import UsageSender
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import Rejected
@@ -40,7 +41,8 @@ def send(context: Context, folder: Path) -> None:
 
 def outbox_folders(folder: Path) -> list[Path]:
     """The outboxes of a gateway's data directory, one for each worker, or the folder itself if it is one."""
-    folders = [path for path in (folder, *sorted(folder.glob("gateway/outbox*"))) if any(path.glob("*.log"))]
+    candidates = (folder, *sorted(folder.glob("gateway/outbox*")))
+    folders = [path for path in candidates if any(path.glob("*.log")) or files_in(path)]
     if not folders and not (folder / "gateway").is_dir():
         raise Rejected(f"{folder}: no data directory of a gateway: it has neither gateway/outbox nor files of usage")
     return folders
@@ -63,6 +65,7 @@ async def _send(bus: JetStreamBus, folder: Path) -> int:
     await sender.start()
     sending = asyncio.create_task(sender.run())
     try:
+        await send_files(bus, files_in(folder))
         await _wait_for_ledger(box, sending, folder)
     finally:
         await cancel_and_wait([sending])

@@ -44,7 +44,7 @@ def usage(
     csv_path: Path | None,
 ) -> None:
     """Show the token counts of a day, or of several, from the ledger."""
-    start, end = _span(day, days, first, to)
+    start, end = day_span(day, days, first, to)
     query = TokensQuery(day=start, to=end, by=by)
 
     async def work(bus: Bus) -> tuple[Tokens, dict[str, str]]:
@@ -62,7 +62,7 @@ def usage(
         print_usage(columns, rows, tokens)
 
 
-def _span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:
+def day_span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:
     """Return `day` and `to` of the query."""
     if sum(option is not None for option in (day, days, first)) > 1:
         raise click.UsageError("--day, --days and --from cannot be combined")

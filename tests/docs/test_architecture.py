@@ -22,6 +22,7 @@ def test_the_table_has_everything_on_the_bus() -> None:
         subjects.METER_FIGURES,
         subjects.METER_AUDIT,
         subjects.METER_KEYS,
+        subjects.METER_RESPONSES,
         subjects.BILLING_GATE,
         subjects.BILLING_IMPORT,
         subjects.BILLING_IMPORT_STATUS,

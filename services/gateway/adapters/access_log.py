@@ -82,6 +82,10 @@ class AccessLog:
             count, self._reported, self._reported_at = self.unlogged - self._reported, self.unlogged, now
             log.info("requests_suppressed", count=count, reason="too many requests without a valid key")
 
+    def close(self) -> None:
+        self.report_suppressed()
+        self.flush()
+
     def flush(self) -> None:
         if self._lines:
             lines, self._lines = self._lines, []

@@ -47,8 +47,8 @@ def adopt_left_behind(data_dir: Path, workers: int) -> None:
         except BlockingIOError:
             log.warning("outbox_in_use", folder=str(folder))
             continue
-        for segment in folder.glob("*.log"):
-            segment.rename(own / segment.name)
+        for left in (*folder.glob("*.log"), *folder.glob("*.responses")):
+            left.rename(own / left.name)
         (folder / LOCK).unlink()
         folder.rmdir()
         os.close(lock)

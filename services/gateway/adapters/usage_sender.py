@@ -64,6 +64,8 @@ class UsageSender:
     monotonic: Callable[[], float]
     on_confirmed: Callable[[int], None] = lambda _seq: None
     """Called with each new mark of this boot's own source."""
+    on_restart: Callable[[], None] = lambda: None
+    """Called when the bus was down and may have lost its data."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _progress: dict[str, _Progress] = field(default_factory=dict)
     _fault: str | None = None
@@ -155,6 +157,7 @@ class UsageSender:
         if isinstance(event, Synced):
             # The watch has restarted, so the bus was down and may have lost its data: send everything again.
             self._progress.clear()
+            self.on_restart()
             self.wake()
         elif isinstance(event, Changed) and event.value is not None and event.key.startswith(CONFIRMED):
             try:

@@ -180,3 +180,27 @@ unknowns = Table(
     Column("last_at", Double),
 )
 """Models that events name and the configuration does not have; they count like any other. In old ledgers keys too."""
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("status", BigInteger, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("day", BigInteger),
+    Column("responses", BigInteger),
+)
+"""How each gateway answered in each hour, as far as it said so. Hours and days are since 1970."""
+
+response_days = Table(
+    "response_days",
+    metadata,
+    Column("day", BigInteger, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("status", BigInteger, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("responses", BigInteger),
+)
+"""The same over all gateways for older days, kept for good."""

@@ -5,7 +5,7 @@ from a backup or its database fails over. Gateways have forgotten what was confi
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -57,6 +57,8 @@ class Recovery:
         self._marks = marks
         self._recorder = recorder
         self._metrics = metrics
+        self.read_responses: Callable[[], Awaitable[None]] | None = None
+        """Reads again how gateways answered."""
         self._batch_size = batch_size
         self._now = now
         self._search: _Search | None = None
@@ -125,6 +127,8 @@ class Recovery:
         log.warning("stream_reread", **totals)
 
     async def _read_page(self, after: int, since: float | None) -> Reread:
+        if not after and self.read_responses is not None:  # they may be missing as well
+            await self.read_responses()
         page = await self._bus.page(topology.USAGE, after=after, since=since, most=self._batch_size)
         if not page.messages:
             return Reread(last=page.last, end=page.end)

@@ -31,6 +31,8 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     "$KV.meter.confirmed.x": ("meter",),
     "$KV.months.key": ("meter",),
     "$KV.sources.x": ("gateway", "outbox"),
+    "$KV.responses.gateway.x.1": ("gateway", "outbox"),
+    "$KV.responses.other.x.1": ("outbox",),
     "$KV.leases.waker": ("waker",),
     "$KV.leases.meter": ("meter",),
     "$KV.leases.billing": ("billing",),
@@ -61,7 +63,7 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     f"{API}.STREAM.PURGE.OBJ_books": ("billing",),
     **{
         f"{API}.{verb}.{stream}": ()
-        for stream in ("USAGE", "FLEET", "WAKE", "KV_keys", "KV_fleet", "KV_budget")
+        for stream in ("USAGE", "FLEET", "WAKE", "KV_keys", "KV_fleet", "KV_budget", "KV_responses")
         for verb in ("STREAM.DELETE", "STREAM.PURGE", "STREAM.UPDATE", "STREAM.CREATE", "STREAM.MSG.DELETE")
     },
     f"{API}.CONSUMER.DELETE.USAGE.ledger": (),

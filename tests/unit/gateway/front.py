@@ -28,6 +28,7 @@ from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
 from services.gateway.core.buffer_memory import BufferMemory
 from services.gateway.core.rate_limits import RateLimiter
+from services.gateway.core.response_counts import ResponseCounts
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
@@ -204,7 +205,8 @@ class Front:
         )
         self.lifecycle = Lifecycle()
         self.headers = ResponseHeaders(self.limits, None, is_leaving=lambda: self.lifecycle.is_leaving, now=now)
-        self.request_log = RequestLog(self.log, self.metrics, now)
+        self.responses = ResponseCounts("gw", self.time)
+        self.request_log = RequestLog(self.log, self.metrics, self.responses, now)
         self.connections = Connections(
             self.settings,
             self.memory,

@@ -75,7 +75,7 @@ class Inference:
         if error is None:
             self._end(exchange, response.sent_status)
         else:
-            self._end(exchange, 200 if response.started else error.status, error.code)
+            self._end(exchange, 200 if response.started else error.status, error)
             response.fail(error)
         return response
 
@@ -177,7 +177,7 @@ class Inference:
             raise
         return machine
 
-    def _end(self, exchange: Exchange, status: int, code: str = "") -> None:
+    def _end(self, exchange: Exchange, status: int, error: ApiError | None = None) -> None:
         """Release everything that the request holds, and log it."""
         relay, exchange.relay = exchange.relay, None
         try:
@@ -189,7 +189,8 @@ class Inference:
         finally:  # whatever fails, the shutdown must not wait for this request
             exchange.body.release()
             self.lifecycle.end(exchange)
-        self.request_log.write(exchange.response, status, code, exchange.usage)
+        code, error_status = (error.code, error.status) if error is not None else ("", None)
+        self.request_log.write(exchange.response, status, code, exchange.usage, error_status=error_status)
 
 
 def _check_body(request: web.BaseRequest, max_body_bytes: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.gateway.adapters.access_log import AccessLog, RequestLine
 from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.core.response_counts import ResponseCounts, effective_status
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.metrics import Metrics
 
@@ -20,9 +21,18 @@ class RequestLog:
 
     access_log: AccessLog
     metrics: Metrics
+    responses: ResponseCounts
     now: Callable[[], float]
 
-    def write(self, response: ClientResponse, status: int, code: str = "", usage: UsageRecord | None = None) -> None:
+    def write(
+        self,
+        response: ClientResponse,
+        status: int,
+        code: str = "",
+        usage: UsageRecord | None = None,
+        *,
+        error_status: int | None = None,
+    ) -> None:
         """Count the response and write its line.
 
         Args:
@@ -30,11 +40,15 @@ class RequestLog:
             status: the status that the client gets.
             code: the code of a gateway error.
             usage: the usage of a request to an engine.
+            error_status: the status of an error that came after another status had been sent.
         """
         key, request = response.key, response.request
         self.metrics.answers[status, code] += 1
         if key is None:
             self.metrics.without_key += 1
+        elif usage is not None:
+            counted = effective_status(error_status or status, code, usage)
+            self.responses.current[usage.model or "", *counted] += 1
         log, now = self.access_log, self.now()
         if not log.enabled or (key is None and not log.admits_anonymous(now)):
             return

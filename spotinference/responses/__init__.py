@@ -1,0 +1,1 @@
+"""`spotinference responses`: how requests were answered."""
