@@ -49,6 +49,11 @@ class Metrics:
             "Usage events known to be missing and not declared lost.",
             registry=registry,
         )
+        self.usage_missing = Gauge(
+            "spot_meter_usage_missing",
+            "Usage events that gateways said they wrote and the ledger does not have.",
+            registry=registry,
+        )
         self.incomplete_days = Gauge(
             "spot_meter_incomplete_days", "Incomplete days of the seven before today.", registry=registry
         )

@@ -120,7 +120,10 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         responders = [await bus.respond("meter", subject, handle) for subject, handle in handlers.items()]
         leader = _audit_leader(runtime, engine, auditor, audit_metrics, recovery)
         lease = Lease(bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
-        leading = [runtime.keep_lease(lease), runtime.spawn(Leadership(leader.begin, tasks).run(lease), "audit")]
+        leading = [
+            runtime.keep_lease(lease, lambda: not ledger.is_outdated),
+            runtime.spawn(Leadership(leader.begin, tasks).run(lease), "audit"),
+        ]
         try:
             yield
         finally:

@@ -96,10 +96,14 @@ class Lease:
         # overtake this request, so the revision may already be the next one.
         return entry is not None and entry.value == self._holder and self.held
 
-    async def keep(self) -> None:
-        """Renew for ever, three times per lease time."""
+    async def keep(self, may_lead: Callable[[], bool] = lambda: True) -> None:
+        """Renew for ever, three times per lease time. While this replica may not lead, another one can."""
         while True:
-            await self.renew()
+            if may_lead():
+                await self.renew()
+            else:
+                await self.release()
+                await self._check_leader()
             await asyncio.sleep(LEASE_SECONDS / 3)
 
     async def release(self) -> None:

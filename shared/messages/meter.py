@@ -164,6 +164,8 @@ class Gaps(Message, frozen=True, kw_only=True, tag="gaps.v1"):
     lost: tuple[DeclaredLost, ...] = ()
     more: bool = False
     """There are more than a message holds."""
+    missing: int = 0
+    """Events that gateways said they wrote and the ledger lacks, those under way included."""
 
 
 class DeclareLost(Message, frozen=True, kw_only=True, tag="declare_lost.v1"):

@@ -98,12 +98,15 @@ class Runtime:
         task.add_done_callback(self._on_task_done)
         return task
 
-    def keep_lease(self, lease: Lease) -> asyncio.Task[None]:
-        """Compete for the lease for ever. A missing leader makes this replica not ready, and is a metric."""
+    def keep_lease(self, lease: Lease, may_lead: Callable[[], bool] = lambda: True) -> asyncio.Task[None]:
+        """Compete for the lease for ever. A missing leader makes this replica not ready, and is a metric.
+
+        `may_lead`: returns whether this replica can do the leader's work.
+        """
         self.health.add_check("lease", lambda: lease.fault)
         name, text = f"spot_{self.service}_leaderless_seconds", "How long no replica is known to lead."
         Gauge(name, text, registry=self.registry).set_function(lambda: lease.leaderless_seconds)
-        return self.spawn(lease.keep(), "lease")
+        return self.spawn(lease.keep(may_lead), "lease")
 
     def stop(self) -> None:
         self._ended.set()

@@ -167,7 +167,9 @@ def _sums(audit: Audit) -> Diagnostic:
 
 def gaps(reply: Gaps) -> Link:
     """Check that no usage event is missing."""
-    figures = {"open": len(reply.open), "given_up": len(reply.lost)}
+    figures = {"open": len(reply.open), "given_up": len(reply.lost), "missing": reply.missing}
+    if not reply.open and reply.missing:
+        return Link("gaps", note(f"gateways wrote {reply.missing:,} events that are not in the ledger yet"), figures)
     if not reply.open:
         return Link("gaps", ok(f"no event is missing; {len(reply.lost)} ranges were declared lost"), figures)
     shown = ", ".join(f"{g.source} {g.first} to {g.last}" for g in reply.open[:GAPS_SHOWN])

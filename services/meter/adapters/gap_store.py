@@ -1,6 +1,6 @@
 """What is missing from the sources: their heartbeats, the open gaps, and what was declared lost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.day_queries import is_open_quarantine, read_sources
 from services.meter.adapters.tables import losses, quarantine, sources
-from services.meter.core.completeness import Heartbeat, Source, find_gaps
+from services.meter.core.completeness import Heartbeat, Source, count_missing, find_gaps
 from shared.database import read_transaction
 from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
@@ -47,7 +47,8 @@ class SqlGapStore:
     async def list_gaps(self, now: float) -> Gaps:
         """Return everything that is missing or was declared lost, newest first."""
         async with read_transaction(self._engine) as connection:
-            gaps = await _open_gaps(connection, now)
+            every_source = await read_sources(connection, float("inf"))
+            gaps = await _open_gaps(connection, every_source, now)
             query = select(losses).order_by(losses.c.declared_at.desc(), losses.c.source, losses.c.first)
             rows = (await connection.execute(query.limit(MAX_ITEMS + 1))).all()
         declared = [
@@ -56,8 +57,9 @@ class SqlGapStore:
             )
             for r in rows
         ]
+        missing = sum(map(count_missing, every_source))
         more = len(gaps) > MAX_ITEMS or len(declared) > MAX_ITEMS
-        return Gaps(open=tuple(gaps[:MAX_ITEMS]), lost=tuple(declared[:MAX_ITEMS]), more=more)
+        return Gaps(open=tuple(gaps[:MAX_ITEMS]), lost=tuple(declared[:MAX_ITEMS]), more=more, missing=missing)
 
     async def declare_lost(self, order: DeclareLost, now: float) -> None:
         """Record that events are lost; raises `Rejected` unless all of them are missing."""
@@ -68,7 +70,8 @@ class SqlGapStore:
             # `SqlLedger.record` takes the same lock: none of these events can arrive meanwhile.
             lock = select(sources.c.source).where(sources.c.source == order.source).with_for_update()
             await connection.execute(lock)
-            gaps = [gap for gap in await _open_gaps(connection, now) if gap.source == order.source]
+            every_source = await read_sources(connection, float("inf"))
+            gaps = [gap for gap in await _open_gaps(connection, every_source, now) if gap.source == order.source]
             if not any(gap.first <= order.first <= order.last <= gap.last for gap in gaps):
                 missing = ", ".join(f"{gap.first} to {gap.last}" for gap in gaps[:5])
                 state = f"only {missing} are missing" if missing else "no events of it are missing"
@@ -78,7 +81,7 @@ class SqlGapStore:
             await connection.execute(insert(losses), row)
 
 
-async def _open_gaps(connection: AsyncConnection, now: float) -> list[OpenGap]:
+async def _open_gaps(connection: AsyncConnection, every_source: Sequence[Source], now: float) -> list[OpenGap]:
     gaps = [
         OpenGap(
             source=source.name,
@@ -88,7 +91,7 @@ async def _open_gaps(connection: AsyncConnection, now: float) -> list[OpenGap]:
             latest=g.latest,
             note=_note(source, g.first),
         )
-        for source in await read_sources(connection, float("inf"))
+        for source in every_source
         for g in find_gaps(source, now)
     ]
     q = quarantine.c

@@ -44,6 +44,7 @@ from services.meter.core.sequence_ranges import SeqRange, high_water_mark, merge
 from services.meter.core.unknown_models import UnknownModel, What, count_unknown_models
 from services.meter.ports import NAMES_PER_QUERY
 from shared.database import DATABASE_ERRORS, describe, read_transaction
+from shared.errors import SchemaMismatch
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery
 
@@ -61,6 +62,8 @@ class SqlLedger:
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
         self.fault: str | None = None
         """Why the last transaction failed; None: it succeeded."""
+        self.is_outdated = False
+        """Whether it failed because another version has changed the schema."""
 
     async def record(self, batch: Batch, *, from_quarantine: bool = False) -> RecordResult:
         """Commit a batch, whatever part of it the ledger already has.
@@ -137,9 +140,9 @@ class SqlLedger:
             async with transaction as connection:
                 yield connection
         except DATABASE_ERRORS as error:
-            self.fault = describe(error)
+            self.fault, self.is_outdated = describe(error), isinstance(error, SchemaMismatch)
             raise
-        self.fault = None
+        self.fault, self.is_outdated = None, False
 
     async def _lock(self, connection: AsyncConnection, sequence_ranges: Iterable[str], now: float) -> None:
         upsert = self._insert(sources)

@@ -28,8 +28,9 @@ class LedgerGauges:
 
     async def refresh(self) -> None:
         """Read everything once. Raises what `DATABASE_ERRORS` lists."""
-        open_gaps = (await self._gaps.list_gaps(self._now())).open
-        self._metrics.open_gaps.set(sum(gap.last - gap.first + 1 for gap in open_gaps))
+        gaps = await self._gaps.list_gaps(self._now())
+        self._metrics.open_gaps.set(sum(gap.last - gap.first + 1 for gap in gaps.open))
+        self._metrics.usage_missing.set(gaps.missing)
         today = datetime.fromtimestamp(self._now(), UTC).date()
         days = [(today - timedelta(days=back)).isoformat() for back in range(1, DAYS + 1)]
         answers = [await self._read_tokens(TokensQuery(day=day)) for day in days]

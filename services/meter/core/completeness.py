@@ -89,6 +89,14 @@ def find_gaps(source: Source, now: float) -> tuple[Gap, ...]:
     return subtract_lost(gaps, source.lost)
 
 
+def count_missing(source: Source) -> int:
+    """Return how many events it said it wrote that the ledger lacks, those under way included, without lost ones."""
+    gaps = gaps_between(source.ranges)
+    if source.written > source.last:
+        gaps += (Gap(first=source.last + 1, last=source.written, earliest=0, latest=0),)
+    return sum(gap.missing for gap in subtract_lost(gaps, source.lost))
+
+
 def count_behind(source: Source, now: float) -> int:
     """Return how many confirmed events are missing that the stream may still have."""
     if source.searched >= source.confirmed:

@@ -1,13 +1,17 @@
 """A leader that was paused or cut off finds out by its own clock before it acts."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from shared.bus import lease as lease_module
 from shared.bus.lease import LEADERLESS_SECONDS, Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Entry
 from shared.bus.topology import LEASE_SECONDS, LEASES
+from shared.tasks import cancel_and_wait
+from tests.kit.waiting import until
 
 
 class Clock:
@@ -156,3 +160,21 @@ async def test_a_leader_that_renews_is_seen_by_a_standby_and_one_that_does_not_i
     await lease.renew()
     assert lease.fault is not None
     assert "not renewed" in lease.fault
+
+
+async def test_a_replica_that_may_not_lead_gives_the_lease_up_and_lets_another_lead(
+    memory: MemoryBus, lease: Lease, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "LEASE_SECONDS", 0.03)
+    may_lead = True
+    keeping = asyncio.create_task(lease.keep(lambda: may_lead))
+    await until(lambda: asyncio.sleep(0, lease.held), bool)
+    may_lead = False
+    other = Lease(memory, "waker", "w2", clock)
+    await until(other.renew, bool)
+    assert not lease.held
+    clock.now += 100
+    await until(lambda: asyncio.sleep(0, lease.leaderless_seconds), lambda seconds: seconds == 100)
+    await other.renew()
+    await until(lambda: asyncio.sleep(0, lease.leaderless_seconds), lambda seconds: seconds == 0)
+    await cancel_and_wait([keeping])
