@@ -79,8 +79,9 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         backlog = Backlog(bus, metrics.backlog, now)
         recorder = Recorder(ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now)
         consumer = Consumer(bus, recorder, batch_size=batch_size, monotonic=runtime.monotonic, stopped=runtime.stopped)
-        recovery = Recovery(bus, SqlConfirmedMarks(engine), recorder, metrics, batch_size=batch_size, now=now)
-        recovery.read_responses = responses.read_again
+        recovery = Recovery(
+            bus, SqlConfirmedMarks(engine), recorder, metrics, responses.read_again, batch_size=batch_size, now=now
+        )
         recount = QuarantineRecounter(quarantine, names, recorder, batch_size=batch_size)
         await names.start()
         await _compare(recovery, tasks)
@@ -103,12 +104,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         copying = PeriodicTask(name="copy of keys", run=key_copies.refresh, pause=key_copies.wait)
         repeated = [runtime.spawn(tasks.repeat(task), task.name) for task in (refresh, copying, *_periodic(sweeps))]
         queries = LedgerQueries(
-            ledger,
-            SqlPerformanceReader(engine),
-            backlog,
-            recovery,
-            now=now,
-            source_silence_s=settings.source_silence,
+            ledger, SqlPerformanceReader(engine), backlog, recovery, now=now, source_silence_s=settings.source_silence
         )
         gauges = LedgerGauges(gap_store, queries.read_tokens, metrics, now)
         gauge_task = PeriodicTask(name="gauges of the ledger", run=gauges.refresh, pause=every(GAUGES_SECONDS))

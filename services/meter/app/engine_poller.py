@@ -12,10 +12,11 @@ from services.meter.core.day import day_of
 from services.meter.core.engine_readings import EngineReading
 from services.meter.metrics import AuditMetrics
 from services.meter.ports import EngineScraper, EngineStore, ScrapeFailed
-from shared.bus import topology
+from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
+from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import MachineRecord
 from shared.tasks import cancel_and_wait
 
@@ -100,17 +101,31 @@ class EnginePoller:
                 await self._wait_for_journal(record)
                 at = self._now()
                 counters = await self._scraper.read(record.endpoint, record.machine)
+                if await self._has_another_engine(record):
+                    self._metrics.readings.labels("not_kept").inc()
+                    return
                 reading = EngineReading(machine=record.machine, generation=record.generation, at=at, counters=counters)
                 is_unmanaged = self._is_unmanaged(record.tier)
                 await self._store.record_reading(reading, day_of(at), is_unmanaged=is_unmanaged)
         except ScrapeFailed as error:
             await self._record_failure(record, str(error))
-        except DATABASE_ERRORS as error:
+        except (BusUnavailable, *DATABASE_ERRORS) as error:
             self._metrics.readings.labels("not_kept").inc()
             log.warning("engine_reading_not_stored", machine=record.machine, reason=describe(error))
         else:
             self._generations[record.machine] = record.generation
             self._metrics.readings.labels("read").inc()
+
+    async def _has_another_engine(self, record: MachineRecord) -> bool:
+        """Whether the machine was started again meanwhile, so that the counters may be of its next engine.
+
+        The waker writes a new generation before it starts the engine. The view may not have it yet, the bus has.
+        """
+        entry = await self._bus.get(topology.FLEET, subjects.machine_key(record.machine))
+        try:
+            return entry is not None and decode(entry.value, MachineRecord).generation != record.generation
+        except Unreadable:
+            return False  # the view has reported it
 
     async def _record_failure(self, record: MachineRecord, reason: str) -> None:
         self._metrics.readings.labels("failed").inc()

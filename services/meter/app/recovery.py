@@ -49,16 +49,17 @@ class Recovery:
         marks: ConfirmedMarks,
         recorder: Recorder,
         metrics: Metrics,
+        read_responses: Callable[[], Awaitable[None]] | None = None,
         *,
         batch_size: int,
         now: Callable[[], float],
     ) -> None:
+        """`read_responses` reads again how gateways answered."""
         self._bus = bus
         self._marks = marks
         self._recorder = recorder
         self._metrics = metrics
-        self.read_responses: Callable[[], Awaitable[None]] | None = None
-        """Reads again how gateways answered."""
+        self._read_responses = read_responses
         self._batch_size = batch_size
         self._now = now
         self._search: _Search | None = None
@@ -127,8 +128,8 @@ class Recovery:
         log.warning("stream_reread", **totals)
 
     async def _read_page(self, after: int, since: float | None) -> Reread:
-        if not after and self.read_responses is not None:  # they may be missing as well
-            await self.read_responses()
+        if not after and self._read_responses is not None:  # they may be missing as well
+            await self._read_responses()
         page = await self._bus.page(topology.USAGE, after=after, since=since, most=self._batch_size)
         if not page.messages:
             return Reread(last=page.last, end=page.end)

@@ -66,6 +66,7 @@ class Scene:
         await self.bus.put(topology.FLEET, subjects.machine_key(machine), encode(record))
 
     async def wake(self, generation: int = 1) -> None:
+        await self.machine("waking", generation)  # as the waker does, before there is another engine
         await self._call("start", 0)
         self.engine.restart()
         self.engine.work(2, 1)
