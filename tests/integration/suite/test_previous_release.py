@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,7 +20,7 @@ from spotinference.__main__ import main
 from tests.kit.nats_server import NatsServer
 from tests.kit.scripted_engine import NAME, ScriptedEngine
 from tests.kit.service import ServiceProcess
-from tests.kit.up import Output
+from tests.kit.up import Output, processes_of
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 FAULTY_ENGINE = Path(__file__).parents[1] / "waker" / "faulty_engine.py"
@@ -196,6 +198,13 @@ class Rollout:
         for service in self.running.values():
             if service.process is not None and service.process.returncode is None:
                 await service.kill9()
+        for keeper in processes_of(self._folder):  # it ends its engine
+            os.kill(keeper, signal.SIGTERM)
+
+        async def left() -> list[int]:
+            return processes_of(self._folder)
+
+        await until(left, lambda processes: processes == [])
 
 
 @asynccontextmanager
