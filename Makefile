@@ -62,7 +62,7 @@ check: $(BIN)/.dev-ready ## Check format, lint, types, import rules and manifest
 	$(BIN)/pytest -q -m "not long" tests/deploy
 
 # All of them; IMAGES="gateway" builds and tries one.
-IMAGES ?= gateway waker meter billing setup operator
+IMAGES ?= gateway waker meter billing site setup operator
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 images: $(BIN)/.dev-ready ## Build the container images with buildah (as root) and run each as a cluster would
 	deploy/docker/build "$(TAG)" dist/images $(IMAGES)
@@ -84,7 +84,7 @@ manifests: $(BIN)/.dev-ready ## Render the Kubernetes manifests into dist/manife
 	done
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
-	for group in gateway waker meter billing setup operator cli engine compiler dev; do \
+	for group in gateway waker meter billing site setup operator cli engine compiler dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
 	done

@@ -191,6 +191,20 @@ class BillingSection(ServiceSection, frozen=True, kw_only=True):
     """A model with fewer tokens in seven days gets no new price band."""
 
 
+class SiteSection(ServiceSection, frozen=True, kw_only=True):
+    port: Port = 8081
+    title: str = "spotinference"
+    """The name of the service as its pages show it."""
+    public_url: str | None = None
+    """The origin at which browsers reach the site. Default: `http://127.0.0.1` and the port."""
+    api_url: str | None = None
+    """The origin at which clients reach the gateway, shown on the pages. Default: `http://127.0.0.1` and its port."""
+
+    @property
+    def is_https(self) -> bool:
+        return self.public_url is not None and self.public_url.startswith("https://")
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration file."""
 
@@ -200,6 +214,7 @@ class Config(Section, frozen=True, kw_only=True):
     waker: WakerSection = WakerSection()
     meter: MeterSection = MeterSection()
     billing: BillingSection = BillingSection()
+    site: SiteSection = SiteSection()
     provider: ProviderSection = ProviderSection()
     tier: tuple[Tier, ...] = ()
     machine: tuple[Machine, ...] = ()
@@ -209,6 +224,11 @@ class Config(Section, frozen=True, kw_only=True):
     def wake_cap(self) -> Duration:
         """The longest that one wake lasts."""
         return self.gateway.hold_cap if self.waker.wake_cap is None else self.waker.wake_cap
+
+    @property
+    def api_url(self) -> str:
+        """The origin at which clients reach the gateway."""
+        return self.site.api_url or f"http://127.0.0.1:{self.gateway.port}"
 
     @property
     def tiers(self) -> dict[str, Tier]:

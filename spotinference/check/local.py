@@ -55,9 +55,9 @@ def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
     if suite_file.read(data_dir) is not None:
         return []  # our own services hold them
     diagnostics: list[Diagnostic] = []
-    sections = (config.gateway, config.waker, config.meter, config.billing)
-    ports = [("gateway.port", config.gateway.host, config.gateway.port)]
-    names = ("gateway", "waker", "meter", "billing")
+    sections = (config.gateway, config.waker, config.meter, config.billing, config.site)
+    ports = [(f"{n}.port", s.host, s.port) for n, s in (("gateway", config.gateway), ("site", config.site))]
+    names = ("gateway", "waker", "meter", "billing", "site")
     ports += [(f"{n}.metrics_port", s.metrics_host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
     for name, host, port in ports:
         if port:

@@ -42,6 +42,9 @@ CONFIG = f"""\
 [gateway]
 port = 0
 
+[site]
+port = 0
+
 [[tier]]
 name = "local"
 provider = "process"

@@ -26,6 +26,7 @@ CHILDREN: Mapping[str, tuple[str, ...]] = {
     "bus": COMMON,
     "gateway": SERVICE,
     "meter": (*SERVICE, *DATABASE),
+    "site": (*SERVICE, *DATABASE),
     "billing": (*SERVICE, *DATABASE, *CLOUDS),
     # It passes on what engines need, and what the configuration names for one of them.
     "waker": (*SERVICE, *CLOUDS, *ENGINE),

@@ -29,8 +29,8 @@ from spotinference.up.log_files import LogFiles
 from spotinference.up.nats_server import NatsServer
 from spotinference.up.nats_supervisor import NatsSupervisor
 
-SERVICES = ("gateway", "waker", "meter", "billing")
-"""Services in the order in which they stop: first the one that takes requests, last those that count."""
+SERVICES = ("site", "gateway", "waker", "meter", "billing")
+"""Services in the order in which they stop: first those that take requests, last those that count."""
 LAST_SECONDS = 15.0
 """Seconds for the machines' keepers to end; they give their engines 10 s."""
 KILL_AFTER_SECONDS = 15.0

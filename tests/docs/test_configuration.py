@@ -16,6 +16,7 @@ from tests.kit.accounts import smallest_account
 PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 PAGE = page("docs/reference/configuration.md")
 MINIMAL = {
+    "site": "## `[site]`",
     "billing.rate": '[[billing.rate]]\ncurrency = "EUR"\nper_usd = "1"\nfrom = "2026-01-01"\nsource = "s"\n',
     "billing.source": '[[billing.source]]\nname = "s"\nurl = "u"\n',
     **{f"provider.{name}": smallest_account(name) for name in ProviderSection.__struct_fields__},
@@ -31,6 +32,7 @@ SECTIONS = {
     "waker": "## `[waker]`",
     "meter": "## `[meter]`",
     "billing": "## `[billing]`",
+    "site": "## `[site]`",
     "billing.rate": "## `[[billing.rate]]`",
     "billing.source": "## `[[billing.source]]`",
     **{f"provider.{name}": f"## `[provider.{name}]`" for name in ProviderSection.__struct_fields__},
@@ -94,7 +96,7 @@ def test_keys_of_every_service_are_described_once() -> None:
     rows = {quoted(cells[0])[0]: cells for cells in PAGE.rows("## Every service")}
     fields = {field.name: field for field in msgspec.structs.fields(ServiceSection)}
     assert list(rows) == list(fields)
-    for section in ("gateway", "waker", "meter", "billing"):
+    for section in ("gateway", "waker", "meter", "billing", "site"):
         assert issubclass(struct_of(section), ServiceSection)
         assert [default_fault(section, field, rows[name][2]) for name, field in fields.items()] == [None] * len(fields)
 

@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.billing import wiring as billing
 from services.gateway import wiring as gateway
 from services.meter import wiring as meter
+from services.site import wiring as site
 from services.waker import wiring as waker
 from shared.bus.memory import MemoryBus
 from shared.config.load import parse
@@ -23,10 +24,11 @@ SERVICES: dict[str, Service] = {
     "waker": waker.service,
     "meter": meter.service,
     "billing": billing.service,
+    "site": site.service,
 }
 CLOCK_SKEW = "spot_clock_skew_seconds"
 """The process registers it, not the service."""
-CONFIG = '[gateway]\nport = 0\n[billing]\ndaily_budget = "1.00"\n'
+CONFIG = '[gateway]\nport = 0\n[site]\nport = 0\n[billing]\ndaily_budget = "1.00"\n'
 
 
 class NamedChecks(Health):

@@ -27,6 +27,9 @@ from spotinference.__main__ import main
 from spotinference.bucket_reader import read_bucket
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
+ANY_SITE_PORT = "\n[site]\nport = 0\n"
+"""Suites of several tests run at the same time."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -43,7 +46,7 @@ class UpProcess:
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
         self.config = folder / "spotinference.toml"
-        self.config.write_text(config, "utf-8")
+        self.config.write_text(config if "[site]" in config else config + ANY_SITE_PORT, "utf-8")
         self.services: dict[str, dict[str, Any]] = {}
         self.lines: list[dict[str, Any]] = []
         self.process: asyncio.subprocess.Process | None = None

@@ -25,7 +25,7 @@ from tests.kit.ports import free_port
 from tests.kit.service import ServiceProcess
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
-SERVICES = ("gateway", "waker", "meter", "billing")
+SERVICES = ("gateway", "waker", "meter", "billing", "site")
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
 
 

@@ -34,7 +34,7 @@ def nothing_left(folder: Path) -> Callable[[], Any]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_it_serves_and_a_signal_ends_all_of_it(tmp_path: Path, tiny_model: Path, number: int) -> None:
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
-        assert set(suite.services) == {"bus", "gateway", "waker", "meter", "billing"}
+        assert set(suite.services) == {"bus", "site", "gateway", "waker", "meter", "billing"}
         async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=await key_of(suite), max_retries=0) as sdk:
             answer = await sdk.chat.completions.create(**ASK)
         assert answer.usage is not None

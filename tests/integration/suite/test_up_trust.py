@@ -21,7 +21,7 @@ from shared.runtime.suite_file import Suite
 from tests.kit.up import alive, processes_of
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
-SERVICES = {"bus", "gateway", "waker", "meter", "billing"}
+SERVICES = {"bus", "site", "gateway", "waker", "meter", "billing"}
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "secret-of-aws",
     "HYPERSTACK_API_KEY_FILE": "/secret-of-hyperstack",
@@ -41,7 +41,7 @@ def full_pipe() -> tuple[int, int]:
 async def unread(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """A suite whose output nobody reads, from its first line on."""
     (folder / "spotinference.toml").write_text(
-        '[gateway]\nport = 0\nmetrics_host = "127.0.0.2"\nworkers = 2\n', "utf-8"
+        '[gateway]\nport = 0\nmetrics_host = "127.0.0.2"\nworkers = 2\n[site]\nport = 0\n', "utf-8"
     )
     options = ("--config", str(folder / "spotinference.toml"), "--data-dir", str(folder / "data"))
     pipes = [full_pipe(), full_pipe()]
@@ -125,6 +125,7 @@ async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
         assert {name: secrets_of(service.pid) for name, service in result.services.items()} == {
             "bus": set(),
             "gateway": set(),
+            "site": {"PGPASSWORD"},
             "meter": {"PGPASSWORD"},
             "billing": set(SECRETS),
             "waker": {"AWS_SECRET_ACCESS_KEY", "HYPERSTACK_API_KEY_FILE"},

@@ -178,6 +178,7 @@ def test_each_child_gets_the_secrets_that_it_uses() -> None:
         "bus": set(),
         "gateway": bus_url,
         "meter": bus_url | {"PGPASSWORD"},
+        "site": bus_url | {"PGPASSWORD"},
         "billing": bus_url | {"PGPASSWORD"} | cloud,
         "waker": bus_url | cloud | {"HF_TOKEN", "NAMED_TOKEN"},
     }

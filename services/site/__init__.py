@@ -1,0 +1,1 @@
+"""Public pages, sign-in, keys, and the operator's dashboard."""

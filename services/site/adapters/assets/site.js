@@ -1,0 +1,1 @@
+// Every page works without scripts. What makes one nicer begins here.

@@ -1,0 +1,86 @@
+"""The site's HTTP server: routes in, every response with its headers, every failure as a page."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from services.site.adapters.http.headers import add_headers
+from services.site.adapters.rendering import Renderer
+from services.site.metrics import Metrics
+from shared.errors import SpotinferenceError
+from shared.runtime.listener import bind
+
+log = structlog.get_logger()
+
+MAX_FORM_BYTES = 16 * 1024
+MAX_HEADER_BYTES = 32 * 1024
+KEEPALIVE_SECONDS = 75.0
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+WORDS = {
+    404: "There is no such page.",
+    405: "This page takes no such request.",
+    413: "That is more than a form may hold.",
+    503: "A service that this page needs does not answer. Try again in a moment.",
+}
+
+
+@asynccontextmanager
+async def serve_site(
+    routes: Iterable[web.AbstractRouteDef],
+    renderer: Renderer,
+    metrics: Metrics,
+    *,
+    host: str,
+    port: int,
+    drain_s: float,
+    is_https: bool,
+) -> AsyncIterator[int]:
+    """Serve and yield the port. On exit, responses under way have `drain_s`. Raises `OSError` if the port is taken."""
+    app = web.Application(client_max_size=MAX_FORM_BYTES, middlewares=[_middleware(renderer, metrics, is_https)])
+    app.add_routes(routes)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=drain_s,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+    await runner.setup()
+    try:
+        await web.SockSite(runner, bind(host, port)).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def _middleware(renderer: Renderer, metrics: Metrics, is_https: bool) -> Callable[..., Awaitable[web.StreamResponse]]:
+    @web.middleware
+    async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = error if error.status < 400 else error_page(renderer, error.status)
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except SpotinferenceError as error:
+            log.warning("page_failed", path=request.path, reason=str(error))
+            response = error_page(renderer, 503)
+        except Exception:
+            log.exception("page_crashed", path=request.path)
+            response = error_page(renderer, 500)
+        if not response.prepared:
+            add_headers(response, is_https=is_https)
+        metrics.responses.labels(str(response.status), request.get("page", "other")).inc()
+        return response
+
+    return finish
+
+
+def error_page(renderer: Renderer, status: int, words: str | None = None) -> web.Response:
+    """A page that says what is wrong, and nothing of how."""
+    text = renderer.render("error.html", path="", status=status, words=words or WORDS.get(status, "This did not work."))
+    return web.Response(status=status, text=text, content_type="text/html")

@@ -1,0 +1,48 @@
+"""HTML from templates. Text is escaped, an unknown name is an error, and null shows as a dash."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from shared.printable import printable
+
+NOTHING = "\N{EN DASH}"
+ASSETS: Mapping[str, str] = {"site.css": "text/css", "site.js": "text/javascript", "icon.svg": "image/svg+xml"}
+"""Files that pages load, with their content types."""
+
+
+class Renderer:
+    """Templates, read once, and the assets that they name."""
+
+    def __init__(self, *, title: str, nav: Sequence[tuple[str, str]]) -> None:
+        """`nav`: paths and labels of the pages that every page links to."""
+        folder = files("services.site.adapters") / "assets"
+        self.assets = {name: (folder / name).read_bytes() for name in ASSETS}
+        self._environment = Environment(
+            loader=PackageLoader("services.site.adapters", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_finalize,
+        )
+        self._environment.globals |= {"asset": self.asset_path, "site_title": title, "nav": nav}
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
+
+    def asset_path(self, name: str) -> str:
+        """Return the asset's path, which changes with its content."""
+        stem, _, suffix = name.rpartition(".")
+        return f"/assets/{stem}.{hashlib.sha256(self.assets[name]).hexdigest()[:12]}.{suffix}"
+
+    def render(self, template: str, **values: object) -> str:
+        return self._environment.get_template(template).render(values)
+
+
+def _finalize(value: object) -> object:
+    """Text from outside in one line, null as a dash; our own markup as it is."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return printable(value)
+    return NOTHING if value is None else value

@@ -1,0 +1,1 @@
+"""What each page loads and what each form does."""

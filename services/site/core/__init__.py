@@ -1,0 +1,1 @@
+"""What the pages say and who may do what: no clock, no network, no database."""

@@ -1,0 +1,38 @@
+"""Builds the site: the only place that names its concrete classes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.site.adapters.http.public_pages import PublicPages
+from services.site.adapters.http.server import serve_site
+from services.site.adapters.rendering import Renderer
+from services.site.app.overview import OverviewPage
+from services.site.app.page import Page
+from services.site.metrics import Metrics
+from shared.runtime.listener import origin
+from shared.runtime.process import Runtime
+
+
+@asynccontextmanager
+async def service(runtime: Runtime) -> AsyncIterator[None]:
+    """Run the site. On exit, responses under way may finish within the drain's grace."""
+    config = runtime.config.site
+    metrics = Metrics(runtime.registry)
+    pages = _public_pages(runtime)
+    renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
+    public = PublicPages(renderer, metrics, runtime.monotonic)
+    async with serve_site(
+        public.routes(pages),
+        renderer,
+        metrics,
+        host=config.host,
+        port=config.port if runtime.port is None else runtime.port,
+        drain_s=config.drain_grace,
+        is_https=config.is_https,
+    ) as port:
+        runtime.url = origin(config.host, port)
+        yield
+
+
+def _public_pages(runtime: Runtime) -> list[Page]:
+    return [Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config).load)]
