@@ -7,7 +7,7 @@ import pytest
 
 from tests.deploy.manifests import CONFIG_FILE, Document, Manifests, load
 from tests.deploy.rules.availability import availability, scaling
-from tests.deploy.rules.bus import bus
+from tests.deploy.rules.bus import HOST_NAME, bus
 from tests.deploy.rules.configuration import configuration, services
 from tests.deploy.rules.every_rule import RULES, Rule
 from tests.deploy.rules.images import images
@@ -99,6 +99,7 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (names, put("Service gateway", "metadata.name", "Gateway"), "no DNS name"),
     (names, put("Service gateway", "metadata.name", "waker"), "2 documents"),
     (names, put("Service gateway", "metadata.namespace", GONE), "namespace None"),
+    (names, put("Service gateway", "metadata.labels", {}), "needs the label"),
     (names, put(BILLING, "metadata.name", "billing" * 9), "at most 52"),
     (names, container(GATEWAY, "ports.1.name", "metrics-of-the-gateway"), "more than 15"),
     (selectors, put("Service gateway", "spec.selector", {"app": "gateway"}), "finds 0"),
@@ -127,6 +128,7 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (images, container(GATEWAY, "image", "spotinference/gateway"), "not pinned"),
     (images, container(GATEWAY, "image", "spotinference/gateway:0.0.9"), "not version"),
     (images, container(NATS, "image", "nats:2.10.0"), "not version"),
+    (images, container(WAKER, "image", "spotinference/wakers:0.1.0"), "no target"),
     (images, put(JOB, "metadata.name", "setup-0-0-9"), "its name has to be"),
     (immutable_fields, put(GATEWAY, "spec.podManagementPolicy", "OrderedReady"), "cannot be changed"),
     (immutable_fields, put(METER, "spec.selector.matchLabels.version", "2"), "cannot be changed"),
@@ -218,6 +220,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (network, policy("engines", "egress.0.ports.0.port", 9000), "engines is needed"),
     (network, policy("nats", "policyTypes", ["Ingress"]), "counts only with"),
     (network, policy("nats", "ingress.0.ports.0.port", "clients"), "no port of a container"),
+    (network, policy("nats-machines", "ingress.0.from.0.ipBlock.cidr", "0.0.0.0/0"), "nothing needs it"),
+    (network, without("NetworkPolicy", "nats-machines"), "from bus: machines is needed"),
     (network, policy("metrics", "ingress.0.from", GONE), "metrics: anywhere is allowed"),
     (bus, text("nats.conf", 'include "users.conf"', 'include "people.conf"'), "people.conf is in no volume"),
     (bus, text("nats.conf", "port: 4222", "port: 4223"), "port is not"),
@@ -228,6 +232,7 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (bus, put(NATS, "spec.replicas", 1), "no cluster"),
     (bus, put(NATS, "spec.podManagementPolicy", "OrderedReady"), "never gets ready"),
     (bus, put("Certificate nats", "spec.dnsNames", ["nats"]), "does not have the name nats-0.nats-nodes"),
+    (bus, put("Service nats-machines", "metadata.annotations", {HOST_NAME: "bus.example.net"}), "bus.example.net"),
     (bus, put("Certificate nats", "spec.usages", ["server auth"]), "shown to peers"),
 ]  # fmt: skip
 

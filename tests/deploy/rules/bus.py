@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from tests.deploy.manifests import BUS, Manifests
+from tests.deploy.manifests import BUS, NAME, Manifests
 from tests.deploy.rules.configuration import mounted_files
 
 FOLDER = "/etc/nats"
+HOST_NAME = "external-dns.alpha.kubernetes.io/hostname"
+"""The annotation of a balancer's Service that names it in DNS."""
 
 
 def bus(manifests: Manifests) -> list[str]:
@@ -45,6 +47,10 @@ def _faults(manifests: Manifests) -> Iterator[str]:
 
 def _certificate_faults(manifests: Manifests) -> Iterator[str]:
     hosts = {url.split("://")[1].partition(":")[0] for url in manifests.config.bus.urls}
+    annotations = [
+        s["metadata"].get("annotations", {}) for s in manifests.of("Service") if s["spec"]["selector"][NAME] == BUS
+    ]
+    hosts |= {one[HOST_NAME] for one in annotations if HOST_NAME in one}
     for certificate in manifests.of("Certificate"):
         spec = certificate["spec"]
         if spec["secretName"] == "nats-tls":

@@ -5,6 +5,7 @@ import tomllib
 
 from tests.deploy.manifests import BUS, ROOT, SETUP, Manifests
 
+RECIPE = ROOT / "deploy" / "docker" / "Dockerfile"
 PINNED = re.compile(r"[a-z0-9][a-z0-9./-]*:(?P<tag>[\w][\w.-]*)(@sha256:[0-9a-f]{64})?")
 
 
@@ -22,6 +23,11 @@ def bus_version() -> str:
     return match[1]
 
 
+def recipe_targets() -> set[str]:
+    """Return the images that the recipe builds."""
+    return set(re.findall(r"^FROM \S+ AS ([a-z-]+)$", RECIPE.read_text("utf-8"), re.MULTILINE))
+
+
 def images(manifests: Manifests) -> list[str]:
     """Return images without a version, or of another one than the source that they are rendered from."""
     faults = []
@@ -32,6 +38,8 @@ def images(manifests: Manifests) -> list[str]:
             if match is None or match["tag"] == "latest":
                 faults.append(f"{workload.place}: {image} is not pinned to a version")
                 continue
+            if workload.service != BUS and image.rpartition("/")[2].partition(":")[0] not in recipe_targets():
+                faults.append(f"{workload.place}: {RECIPE.name} has no target for {image}")
             expected = bus_version() if workload.service == BUS else release()
             if match["tag"].partition("-")[0] != expected:
                 faults.append(f"{workload.place}: {image} is not version {expected}")

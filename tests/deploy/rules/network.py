@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
+from shared.bus.permissions import ROLES
 from tests.deploy.manifests import BUS, SETUP, Document, Manifests, place_of
 from tests.deploy.rules.code import BUS_USERS, SERVICES, talks_to_clouds, talks_to_database, talks_to_engines
 from tests.deploy.rules.selectors import EVERY_POD, matching
@@ -15,6 +16,8 @@ METADATA = "169.254.0.0/16"
 ANYWHERE = "0.0.0.0/0"
 LOCAL_DNS = "169.254.20.10/32"
 DATABASE_PORT = 5432
+MACHINES = "nats-machines"
+"""The Service by which machines reach the bus."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,6 +58,8 @@ def _needed(manifests: Manifests) -> Iterator[Edge]:
         yield Edge(service, "from", "metrics: namespace monitoring")
         if hasattr(getattr(manifests.config, service), "port"):
             yield Edge(service, "from", "http: anywhere")
+    if "machine" in ROLES and manifests.find("Service", MACHINES) is not None:
+        yield Edge(BUS, "from", "bus: machines")
     if any(t["type"] == "nats-jetstream" for s in manifests.of("ScaledObject") for t in s["spec"]["triggers"]):
         yield Edge(BUS, "from", "monitor: namespace keda")
 
@@ -106,6 +111,10 @@ def _destination(manifests: Manifests, peer: Document, port: Document) -> str:
 def _sources(manifests: Manifests, peer: Document) -> Iterator[str]:
     if "namespaceSelector" in peer:
         yield f"namespace {peer['namespaceSelector']['matchLabels']['kubernetes.io/metadata.name']}"
+    elif "ipBlock" in peer:
+        block = ip_network(peer["ipBlock"]["cidr"])
+        hosts = {ip_address(host) for host, _ in _endpoints(manifests) if _is_address(host)}
+        yield "machines" if block.prefixlen and hosts and all(host in block for host in hosts) else str(peer)
     elif "podSelector" in peer:
         yield from (workload.service for workload in matching(manifests, peer["podSelector"]))
     else:
@@ -115,6 +124,10 @@ def _sources(manifests: Manifests, peer: Document) -> Iterator[str]:
 def _endpoints(manifests: Manifests) -> list[tuple[str, int]]:
     urls = [urlsplit(machine.endpoint) for machine in manifests.config.machine if machine.endpoint]
     return [(url.hostname or "", url.port or (443 if url.scheme == "https" else 80)) for url in urls]
+
+
+def _is_address(host: str) -> bool:
+    return re.fullmatch(r"[0-9a-f.:]+", host) is not None
 
 
 def _engine_ports(manifests: Manifests) -> set[int]:
@@ -138,6 +151,5 @@ def _policy_faults(manifests: Manifests, policy: Document) -> Iterator[str]:
     if policy["metadata"]["name"] == "engines":
         networks = [ip_network(block["cidr"]) for block in blocks]
         for host, _ in _endpoints(manifests):
-            is_address = re.fullmatch(r"[0-9a-f.:]+", host)
-            if is_address and not any(ip_address(host) in one for one in networks):
+            if _is_address(host) and not any(ip_address(host) in one for one in networks):
                 yield f"no block has {host}, an endpoint of the configuration"

@@ -12,6 +12,7 @@ SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z
 LONGEST_WORKLOAD = 52
 """What a pod's name adds has to fit into a label of 63 characters."""
 CLUSTER_WIDE = {"Namespace", "PriorityClass"}
+PROJECT = "spotinference"
 EVERY_POD = "default-deny"
 
 
@@ -27,6 +28,8 @@ def names(manifests: Manifests) -> list[str]:
             faults.append(f"{place_of(document)}: its name is no DNS name")
         if document["kind"] not in CLUSTER_WIDE and own != namespace:
             faults.append(f"{place_of(document)}: is in namespace {own}, not {namespace}")
+        if document["metadata"].get("labels", {}).get(PART_OF) != PROJECT:
+            faults.append(f"{place_of(document)}: needs the label {PART_OF}: {PROJECT}")
         if document["kind"] == "Service" and not LABEL.fullmatch(name):
             faults.append(f"{place_of(document)}: its name is no label of a DNS name")
     for workload in manifests.workloads:
