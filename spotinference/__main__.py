@@ -17,6 +17,7 @@ COMMANDS = {
     "backup": "Save the databases and what only the bus has.",
     "restore": "Restore a backup into an empty bus.",
     "outbox": "Send the usage that a gateway left behind.",
+    "reap": "Stop machines that nobody speaks for.",
     "spot-watch": "Report the spot notice of the machine that this runs on.",
     "doctor": "Verify a day's counts, from the engines to the report.",
     "keys": "Create, list, revoke and copy API keys.",

@@ -12,7 +12,9 @@ from typing import Literal, get_args
 from shared.bus import subjects, topology
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 
-Role = Literal["gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox", "machine", "setup"]
+Role = Literal[
+    "gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox", "machine", "reaper", "setup"
+]
 ROLES: tuple[Role, ...] = get_args(Role)
 NAMED: frozenset[Role] = frozenset({"gateway", "machine"})
 """Roles of which there may be several users, with names of their own."""
@@ -114,6 +116,10 @@ ROWS: Mapping[Role, Row] = {
     ),
     # A rented machine, which trusts nobody and is trusted with a word about itself. Its user has the machine's name.
     "machine": Row(publishes=(f"machine.notice.{OWN}",)),
+    # The second line, outside: what it stops is in the journal.
+    "reaper": Row(
+        publishes=("fleet.journal.*",), subscribes=(subjects.ACTIVITIES,), reads=(topology.FLEET, topology.LEASES)
+    ),
     "setup": Row(publishes=(">",)),
 }
 

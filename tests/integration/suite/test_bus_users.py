@@ -22,7 +22,7 @@ from tests.kit.up import UpProcess, up
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 API = "$JS.API"
-USERS: tuple[Role, ...] = ("gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox")
+USERS: tuple[Role, ...] = ("gateway", "waker", "meter", "billing", "site", "operator", "backup", "outbox", "reaper")
 WRITERS: dict[str, tuple[Role, ...]] = {
     "$KV.fleet.local-1": ("waker",),
     "$KV.wakes.key": ("waker",),
@@ -41,7 +41,7 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     "$KV.reports.bench.x": ("operator",),
     "usage.0": ("gateway", "outbox"),
     "wake.request.tiny": ("gateway",),
-    "fleet.journal.local-1": ("waker",),
+    "fleet.journal.local-1": ("waker", "reaper"),
     "fleet.journal.budget.fleet": ("billing",),
     "activity.gateway": ("gateway",),
     "activity.other": (),
@@ -96,7 +96,7 @@ READERS: dict[str, tuple[Role, ...]] = {
     "$KV.>": (),
     "$JS.>": (),
     "wake.request.>": ("waker",),
-    "activity.*": ("waker", "meter", "operator"),
+    "activity.*": ("waker", "meter", "operator", "reaper"),
     "limits.*": ("gateway",),
     "machine.notice.*": ("waker",),
     "fleet.journal.>": ("operator",),

@@ -15,7 +15,7 @@ RESERVED: dict[str, tuple[Role, ...]] = {
     f"$KV.{topology.BUDGET.name}.fleet": ("billing",),
     f"$KV.{topology.KEYS.name}.digest": ("site", "operator"),
     subjects.usage("source"): ("gateway", "outbox"),
-    subjects.journal("m1"): ("waker",),
+    subjects.journal("m1"): ("waker", "reaper"),
 }
 """Subjects that few users may publish, beside `setup`."""
 
