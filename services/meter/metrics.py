@@ -93,3 +93,20 @@ class AuditMetrics:
         """Another replica leads, and this one's last count is not the present one."""
         self.leading.set(0)
         self.wrong.set(math.nan)
+
+
+class TelemetryMetrics:
+    """What became of the spans for an OpenTelemetry collector."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.spans = Counter(
+            "spot_meter_otel_spans",
+            "Spans of counted events, by outcome: sent, refused (by the collector), failed, dropped (queue full).",
+            ("outcome",),
+            registry=registry,
+        )
+        self.failures = Counter(
+            "spot_meter_otel_failures", "Requests to the OpenTelemetry collector that failed.", registry=registry
+        )
+        for outcome in ("sent", "refused", "failed", "dropped"):
+            self.spans.labels(outcome)

@@ -34,6 +34,14 @@ class ScrapeFailed(Exception):
     """An engine's counters could not be read; the text says why."""
 
 
+class ExportFailed(Exception):
+    """A collector did not take a request; the text says why."""
+
+    def __init__(self, reason: str, *, can_retry: bool) -> None:
+        super().__init__(reason)
+        self.can_retry = can_retry
+
+
 class Ledger(Protocol):
     """The usage events, each exactly once, and the sums of them."""
 
@@ -177,3 +185,10 @@ class EngineScraper(Protocol):
         """Return the engine's counters, or raise `ScrapeFailed`."""
 
     async def close(self) -> None: ...
+
+
+class TelemetrySink(Protocol):
+    """Sends OpenTelemetry's requests."""
+
+    async def send(self, path: str, body: bytes) -> int:
+        """Return how many spans of the request were refused, or raise `ExportFailed`. Bounded in time."""

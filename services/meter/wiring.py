@@ -1,8 +1,8 @@
 """Assembles the meter: the only place that names its concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import structlog
@@ -14,6 +14,7 @@ from services.meter.adapters.engine_store import SqlEngineStore
 from services.meter.adapters.gap_store import SqlGapStore
 from services.meter.adapters.key_store import SqlKeyStore
 from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.otlp_client import OtlpClient
 from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.adapters.quarantine_store import SqlQuarantineStore
 from services.meter.adapters.response_store import SqlResponseStore
@@ -34,16 +35,20 @@ from services.meter.app.recount import QuarantineRecounter
 from services.meter.app.recovery import Recovery
 from services.meter.app.response_recorder import ResponseRecorder
 from services.meter.app.source_heartbeats import SourceHeartbeats
-from services.meter.metrics import AuditMetrics, Metrics
+from services.meter.app.telemetry import TelemetryExporter
+from services.meter.core.otlp import Sender
+from services.meter.metrics import AuditMetrics, Metrics, TelemetryMetrics
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.engine_keys import EngineKeys
 from shared.errors import BusUnavailable
 from shared.leadership import Leadership
+from shared.messages.gateway import UsageEvent
 from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
+from shared.version import VERSION
 
 log = structlog.get_logger()
 
@@ -63,11 +68,10 @@ BACKLOG_SECONDS = 2.0
 async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the meter. Leaving finishes the current batch, within the drain's grace."""
     bus, now, settings = runtime.bus, runtime.now, runtime.config.meter
-    url = database.database_url(runtime.config, runtime.data_dir, LEDGER_FILE)
-    on_fault = partial(runtime.health.report, "database")
     tasks = PeriodicTasks(runtime.registry)
     async with (
-        database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine,
+        _telemetry(runtime) as on_counted,
+        _open_database(runtime) as engine,
         _responses(runtime, engine, tasks) as responses,
     ):
         quarantine, gap_store, batch_size = SqlQuarantineStore(engine), SqlGapStore(engine), settings.batch
@@ -77,7 +81,9 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         ledger = SqlLedger(engine, frozenset(runtime.config.models))
         publisher = ProgressPublisher(bus, ledger, now)
         backlog = Backlog(bus, metrics.backlog, now)
-        recorder = Recorder(ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now)
+        recorder = Recorder(
+            ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now, on_counted=on_counted
+        )
         consumer = Consumer(bus, recorder, batch_size=batch_size, monotonic=runtime.monotonic, stopped=runtime.stopped)
         recovery = Recovery(
             bus, SqlConfirmedMarks(engine), recorder, metrics, responses.read_again, batch_size=batch_size, now=now
@@ -146,6 +152,31 @@ async def _responses(runtime: Runtime, engine: AsyncEngine, tasks: PeriodicTasks
         await responder.stop()
         await responses.stop()
         await cancel_and_wait(running)
+
+
+def _open_database(runtime: Runtime) -> AbstractAsyncContextManager[AsyncEngine]:
+    url = database.database_url(runtime.config, runtime.data_dir, LEDGER_FILE)
+    on_fault = partial(runtime.health.report, "database")
+    return database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault)
+
+
+@asynccontextmanager
+async def _telemetry(runtime: Runtime) -> AsyncIterator[Callable[[Collection[UsageEvent]], None]]:
+    """Yield what takes counted events. Leaving sends the last of them, once the ledger is closed."""
+    metrics, endpoint = TelemetryMetrics(runtime.registry), runtime.config.otel.endpoint
+    if endpoint is None:
+        yield lambda _: None
+        return
+    resource = {"service.name": "spotinference", "service.instance.id": runtime.instance, "service.version": VERSION}
+    client = OtlpClient(endpoint)
+    exporter = TelemetryExporter(client, Sender(resource, "spotinference.meter", VERSION), metrics, now=runtime.now)
+    running = runtime.spawn(exporter.run(), "telemetry")
+    try:
+        yield exporter.offer
+    finally:
+        await cancel_and_wait([running])
+        await exporter.flush()
+        await client.close()
 
 
 def _handlers(

@@ -205,6 +205,13 @@ class SiteSection(ServiceSection, frozen=True, kw_only=True):
         return self.public_url is not None and self.public_url.startswith("https://")
 
 
+class OtelSection(Section, frozen=True, kw_only=True):
+    """Where usage is reported to, beside the ledger."""
+
+    endpoint: str | None = None
+    """The base URL of an OpenTelemetry collector's OTLP over HTTP. Default: nothing is reported."""
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration file."""
 
@@ -215,6 +222,7 @@ class Config(Section, frozen=True, kw_only=True):
     meter: MeterSection = MeterSection()
     billing: BillingSection = BillingSection()
     site: SiteSection = SiteSection()
+    otel: OtelSection = OtelSection()
     provider: ProviderSection = ProviderSection()
     tier: tuple[Tier, ...] = ()
     machine: tuple[Machine, ...] = ()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from shared.config.fleet import Machine, Model, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
 from shared.config.providers import HyperstackSection, traits_of
-from shared.config.sections import BusSection, Config, GatewaySection
+from shared.config.sections import BusSection, Config, GatewaySection, OtelSection
 from shared.config.values import Bounds, Money, Section
 from shared.weekly_window import window_fault
 
@@ -32,6 +32,7 @@ def find_faults(config: Config) -> list[str]:
         *_gateway_faults(config.gateway),
         *_keep_warm_faults("waker.keep_warm", config.waker.keep_warm),
         *_billing_faults(config),
+        *_otel_faults(config.otel),
         *_bound_faults(config, ""),
     ]
 
@@ -217,6 +218,18 @@ def _source_faults(sources: tuple[InvoiceSource, ...]) -> Iterator[str]:
         parts = urlsplit(source.url)
         if not source.url or ("://" in source.url and (parts.scheme != "s3" or not parts.netloc)):
             yield f"{place}: url must be a file, a folder or s3://bucket/prefix, got {source.url!r}"
+
+
+def _otel_faults(otel: OtelSection) -> Iterator[str]:
+    if otel.endpoint is None:
+        return
+    parts = urlsplit(otel.endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        yield f"otel.endpoint must be a URL, e.g. http://otel-collector:4318, got {otel.endpoint!r}"
+    elif parts.username or parts.password:
+        yield "otel.endpoint must not contain a password: let a collector add what its backend requires"
+    elif parts.path.endswith(("/v1/traces", "/v1/metrics")):
+        yield "otel.endpoint must be the base URL: remove /v1/traces or /v1/metrics, which are appended"
 
 
 def _is_date(text: str) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "observability" / "rules"
-RULE_TESTS = Path(__file__).parent / "rules"
+RULE_TESTS = Path(__file__).parent / "alerts"
 
 
 class Annotations(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,7 +52,7 @@ class Case(msgspec.Struct):
     alert_rule_test: list[AlertTest]
 
 
-class TestFile(msgspec.Struct):
+class AlertTestFile(msgspec.Struct):
     tests: list[Case]
 
 
@@ -70,5 +70,5 @@ def alerts() -> list[Alert]:
 
 
 def alert_tests() -> list[AlertTest]:
-    files = (msgspec.yaml.decode(path.read_bytes(), type=TestFile) for path in sorted(RULE_TESTS.glob("*.yml")))
+    files = (msgspec.yaml.decode(path.read_bytes(), type=AlertTestFile) for path in sorted(RULE_TESTS.glob("*.yml")))
     return [test for file in files for case in file.tests for test in case.alert_rule_test]

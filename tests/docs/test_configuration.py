@@ -31,6 +31,7 @@ SECTIONS = {
     "gateway": "## `[gateway]`",
     "waker": "## `[waker]`",
     "meter": "## `[meter]`",
+    "otel": "## `[otel]`",
     "billing": "## `[billing]`",
     "site": "## `[site]`",
     "billing.rate": "## `[[billing.rate]]`",

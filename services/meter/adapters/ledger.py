@@ -91,6 +91,7 @@ class SqlLedger:
             # Some messages that the stream repeats were quarantined when they could not be counted.
             await mark_recounted(connection, [_digest(m.payload) for m in batch.countable], batch.received_at)
         return RecordResult(
+            events=tuple(fresh.values()),
             counted=len(fresh),
             repeated=len(repeats) - conflicting,
             conflicts=conflicting,

@@ -1,7 +1,7 @@
 """Records payloads in the ledger, wherever they were read, and counts what became of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
 
@@ -13,6 +13,7 @@ from services.meter.metrics import Metrics
 from services.meter.ports import Ledger
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
+from shared.messages.gateway import UsageEvent
 
 log = structlog.get_logger()
 
@@ -29,14 +30,19 @@ class Recorder:
         *,
         keep_events_s: float,
         now: Callable[[], float],
+        on_counted: Callable[[Collection[UsageEvent]], None] = lambda _: None,
     ) -> None:
-        """`vet` quarantines events of unknown keys and sources. `keep_events_s`: older events are not counted."""
+        """`vet` quarantines events of unknown keys and sources. `keep_events_s`: older events are not counted.
+
+        `on_counted` gets the events of each committed batch that the ledger did not have; it returns at once.
+        """
         self._ledger = ledger
         self._publisher = publisher
         self._metrics = metrics
         self._vet = vet
         self._keep_events_s = keep_events_s
         self._now = now
+        self._on_counted = on_counted
         self._publish_lock = asyncio.Lock()
 
     async def record(self, payloads: Sequence[bytes]) -> RecordResult:
@@ -65,6 +71,7 @@ class Recorder:
             self._metrics.database_faults.inc()
             raise
         self._count(result)
+        self._on_counted(result.events)
         return result
 
     def _count(self, result: RecordResult) -> None:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from services.meter.core.batch import QuarantineKind
 from services.meter.core.rollups import MonthKey
 from services.meter.core.unknown_models import UnknownModel, What
+from shared.messages.gateway import UsageEvent
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordResult:
     """Counts of messages, and the marks and months that the batch touched, as they are after it."""
 
+    events: tuple[UsageEvent, ...] = ()
+    """The counted ones: those that the ledger did not have."""
     counted: int
     repeated: int
     conflicts: int

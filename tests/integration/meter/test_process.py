@@ -42,11 +42,11 @@ START_SECONDS = 30.0
 class Meter:
     """One process of the service."""
 
-    def __init__(self, home: Path, nats_url: str, database_url: str) -> None:
+    def __init__(self, home: Path, nats_url: str, database_url: str, more: str = "") -> None:
         home.mkdir()
         self._home = home
         config = home / "spotinference.toml"
-        config.write_text(f'[database]\nurl = "{database_url}"\n[meter]\nbatch = 50\nkeep_events = "36500d"\n')
+        config.write_text(f'[database]\nurl = "{database_url}"\n[meter]\nbatch = 50\nkeep_events = "36500d"\n{more}')
         self._environment = {**os.environ, BUS_URL_VARIABLE: nats_url, CONFIG_VARIABLE: str(config)}
         self._process: asyncio.subprocess.Process | None = None
         self.metrics_url = ""
@@ -88,8 +88,9 @@ class Meter:
 
 
 @asynccontextmanager
-async def meter_on(home: Path, nats_url: str, database_url: str) -> AsyncIterator[Meter]:
-    meter = Meter(home, nats_url, database_url)
+async def meter_on(home: Path, nats_url: str, database_url: str, more: str = "") -> AsyncIterator[Meter]:
+    """`more`: further sections of its configuration."""
+    meter = Meter(home, nats_url, database_url, more)
     await meter.start()
     try:
         yield meter

@@ -181,6 +181,26 @@ def test_a_missing_account_and_an_instance_named_twice_are_reported() -> None:
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "fault"),
+    [
+        ("http://otel-collector:4318", None),
+        ("https://[::1]:4318/otlp/", None),
+        ("otel-collector:4318", "otel.endpoint must be a URL"),
+        ("http://otel:4318?x=1", "otel.endpoint must be a URL"),
+        ("http://me:secret@otel:4318", "otel.endpoint must not contain a password"),
+        ("http://otel:4318/v1/traces", "otel.endpoint must be the base URL"),
+    ],
+)
+def test_a_collector_is_a_base_url_without_a_password(endpoint: str, fault: str | None) -> None:
+    text = f'[otel]\nendpoint = "{endpoint}"'
+    if fault is None:
+        assert _read(text).otel.endpoint == endpoint
+        return
+    with pytest.raises(Misconfigured, match=fault):
+        _read(text)
+
+
+@pytest.mark.parametrize(
     ("url", "good"),
     [("http://api.example", False), ("", False), ("https://api.example/v1", True), ("http://[::1]:9/v1", True)],
 )
