@@ -10,6 +10,8 @@ import yaml
 
 from tests.deploy.manifests import K8S, NAME, RENDERED, SETUP, Manifests, load
 from tests.deploy.rules.availability import known_metrics
+from tests.deploy.rules.configuration import DATA_DIR
+from tests.deploy.rules.images import RECIPE
 from tests.docs.pages import page
 
 EKS = K8S / "components" / "eks-identity"
@@ -90,6 +92,11 @@ def test_a_changed_configuration_has_another_name() -> None:
 
 def _texts() -> list[str]:
     return [load(overlay).config_text for overlay in RENDERED]
+
+
+def test_temporary_files_are_on_the_volume() -> None:
+    (run,) = re.findall(r"^FROM \S+ AS run\n(.*?)^FROM", RECIPE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert f" TMPDIR={DATA_DIR}\n" in run
 
 
 def test_each_folder_of_the_base_is_listed() -> None:

@@ -20,7 +20,11 @@ from tests.kit.scripted_engine import ScriptedEngine
 from tests.kit.waiting import until
 
 MODEL = "qwen3-8b"
-PORTS = {"metrics_port = 9090": "metrics_port = 0", '[gateway]\nhost = "*"': '[gateway]\nport = 0\nhost = "127.0.0.1"'}
+PORTS = {
+    "metrics_port = 9090": "metrics_port = 0",
+    **{f'[{name}]\nhost = "*"': f'[{name}]\nport = 0\nhost = "127.0.0.1"' for name in ("gateway", "site")},
+}
+"""What would be taken on this host."""
 
 
 def secrets_of(users: Path) -> Secrets:
@@ -79,6 +83,8 @@ async def test_what_is_rendered_serves_a_request_and_drains(tmp_path: Path, scri
                         return response.status, await response.text()
 
                 await until(answer, lambda reply: reply[0] == 200)
+                async with session.get(announced["site"].url) as response:
+                    assert response.status == 200
 
             async def counted() -> int:
                 usage = json.loads(await spotinference(access, tmp_path, "usage", "--json"))

@@ -126,8 +126,8 @@ class _Timeouts(_Part):
 
 class _RouteRule(_Part):
     matches: list[_Match]
-    timeouts: _Timeouts
     backend_refs: Annotated[list[_BackendRef], msgspec.Meta(min_length=1)]
+    timeouts: _Timeouts | None = None
 
 
 class _RouteSpec(_Part):
