@@ -10,7 +10,6 @@ from rich.text import Text
 
 from services.billing.adapters.export import bill_coverage
 from services.billing.adapters.export.formatting import (
-    CAUSE_WORDS,
     NOBODY,
     TRAILING,
     UNATTRIBUTED,
@@ -23,6 +22,7 @@ from services.billing.core.reports.period_report import format_days
 from shared.key_names import key_label
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
+from shared.report_forms.words import CAUSE_WORDS
 from spotinference.tables import Row, decimal_places, figure_table, format_usd
 
 LEVELS = "▁▂▃▄▅▆▇█"

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from services.billing.adapters.export.formatting import UNATTRIBUTED, Report, days_of, format_decimal
+from services.billing.adapters.export.formatting import UNATTRIBUTED, Report, days_of
 from shared.csv_cells import csv_text
 from shared.messages.billing import DayReport, DirectionFigure, PeriodReport, Statement
+from shared.report_forms.words import format_decimal
 
 DAY_COLUMNS = (
     "day",

@@ -3,13 +3,13 @@
 from decimal import Decimal
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from services.billing.adapters.export import bill_coverage, formatting
-from services.billing.adapters.export.charts import cause_bars, plot_days
 from shared.key_names import key_label
 from shared.messages.billing import DayReport, PeriodReport, Statement
-from shared.printable import printable
+from shared.report_forms import words
+from shared.report_forms.charts import cause_bars, plot_days
 
 MOST_ROWS = 25
 """Rows of models, and of keys, on a page; the rest is in one row. The other formats have all rows."""
@@ -69,31 +69,22 @@ def _model(statement: Statement, model: str) -> tuple[str, int, Decimal | None]:
 @cache
 def _pages() -> Environment:
     environment = Environment(
-        loader=PackageLoader("services.billing.adapters", "export"),
+        loader=ChoiceLoader(
+            [PackageLoader("services.billing.adapters", "export"), PackageLoader("shared.report_forms", ".")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        finalize=words.shown,
     )
-    environment.filters["usd"] = formatting.format_usd
-    environment.filters["count"] = lambda number: f"{number:,}".replace(",", " ")
+    environment.filters["usd"] = words.format_usd
+    environment.filters["count"] = words.format_count
     environment.filters["what"] = formatting.line_name
     environment.globals["lacking"] = formatting.missing_reason
-    environment.filters["share"] = _share
-    environment.globals["state_words"] = formatting.STATE_WORDS
-    environment.globals["basis"] = formatting.BASIS
+    environment.filters["share"] = words.format_share
+    environment.globals["state_words"] = words.STATE_WORDS
+    environment.globals["basis"] = words.BASIS
     environment.globals["most_rows"] = MOST_ROWS
     environment.globals["nobody"] = formatting.NOBODY
     return environment
-
-
-def _share(part: Decimal, whole: Decimal | None) -> str:
-    return f"{part / whole:.1%}" if whole else formatting.NOTHING
-
-
-def _shown(value: object) -> object:
-    """Text from outside in one line, null as a dash; our own markup as it is."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return printable(value)
-    return formatting.NOTHING if value is None else value

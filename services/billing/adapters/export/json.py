@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from services.billing.adapters.export.formatting import format_decimal
 from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
+from shared.report_forms.words import format_decimal
 
 
 def json_fields(message: DayReport | PeriodReport | Statement | Bands) -> dict[str, Any]:

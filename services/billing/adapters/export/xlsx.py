@@ -11,14 +11,11 @@ from typing import TypeVar
 from services.billing.adapters.export import bill_coverage
 from services.billing.adapters.export.csv import DAY_COLUMNS, report_rows
 from services.billing.adapters.export.formatting import (
-    BASIS,
-    CAUSE_WORDS,
     NOBODY,
     TRAILING,
     UNATTRIBUTED,
     Report,
     days_of,
-    format_decimal,
     span_of,
     split_top,
     trailing_period,
@@ -26,6 +23,7 @@ from services.billing.adapters.export.formatting import (
 from services.billing.adapters.export.workbook import Kind, Row, Sheet, write_workbook
 from shared.messages.billing import CAUSES, DayReport, KeyFigure, ModelFigure, PeriodReport, TierFigure
 from shared.printable import printable
+from shared.report_forms.words import BASIS, CAUSE_WORDS, format_decimal
 
 P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
 

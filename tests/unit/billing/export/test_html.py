@@ -7,11 +7,11 @@ from decimal import Decimal
 import pytest
 from msgspec.structs import replace
 
-from services.billing.adapters.export.charts import plot_days
-from services.billing.adapters.export.formatting import MINUS, NOTHING, format_usd
 from services.billing.adapters.export.html import MOST_ROWS, report_html, statement_html
 from services.billing.core.reports.period_report import build_period_report
 from shared.messages.billing import CAUSES, Cause
+from shared.report_forms.charts import plot_days
+from shared.report_forms.words import MINUS, NOTHING, format_usd
 from tests.unit.billing.export.full_reports import (
     EVIL,
     WEIGHTS,

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Generic, Protocol, TypeVar
 
-from services.billing.adapters.export.formatting import CAUSE_WORDS, format_usd
-from shared.messages.billing import CAUSES, DayReport
+from shared.messages.billing import CAUSES, Cause, FigureState
+from shared.report_forms.words import CAUSE_WORDS, format_usd
 
 WIDEST = Decimal("0.72")
 """The part of a day's place that its column fills."""
@@ -23,6 +24,22 @@ STEPS = (
 """Ends of a scale that read well, times a power of ten; half of each does, too."""
 
 
+class DayFigures(Protocol):
+    """What a chart of days reads of each."""
+
+    @property
+    def day(self) -> str: ...
+    @property
+    def state(self) -> FigureState | None: ...
+    @property
+    def usd_per_mtok(self) -> Decimal | None: ...
+    @property
+    def causes(self) -> dict[str, Decimal]: ...
+
+
+D = TypeVar("D", bound=DayFigures)
+
+
 @dataclass(frozen=True)
 class Bar:
     """One cause. A negative amount grows to the left of the zero line."""
@@ -36,10 +53,10 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(Generic[D]):
     """A day's cost per million tokens, from the top. `height` None: the day has no figure."""
 
-    report: DayReport
+    report: D
     x: str
     middle: str
     width: str
@@ -48,10 +65,40 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Generic[D]):
     """Columns of days below one another's scale; `labels` stand at top, middle and bottom."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[Column[D], ...]
+    labels: tuple[str, str, str]
+    zero: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One cause of one day, from the top."""
+
+    cause: Cause
+    y: str
+    height: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A day's spend by cause. `segments` None: the day has no figure, which is not 0."""
+
+    day: str
+    x: str
+    middle: str
+    width: str
+    segments: tuple[Segment, ...] | None
+
+
+@dataclass(frozen=True)
+class StackPlot:
+    """Days side by side, and the causes that any of them has."""
+
+    stacks: tuple[Stack, ...]
+    causes: tuple[Cause, ...]
     labels: tuple[str, str, str]
     zero: str
 
@@ -74,7 +121,7 @@ def cause_bars(causes: Mapping[str, Decimal]) -> list[Bar]:
     ]
 
 
-def plot_days(days: Iterable[DayReport]) -> Plot:
+def plot_days(days: Iterable[D]) -> Plot[D]:
     """The days' cost per million tokens side by side."""
     shown = list(days)
     low, high = _around_zero(day.usd_per_mtok for day in shown if day.usd_per_mtok is not None)
@@ -97,6 +144,38 @@ def plot_days(days: Iterable[DayReport]) -> Plot:
         )
     labels = (format_usd(high), format_usd((high + low) / 2), format_usd(low))
     return Plot(columns=tuple(columns), labels=labels, zero=_percent(high / whole))
+
+
+def stack_days(days: Iterable[DayFigures]) -> StackPlot:
+    """The days' spend by cause: amounts stand on the zero line in the causes' order, credits hang from it."""
+    shown = list(days)
+    sums = [sum((a for a in day.causes.values() if a * sign > 0), Decimal(0)) for day in shown for sign in (1, -1)]
+    low, high = _around_zero(sums)
+    low, high = -_round_up(-low), _round_up(high)
+    whole = high - low or Decimal(1)
+    place = Decimal(1) / max(1, len(shown))
+    stacks = []
+    for number, day in enumerate(shown):
+        up = down = Decimal(0)
+        segments = []
+        for cause in CAUSES:
+            amount = day.causes.get(cause, Decimal(0))
+            up, down = up + max(amount, Decimal(0)), down + min(amount, Decimal(0))
+            if amount:
+                top = up if amount > 0 else down - amount
+                segments.append(Segment(cause, _percent((high - top) / whole), _percent(abs(amount) / whole)))
+        stacks.append(
+            Stack(
+                day=day.day,
+                x=_percent((number + (1 - WIDEST) / 2) * place),
+                middle=_percent((number + Decimal("0.5")) * place),
+                width=_percent(place * WIDEST),
+                segments=tuple(segments) if day.causes else None,
+            )
+        )
+    causes = [cause for cause in CAUSES if any(day.causes.get(cause) for day in shown)]
+    labels = (format_usd(high), format_usd((high + low) / 2), format_usd(low))
+    return StackPlot(stacks=tuple(stacks), causes=tuple(causes), labels=labels, zero=_percent(high / whole))
 
 
 def _around_zero(amounts: Iterable[Decimal]) -> tuple[Decimal, Decimal]:

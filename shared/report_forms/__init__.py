@@ -1,0 +1,1 @@
+"""How figures of cost are shown, in reports and on the site: words, amounts and charts."""
