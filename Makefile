@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Four workers on two cores: the tests spend much of their time waiting for what they start (clouds, engines).
 WORKERS ?= 4
 
-.PHONY: help setup demo up test test-all test-other check images proof bench manifests requirements clean
+.PHONY: help setup demo up test test-all test-other check images check-vllm proof bench manifests requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ images: $(BIN)/.dev-ready ## Build the container images with buildah (as root) a
 
 proof: $(BIN)/.dev-ready ## Break everything around the ledger by SEED for SECONDS (600) and compare it with the engine's count
 	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
+
+check-vllm: $(BIN)/.dev-ready ## Run the real vLLM behind the suite, on a CPU or on this machine's NVIDIA GPU (2.5 GB)
+	$(BIN)/python -m tests.vllm
 
 bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct call, nginx, two Rust routers and a naive proxy
 	$(BIN)/python -m bench.gateway

@@ -17,16 +17,22 @@ import msgspec
 from shared.config.values import Section
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode_text, decode_toml
+from shared.version import VERSION
 
 HERE = Path(__file__).parent
-REQUIREMENTS = HERE.parents[1] / "requirements" / "engine.txt"
+REQUIREMENTS = HERE.parents[1] / "requirements"
 PORT = 8000
 UID = 7000
 """Of the user that the engine runs as, fixed because the firewall names it by number."""
 LIMIT_BYTES = 16384
 """Of user data on EC2."""
 PACKAGES = ("curl", "nftables", "openssl", "python3-venv")
-WIREGUARD_FILE = PurePosixPath("/etc/wireguard/wg0.conf")
+OPTIONAL = {
+    "dead-man": "spotinference-dead-man.timer",
+    "spot-watch": "spotinference-spot-watch.service",
+    "wg0": "wg-quick@wg0.service",
+}
+"""Parts of the names of files that only some machines get, and the unit that they are for."""
 _VALUE = re.compile(r"@\{(\w+)\}")
 _LINE = re.compile(r"[^\s\"'\\$`%]+")
 """A value that means the same to systemd, to a shell and in TOML."""
@@ -56,6 +62,15 @@ class WireGuard(Section, frozen=True, kw_only=True):
     peer_addresses: tuple[Word, ...]
 
 
+class Spot(Section, frozen=True, kw_only=True):
+    """What a spot machine of EC2 needs to report that it is taken back."""
+
+    machine: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")]
+    bus_url: Word
+    package_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    private_ca: bool = False
+
+
 class Machine(Section, frozen=True, kw_only=True):
     """One machine."""
 
@@ -65,10 +80,11 @@ class Machine(Section, frozen=True, kw_only=True):
     sources: tuple[Word, ...]
     bastions: tuple[Word, ...]
     revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
-    requirements_url: Annotated[str, msgspec.Meta(pattern=rf"^https://{_LINE.pattern}$")]
+    artifacts_url: Annotated[str, msgspec.Meta(pattern=rf"^https://{_LINE.pattern}$")]
     driver_packages: tuple[Word, ...] = ()
     volume: Annotated[str, msgspec.Meta(pattern=r"^/dev/[\w/.-]+$")] | None = None
     wireguard: WireGuard | None = None
+    spot: Spot | None = None
 
 
 def render(path: Path) -> str:
@@ -109,6 +125,8 @@ def _faults(machine: Machine) -> Iterator[tuple[str, str]]:
             yield place, f"must be an IP address{'' if place == 'address' else ' or network'}: {error}"
     if not machine.sources:
         yield "sources", "must name the gateways, the waker and the meter: without them nobody reaches the engine"
+    if machine.spot and machine.provider != "ec2":
+        yield "spot", "needs provider ec2: no other one gives notice"
     if machine.wireguard and machine.wireguard.address.partition("/")[0] != machine.address:
         yield "address", f"must be the one in [wireguard], {machine.wireguard.address}"
 
@@ -127,19 +145,28 @@ def _units(machine: Machine) -> list[str]:
         units.append("wg-quick@wg0.service")
     if machine.provider == "ec2":  # elsewhere a machine that powers itself off is billed on
         units.append("spotinference-dead-man.timer")
+    if machine.spot:
+        units.append("spotinference-spot-watch.service")
     return units
 
 
 def _values(machine: Machine, machine_class: MachineClass) -> dict[str, str]:
-    wireguard = machine.wireguard
+    wireguard, spot = machine.wireguard, machine.spot
     values = msgspec.structs.asdict(machine_class) | {
         "address": machine.address,
         "port": PORT,
         "uid": UID,
         "revision": machine.revision,
         "model_dir": f"/srv/models/{machine_class.model.partition('/')[2]}",
-        "requirements_url": machine.requirements_url,
-        "requirements_sha256": hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest(),
+        "artifacts_url": machine.artifacts_url,
+        "engine_sha256": _sha256_of("engine.txt"),
+        "command_venv": "/opt/spotinference" if spot else "",
+        "command_sha256": _sha256_of("setup.txt") if spot else "",
+        "package": f"spotinference-{VERSION}-py3-none-any.whl" if spot else "",
+        "package_sha256": spot.package_sha256 if spot else "",
+        "spot_machine": spot.machine if spot else "",
+        "bus_url": spot.bus_url if spot else "",
+        "bus_ca": 'ca_file = "/etc/spotinference/nats-ca.pem"\n' if spot and spot.private_ca else "",
         "units": " ".join(_units(machine)),
         "network_unit": "wg-quick@wg0.service" if wireguard else "",
         "engine_rules": _rules(machine.sources, f"tcp dport {PORT} counter name engine accept", bool(wireguard)),
@@ -152,6 +179,10 @@ def _values(machine: Machine, machine_class: MachineClass) -> dict[str, str]:
         "peer_addresses": ", ".join(wireguard.peer_addresses) if wireguard else "",
     }
     return {name: str(value) for name, value in values.items()}
+
+
+def _sha256_of(requirements: str) -> str:
+    return hashlib.sha256((REQUIREMENTS / requirements).read_bytes()).hexdigest()
 
 
 def _rules(networks: tuple[str, ...], verdict: str, tunnelled: bool) -> str:
@@ -171,10 +202,8 @@ def _files(machine: Machine, values: dict[str, str]) -> dict[PurePosixPath, str]
     files = {}
     for source in sorted(path for path in (HERE / "root").rglob("*") if path.is_file()):
         path = PurePosixPath("/") / source.relative_to(HERE / "root")
-        is_included = machine.wireguard is not None if path == WIREGUARD_FILE else True
-        if "dead-man" in path.name:
-            is_included = "spotinference-dead-man.timer" in units
-        if is_included:
+        needed_by = next((unit for name, unit in OPTIONAL.items() if name in path.name), None)
+        if needed_by is None or needed_by in units:
             files[path] = _VALUE.sub(lambda name: values[name[1]], decode_text(source.read_bytes()))
     return files
 
@@ -210,7 +239,7 @@ def _user_data(machine: Machine, files: dict[PurePosixPath, str]) -> str:
         ]
     lines.append("write_files:")
     for path, content in files.items():
-        mode = "0755" if "/lib/" in str(path) else "0600" if path == WIREGUARD_FILE else "0644"
+        mode = "0755" if "/lib/" in str(path) else "0600" if path.parent.name == "wireguard" else "0644"
         lines += [f"- path: {path}", f'  permissions: "{mode}"', "  content: |"]
         lines += [f"    {line}" if line else "" for line in content.splitlines()]
     lines += ["runcmd:", "- [/usr/local/lib/spotinference/provision]"]

@@ -49,8 +49,12 @@ class StandInMachine:
             "WIREGUARD_KEY": "",
             "ENGINE_USER": str(os.getuid()),
             "GPUS": "2",
-            "REQUIREMENTS_URL": "https://artifacts.example.com/engine.txt",
-            "REQUIREMENTS_SHA256": hashlib.sha256(LIST).hexdigest(),
+            "ARTIFACTS_URL": "https://artifacts.example.com",
+            "ENGINE_SHA256": hashlib.sha256(LIST).hexdigest(),
+            "COMMAND_VENV": "",
+            "COMMAND_SHA256": "",
+            "PACKAGE": "",
+            "PACKAGE_SHA256": "",
             "UNITS": "a.service b.timer",
             "SILENCE_SECONDS": "1800",
         }
@@ -184,6 +188,20 @@ def test_provisioning_stops_at_a_list_of_packages_that_has_changed(machine: Stan
     assert machine.calls("pip") == []
     (machine.root / "served").write_bytes(LIST)
     assert machine.run("provision").returncode == 0, "it goes on where it failed"
+
+
+def test_provisioning_installs_the_command_of_a_spot_machine(machine: StandInMachine) -> None:
+    checksum = hashlib.sha256(LIST).hexdigest()
+    machine.values |= {"COMMAND_VENV": f"{machine.root}/command", "PACKAGE": "it.whl"}
+    machine.values |= {"COMMAND_SHA256": checksum, "PACKAGE_SHA256": checksum}
+    result = machine.run("provision")
+    assert result.returncode == 0, result.stderr
+    fetched = [call.rpartition("/")[2] for call in machine.calls("curl")]
+    assert fetched == ["engine.txt", "setup.txt", "it.whl"]
+    assert machine.calls("pip")[-1].endswith(f"--no-deps {machine.root}/command/it.whl")
+
+    assert machine.run("provision").returncode == 0
+    assert len(machine.calls("pip")) == 3
 
 
 def test_provisioning_stops_where_a_gpu_is_missing(machine: StandInMachine) -> None:

@@ -12,9 +12,21 @@ from typing import Any
 import pytest
 
 from deploy.machine.render import HERE, LIMIT_BYTES, REQUIREMENTS, render
+from shared.config.load import load
 from shared.config.sections import WakerSection
 from shared.errors import Misconfigured
-from tests.deploy.machine.machines import CLASSES, WIREGUARD, user_data, write_files, write_machine, write_program
+from tests.deploy.machine.machines import (
+    CLASSES,
+    ENGINE_UNIT,
+    SPOT,
+    VLLM_NAMES,
+    WIREGUARD,
+    settings,
+    user_data,
+    write_files,
+    write_machine,
+    write_program,
+)
 from tests.kit.debian import program, unpacked
 
 SCHEMA = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
@@ -36,25 +48,18 @@ FOREIGN_UNITS = (
     ),
     *(f"{name}.service" for name in ("nftables", "nvidia-persistenced", "wg-quick@wg0")),
 )
-FOREIGN_PROGRAMS = ("opt/vllm/bin/vllm", "usr/bin/nvidia-modprobe")
-VLLM_NAMES = Path(__file__).with_name("vllm-0.32.0.txt")
-"""Its options, environment variables and tool parsers, as `make check-vllm` compares them with vLLM itself."""
-MORE = {"on its own network": "", "over WireGuard": WIREGUARD, "with a volume": 'volume = "/dev/nvme1n1"\n'}
+FOREIGN_PROGRAMS = ("opt/spotinference/bin/spotinference", "opt/vllm/bin/vllm", "usr/bin/nvidia-modprobe")
+MORE = {
+    "on its own network": "",
+    "over WireGuard": WIREGUARD,
+    "with a volume": 'volume = "/dev/nvme1n1"\n',
+    "spot": SPOT,
+    "all of it": f'volume = "/dev/nvme1n1"\n{SPOT}{WIREGUARD}',
+}
 
 
 def unit_files(root: Path) -> list[Path]:
     return sorted((root / "etc/systemd/system").iterdir())
-
-
-def settings(unit: Path) -> dict[str, list[str]]:
-    """Return the values of each setting of a unit."""
-    lines = unit.read_text("utf-8").replace("\\\n", " ").splitlines()
-    values: dict[str, list[str]] = {}
-    for line in lines:
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            values.setdefault(name, []).append(value)
-    return values
 
 
 @pytest.fixture(params=MORE)
@@ -133,6 +138,17 @@ def test_only_a_machine_that_may_stop_itself_has_the_dead_mans_timer(tmp_path: P
     }
 
 
+def test_a_spot_machine_reports_its_notice_with_its_own_key(tmp_path: Path) -> None:
+    root = write_files(user_data(write_machine(tmp_path, more=SPOT)), tmp_path)
+    unit = settings(root / "etc/systemd/system/spotinference-spot-watch.service")
+    assert shlex.split(unit["ExecStart"][0])[1:3] == ["spot-watch", "h100x2-1"]
+    bus = load(root / "etc/spotinference/spot-watch.toml").bus
+    assert (bus.url, bus.ca_file) == ("tls://nats.internal:4222", Path("/etc/spotinference/nats-ca.pem"))
+    name = unit["LoadCredential"][0].partition(":")[0]
+    assert bus.nkey_file == Path("/run/credentials/spotinference-spot-watch.service") / name
+    assert bus.nkey_file.stem == "h100x2-1", "the user's name is that of the file"
+
+
 def test_the_dead_mans_timer_begins_after_the_longest_wake(tmp_path: Path) -> None:
     root = write_files(user_data(write_machine(tmp_path)), tmp_path)
     minutes = settings(root / "etc/systemd/system/spotinference-dead-man.timer")["OnBootSec"][0]
@@ -164,7 +180,7 @@ def test_the_firewall_is_accepted_by_nft_and_drops_by_default(document: dict[str
 @pytest.mark.parametrize("of_class", CLASSES)
 def test_the_engine_is_started_as_its_version_understands(of_class: str, tmp_path: Path) -> None:
     root = write_files(user_data(write_machine(tmp_path, of_class=of_class)), tmp_path)
-    unit = settings(root / "etc/systemd/system/spotinference-engine.service")
+    unit = settings(root / ENGINE_UNIT)
     words = shlex.split(unit["ExecStart"][0])
     variables = {word.partition("=")[0] for line in unit["Environment"] for word in line.split()}
     known = set(VLLM_NAMES.read_text("utf-8").split())
@@ -174,14 +190,14 @@ def test_the_engine_is_started_as_its_version_understands(of_class: str, tmp_pat
 
 
 def test_the_names_that_vllm_knows_are_those_of_the_pinned_version() -> None:
-    pinned = re.search(r"^vllm==([\d.]+) ", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    pinned = re.search(r"^vllm==([\d.]+) ", (REQUIREMENTS / "engine.txt").read_text("utf-8"), re.MULTILINE)
     assert pinned is not None
     assert VLLM_NAMES.stem == f"vllm-{pinned[1]}"
 
 
 def test_the_engine_is_closed_but_for_its_private_address_and_key(document: dict[str, Any], tmp_path: Path) -> None:
     root = write_files(document, tmp_path)
-    unit = settings(root / "etc/systemd/system/spotinference-engine.service")
+    unit = settings(root / ENGINE_UNIT)
     words = shlex.split(unit["ExecStart"][0])
     options = dict(pairwise(words))
     assert options["--host"] == "10.0.4.11"
@@ -201,6 +217,7 @@ def test_the_engine_is_closed_but_for_its_private_address_and_key(document: dict
     [
         ("spare = 1\n", "unknown field `spare`"),
         ('volume = "nvme1n1"\n', "volume"),
+        (SPOT.replace("0" * 64, "0"), "package_sha256"),
         (WIREGUARD.replace("10.0.4.11/32", "10.99.0.11/32"), "address must be the one in [wireguard], 10.99.0.11/32"),
         (
             WIREGUARD.replace("10.99.0.1/32", "10.99.0.1/16"),
