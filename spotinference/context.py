@@ -5,7 +5,6 @@ import getpass
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
@@ -17,13 +16,9 @@ import msgspec
 
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.permissions import Role
-from shared.bus.ports import Bus
-from shared.bus.topology import LEASE_SECONDS
 from shared.config.load import DEFAULT_DATA_DIR, find_config, load
 from shared.config.sections import Config
-from shared.errors import BusError, BusUnavailable, Rejected, SpotinferenceError
-from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import ErrorReply
+from shared.errors import BusError, SpotinferenceError
 from shared.printable import printable
 from shared.runtime import suite_file
 from shared.tasks import cancel_and_wait
@@ -76,45 +71,6 @@ async def _run_while_watches_last(bus: JetStreamBus, work: Coroutine[Any, Any, T
         raise BusError(f"a bucket can no longer be watched: {ended.result()}")
     finally:
         await cancel_and_wait([task, ended])
-
-
-class _Tagged(msgspec.Struct, frozen=True):
-    """The tag of any message."""
-
-    tag: str | None = msgspec.field(default=None, name="type")
-
-
-async def request_reply(
-    bus: Bus, subject: str, query: msgspec.Struct, reply_type: type[A], *, timeout: float = 30.0
-) -> A:
-    """Send a query to a service and return its reply.
-
-    If a leader has just died, the next one answers within the lease, so an unanswered query is repeated.
-
-    Raises:
-        Rejected: the service rejected the query, or its reply cannot be decoded.
-        BusUnavailable: no service answered.
-    """
-    data = await _request_until_leader(bus, subject, encode(query), timeout)
-    try:
-        if decode(data, _Tagged).tag == "refused.v1":
-            raise Rejected(decode(data, ErrorReply).reason)
-        return decode(data, reply_type)
-    except Unreadable as error:
-        raise Rejected(
-            f"cannot decode the reply on {subject} ({error}): run the same version of the command and the services"
-        ) from error
-
-
-async def _request_until_leader(bus: Bus, subject: str, query: bytes, timeout: float) -> bytes:
-    deadline = time.monotonic() + LEASE_SECONDS + 1.0
-    while True:
-        try:
-            return await bus.request(subject, query, timeout=timeout)
-        except BusUnavailable as error:
-            if time.monotonic() > deadline:
-                raise BusUnavailable(f"{error}: is the service running? `spotinference up` starts it") from error
-            await asyncio.sleep(0.25)
 
 
 def suite_options(command: Callable[Concatenate[Context, P], T]) -> Callable[P, T]:

@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
 from shared.bus.view import View
@@ -19,7 +20,7 @@ from shared.errors import BusUnavailable, Rejected
 from shared.fleet_records import check_machine
 from shared.messages.waker import CommandKind, MachineRecord, MachineState, WakerCommand, WakerReply
 from spotinference.bucket_reader import start_view
-from spotinference.context import Context, operator_identity, request_reply
+from spotinference.context import Context, operator_identity
 from spotinference.terminal import Screen, echo_json, print_line
 from spotinference.times import format_duration
 

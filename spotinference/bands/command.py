@@ -3,10 +3,11 @@
 import click
 
 from services.billing.adapters.export.json import json_fields
+from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_BANDS
 from shared.messages.billing import Bands, BandsQuery
 from spotinference.bands.view import print_bands
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.option_types import DayParam
 from spotinference.terminal import echo_json
 from spotinference.times import today

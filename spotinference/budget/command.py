@@ -3,10 +3,11 @@
 import click
 
 from shared.budget_gates import FLEET_SCOPE, tier_scope
+from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_GATE
 from shared.messages.budget import GateOrder, GateOrdered, Gates, GatesQuery
 from spotinference.budget.view import print_gates
-from spotinference.context import Context, operator_identity, request_reply, suite_options
+from spotinference.context import Context, operator_identity, suite_options
 
 ORDERS: dict[str, GateOrdered] = {"open": "open", "close": "close", "auto": "auto"}
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -13,13 +13,14 @@ from shared.bus.topology import FLEET_JOURNAL
 from shared.config.load import environment
 from shared.config.sections import Config, WakerSection
 from shared.errors import Misconfigured, Rejected
+from shared.fleet_watcher import FleetWatcher
 from shared.messages.budget import Journalled
 from shared.messages.waker import MachineRecord, Phase, PhaseEnded, Transition
 from spotinference.bench.run import KEY_VARIABLE
 from spotinference.bench.streamed_request import Target, send_request
 from spotinference.bench.targets import gateway_origin
 from spotinference.context import Context
-from spotinference.fleet.watcher import FleetWatcher, watch_fleet
+from spotinference.fleet.watcher import watch_fleet
 from spotinference.journal.follower import decode_entries
 from spotinference.terminal import progress
 from spotinference.waker_commands import carry_out, describe, request_command

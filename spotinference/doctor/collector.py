@@ -10,6 +10,7 @@ import aiohttp
 from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received
+from shared.bus.request import request_reply
 from shared.bus.subjects import (
     ACTIVITIES,
     BILLING_INVOICES,
@@ -29,7 +30,7 @@ from shared.messages.meter import Confirmed, Gaps, GapsQuery, KeyComparison, Key
 from shared.messages.meter_audit import Audit, AuditQuery
 from shared.runtime import suite_file
 from spotinference.bucket_reader import read_bucket
-from spotinference.context import Context, request_reply
+from spotinference.context import Context
 from spotinference.diagnostics import wrong
 from spotinference.doctor import links
 from spotinference.doctor.links import Link, Outbox

@@ -5,11 +5,12 @@ import time
 import click
 from rich.table import Table
 
+from shared.bus.request import request_reply
 from shared.bus.subjects import METER_FIGURES
 from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Figures, FiguresQuery
 from shared.units import DAY_S
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.figures.view import figure_lines
 from spotinference.option_types import ListParam
 from spotinference.terminal import echo_json, print_table

@@ -8,8 +8,9 @@ from rich.live import Live
 
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus
+from shared.fleet_rows import MachineRow, without_clock_fields
 from spotinference.context import Context, suite_options
-from spotinference.fleet.view import Row, fleet_table, without_clock_fields
+from spotinference.fleet.view import fleet_table
 from spotinference.fleet.watcher import watch_fleet
 from spotinference.terminal import Screen, echo_json
 
@@ -38,7 +39,7 @@ def fleet(context: Context, *, as_json: bool, watch: bool) -> None:
         Screen().print(fleet_table(machines))
 
 
-async def _read_once(bus: JetStreamBus) -> list[Row]:
+async def _read_once(bus: JetStreamBus) -> list[MachineRow]:
     async with watch_fleet(bus) as watcher:
         await asyncio.sleep(LISTEN_SECONDS)
         return watcher.rows()
@@ -62,7 +63,7 @@ async def _stream_json(bus: JetStreamBus) -> None:
     """Print the whole fleet as one line of JSON, and again at each change, forever."""
     async with watch_fleet(bus) as watcher:
         await asyncio.sleep(LISTEN_SECONDS)
-        last: list[Row] | None = None
+        last: list[MachineRow] | None = None
         while True:
             machines = watcher.rows()
             if without_clock_fields(machines) != last:

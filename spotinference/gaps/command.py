@@ -3,9 +3,10 @@
 import click
 
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import METER_GAPS, METER_LOST, METER_RECOUNT
 from shared.messages.meter import DeclareLost, Gaps, GapsQuery, Recounted, RecountQuery
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.gaps.view import gaps_json, print_gaps
 from spotinference.terminal import Screen, echo_json, print_line
 

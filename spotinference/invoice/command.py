@@ -7,9 +7,10 @@ import click
 import msgspec
 
 from services.billing.adapters.file_sources import open_file_source
+from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
 from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
-from spotinference.context import Context, exit_with_error, request_reply, suite_options
+from spotinference.context import Context, exit_with_error, suite_options
 from spotinference.invoice.importer import import_deliveries
 from spotinference.invoice.view import (
     bill_name,

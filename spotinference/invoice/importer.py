@@ -14,13 +14,13 @@ from msgspec.structs import replace
 from services.billing.app.deliveries import list_deliveries, upload_delivery
 from services.billing.ports import FileSource
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_IMPORT, BILLING_IMPORT_STATUS
 from shared.bus.topology import LEASE_SECONDS
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import ImportAnswer, ImportRequest, ImportStatus, ImportStatusQuery, RunningImport
 from shared.tasks import cancel_and_wait
-from spotinference.context import request_reply
 
 IMPORT_SECONDS = 14_400.0
 """For one delivery and those queued before it. Ten million charges take a minute. Billing answers all the while."""

@@ -6,9 +6,10 @@ import click
 from rich.progress import Progress
 
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import METER_REREAD
 from shared.messages.meter import Reread, RereadQuery
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.terminal import Screen, echo_json, print_line
 from spotinference.times import parse_time
 

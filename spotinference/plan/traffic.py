@@ -11,12 +11,12 @@ from typing import NamedTuple
 import msgspec
 
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import METER_HISTORY
 from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.meter import History, HistoryQuery
 from shared.units import DAY_S
-from spotinference.context import request_reply
 from spotinference.plan.replay import Span, Traffic
 
 COLUMNS = ("time", "model", "tokens")

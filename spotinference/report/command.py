@@ -12,9 +12,10 @@ from services.billing.adapters.export.html import report_html
 from services.billing.adapters.export.json import json_fields
 from services.billing.adapters.export.xlsx import report_xlsx
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_REPORT, BILLING_REPORTS
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.option_types import DayParam
 from spotinference.output_file import write_output
 from spotinference.report.explanation_view import explanation_json, find_explanation, render_explanation

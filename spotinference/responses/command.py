@@ -2,9 +2,10 @@
 
 import click
 
+from shared.bus.request import request_reply
 from shared.bus.subjects import METER_RESPONSES
 from shared.messages.responses import Responses, ResponsesQuery
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.option_types import DayParam, ListParam
 from spotinference.responses.view import print_responses, responses_json
 from spotinference.terminal import echo_json

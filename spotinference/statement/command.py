@@ -8,10 +8,11 @@ from services.billing.adapters.export.csv import statement_csv
 from services.billing.adapters.export.html import statement_html
 from services.billing.adapters.export.json import json_fields
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.errors import Rejected
 from shared.messages.billing import Statement, StatementQuery
-from spotinference.context import Context, exit_with_error, request_reply, suite_options
+from spotinference.context import Context, exit_with_error, suite_options
 from spotinference.keys.store import find_key_ids
 from spotinference.option_types import MonthParam
 from spotinference.output_file import write_output

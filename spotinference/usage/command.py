@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 
 from shared.bus.ports import Bus
+from shared.bus.request import request_reply
 from shared.bus.subjects import METER_TOKENS
 from shared.messages.meter import Tokens, TokensQuery
-from spotinference.context import Context, request_reply, suite_options
+from spotinference.context import Context, suite_options
 from spotinference.keys.store import read_key_names
 from spotinference.option_types import DayParam, ListParam
 from spotinference.terminal import echo_json

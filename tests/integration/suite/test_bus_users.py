@@ -10,11 +10,11 @@ from nats.aio.client import Client
 from shared.bus import subjects, topology
 from shared.bus.jetstream import connect
 from shared.bus.permissions import Role
+from shared.bus.request import request_reply
 from shared.key_store import create_key
 from shared.messages.budget import Gates, GatesQuery
 from shared.messages.meter import Gaps, GapsQuery
 from shared.runtime.suite_file import BUS_USERS
-from spotinference.context import request_reply
 from spotinference.keys.store import read_keys
 from tests.integration.suite.config import config
 from tests.integration.suite.test_outbox import leave_behind

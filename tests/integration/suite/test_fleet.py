@@ -11,9 +11,9 @@ import pytest
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.subjects import activity, machine_key
 from shared.bus.topology import FLEET
+from shared.fleet_watcher import SILENT_SECONDS
 from shared.messages.codec import encode
 from shared.messages.gateway import Activity, MachineActivity
-from spotinference.fleet.watcher import SILENT_SECONDS
 from tests.integration.suite.conftest import Goes, Put, Shell
 from tests.kit.nats_server import NatsServer
 from tests.kit.terminal import terminal

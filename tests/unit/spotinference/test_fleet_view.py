@@ -7,17 +7,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from shared.fleet_rows import MachineRow, MachineUse, machine_rows, sum_use, without_clock_fields
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import MachineRecord, MachineState
-from spotinference.fleet.view import (
-    COLOURS,
-    MachineUse,
-    Row,
-    fleet_table,
-    machine_rows,
-    sum_use,
-    without_clock_fields,
-)
+from spotinference.fleet.view import COLOURS, fleet_table
 from spotinference.times import format_duration
 
 NOW = 1_800_000_000.0
@@ -35,7 +28,7 @@ def record(machine: str = "m1", state: MachineState = "ready", **fields: Any) ->
     return MachineRecord(machine=machine, state=state, **{**facts, **fields})
 
 
-def row(use: MachineUse | None = None, **fields: Any) -> Row:
+def row(use: MachineUse | None = None, **fields: Any) -> MachineRow:
     (only,) = machine_rows([record(**fields)], {} if use is None else {"m1": use}, NOW)
     return only
 

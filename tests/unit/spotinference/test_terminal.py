@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
+from shared.fleet_rows import machine_rows
 from shared.printable import printable, printable_json
 from spotinference import terminal
-from spotinference.fleet.view import fleet_table, machine_rows
+from spotinference.fleet.view import fleet_table
 from tests.unit.spotinference.test_fleet_view import record
 
 HOSTILE = "a\x1b[31mred\x9b2J\u202eevil\u2066x\r\nforged [bold]b[/bold] :smile: \x00\x7f\ud800"
