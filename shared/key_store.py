@@ -63,10 +63,10 @@ async def create_key(
 async def roll_key(bus: Bus, key_id: str, *, overlap_s: float, now: float) -> str:
     """Give a key a new secret and return it. Its earlier ones end after the overlap, or when they would have anyway.
 
-    If this fails halfway, the earlier secrets are still valid; repeat it.
+    If this fails halfway, the earlier secrets are still valid; repeat it. Of several at once, the last one counts.
 
     Raises:
-        Rejected: no such key, or it has ended; or the overlap is too long.
+        Rejected: no such key, or it has ended, or was rolled meanwhile; or the overlap is too long.
     """
     if not 0 <= overlap_s <= MAX_OVERLAP_S:
         raise Rejected(f"the overlap must be 0 to {MAX_OVERLAP_S / DAY_S:g} days")
@@ -77,16 +77,25 @@ async def roll_key(bus: Bus, key_id: str, *, overlap_s: float, now: float) -> st
         if any(record.revoked_at is not None for record, _ in records.values()):
             await revoke_key(bus, key_id, now=now)  # its revocation did not see the new secret
             raise Rejected(f"key {key_id} was revoked meanwhile: create a new one")
+        newest = _newest(records)
         changes = {}
         for name, (record, revision) in records.items():
             end = min(now + overlap_s, math.inf if record.expires_at is None else record.expires_at)
             ended = msgspec.structs.replace(record, expires_at=end, replaced_at=record.replaced_at or now)
-            if name != digest(secret) and ended != record:
+            if name != newest and ended != record:
                 changes[name] = ended, revision
         if not changes:
+            if newest != digest(secret):
+                raise Rejected(f"key {key_id} was rolled meanwhile by somebody else, whose secret counts")
             return secret
         await _update(bus, changes)
     raise Conflict(f"key {key_id} changed during each of {MAX_ATTEMPTS} attempts: repeat it")
+
+
+def _newest(records: _Stored) -> str | None:
+    """Return the digest of the secret that was stored last among those that no other replaced."""
+    current = {name: revision for name, (record, revision) in records.items() if record.replaced_at is None}
+    return max(current, key=current.__getitem__, default=None)
 
 
 async def revoke_key(bus: Bus, key_id: str, *, now: float) -> bool:

@@ -1,5 +1,6 @@
 """A rolled key has two secrets for a while, and never one too many."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
@@ -121,3 +122,31 @@ async def test_interrupted_roll_can_be_repeated() -> None:
     await bus.update(KEYS, digest(first), unchanged.value, revision=entry.revision)
     second = await roll_key(bus, key_id, overlap_s=60.0, now=NOW + 1.0)
     assert await ends(bus, first, lost, second) == [NOW + 61.0, NOW + 61.0, math.inf]
+
+
+class SimultaneousBus(MemoryBus):
+    """Lets each of two rolls store its secret before either ends the earlier ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier: asyncio.Barrier | None = None
+
+    async def create(self, bucket: Bucket, key: str, value: bytes) -> int:
+        revision = await super().create(bucket, key, value)
+        if self.barrier is not None:
+            await self.barrier.wait()
+        return revision
+
+
+async def test_one_secret_survives_two_rolls_at_once() -> None:
+    bus = SimultaneousBus()
+    key_id, first = await create_key(bus, name="n")
+    bus.barrier = asyncio.Barrier(2)
+    rolls = (roll_key(bus, key_id, overlap_s=overlap_s, now=NOW) for overlap_s in (0.0, 60.0))
+    results = await asyncio.gather(*rolls, return_exceptions=True)
+    bus.barrier = None
+    (survivor,) = (result for result in results if isinstance(result, str))
+    (error,) = (result for result in results if isinstance(result, Rejected))
+    assert "rolled meanwhile" in str(error)
+    assert await ends(bus, first, survivor) == [NOW, math.inf]
+    assert await roll_key(bus, key_id, overlap_s=60.0, now=NOW)
