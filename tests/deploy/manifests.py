@@ -16,7 +16,7 @@ from shared.config.sections import Config
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
 NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
-SETUP, BUS = "setup", "nats"
+SETUP, REAPER, BUS = "setup", "reaper", "nats"
 CONFIG_FILE = "spotinference.toml"
 RENDERED = {
     **{name: K8S / "overlays" / name for name in ("local", "staging", "production")},

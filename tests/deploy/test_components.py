@@ -34,6 +34,11 @@ def test_a_role_has_the_actions_of_the_reference(service: str, cloud: str) -> No
     assert _actions(service) == set(described)
 
 
+def test_the_reaper_may_stop_and_not_start() -> None:
+    assert _actions("waker") - _actions("reaper") == {"ec2:StartInstances"}
+    assert _actions("reaper") < _actions("waker")
+
+
 def test_the_waker_may_start_and_stop_marked_machines_only() -> None:
     changing = [s for s in _policy("waker") if not str(s["Action"]).count("Describe")]
     assert len(changing) == 1

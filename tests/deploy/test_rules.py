@@ -80,6 +80,7 @@ def without(kind: str, name: str) -> Change:
     return change
 
 
+CRON = "spec.jobTemplate.spec.template.spec"
 HPA = "HorizontalPodAutoscaler"
 GATEWAY, WAKER, METER = "StatefulSet gateway", "Deployment waker", "Deployment meter"
 BILLING, NATS, JOB = "Deployment billing", "StatefulSet nats", "Job setup-"
@@ -149,6 +150,7 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (restricted, put("ServiceAccount waker", "automountServiceAccountToken", GONE), "nothing calls the API"),
     (cloud_identity, container(METER, "env", [{"name": "AWS_ACCESS_KEY_ID", "value": "x"}]), "cloud's credentials"),
     (cloud_identity, put("ServiceAccount meter", "metadata.annotations", {"eks.amazonaws.com/role-arn": "a"}), "role"),
+    (cloud_identity, put("CronJob reaper", f"{CRON}.volumes.3.secret.secretName", "hyperstack"), "one loss takes both"),
     (secrets_in_text, container(WAKER, "env.0", {"name": "HYPERSTACK_API_KEY", "value": "k"}), "has its value"),
     (secrets_in_text, put("ConfigMap nats", "kind", "Secret"), "does not belong"),
     (services, without("Deployment", "waker"), "waker: has no workload"),
@@ -208,6 +210,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (scaling, put(f"{HPA} gateway", "spec.behavior.scaleDown", {}), "scales down"),
     (network, without("NetworkPolicy", "default-deny"), "everything is allowed"),
     (network, without("NetworkPolicy", "database"), "meter: to database is needed"),
+    (network, without("NetworkPolicy", "collector"), "meter: to collector is needed"),
+    (network, config("[otel]\nendpoint", "[otel]\n# endpoint"), "4318 is allowed, but nothing needs it"),
     (network, without("NetworkPolicy", "dns"), "nats: to dns is needed"),
     (network, policy("gateway", "ingress", []), "from http: anywhere is needed"),
     (network, policy("gateway", "ingress.1", {"from": [OPEN], "ports": [{"port": "http"}]}), "http: meter"),

@@ -5,11 +5,16 @@ from functools import cache
 from pathlib import Path
 
 from shared.bus.permissions import ROLES
-from tests.deploy.manifests import ROOT, SETUP
+from tests.deploy.manifests import REAPER, ROOT, SETUP
 
+_PACKAGES = {SETUP: "setup", REAPER: "reap"}
 SERVICES = tuple(sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py")))
-BUS_USERS = tuple(name for name in ROLES if name in {*SERVICES, SETUP})
-_ROOMS = {**{name: f"services/{name}" for name in SERVICES}, SETUP: "spotinference/setup"}
+COMMANDS = (SETUP, REAPER)
+"""What runs as a job."""
+BUS_USERS = tuple(name for name in ROLES if name in {*SERVICES, *COMMANDS})
+_ROOMS = {name: f"services/{name}" for name in SERVICES} | {
+    name: f"spotinference/{_PACKAGES[name]}" for name in COMMANDS
+}
 
 
 @cache
@@ -41,4 +46,6 @@ def talks_to_database(service: str) -> bool:
 
 
 def talks_to_clouds(service: str) -> bool:
-    return any(name == "boto3" or name.startswith("shared.clouds.") for name in imports(service))
+    """Who calls them by itself, or builds the waker's providers."""
+    of_clouds = ("boto3", "shared.clouds.", "services.waker.wiring.build_providers")
+    return any(name.startswith(of_clouds) for name in imports(service))

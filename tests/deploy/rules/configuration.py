@@ -9,8 +9,8 @@ from shared.bus.access import USER
 from shared.config.load import parse
 from shared.config.sections import Config, ServiceSection
 from shared.errors import Misconfigured
-from tests.deploy.manifests import BUS, CONFIG_FILE, K8S, SETUP, Document, Manifests, Workload, place_of
-from tests.deploy.rules.code import BUS_USERS, SERVICES, talks_to_database, talks_to_engines
+from tests.deploy.manifests import BUS, CONFIG_FILE, K8S, REAPER, SETUP, Document, Manifests, Workload, place_of
+from tests.deploy.rules.code import BUS_USERS, COMMANDS, SERVICES, talks_to_clouds, talks_to_database, talks_to_engines
 from tests.docs.pages import page, quoted
 
 ANY_ADDRESS = {"*", "::", "0.0.0.0"}
@@ -32,6 +32,11 @@ def services(manifests: Manifests) -> list[str]:
     return faults
 
 
+def present(manifests: Manifests) -> list[str]:
+    """Return what of ours runs."""
+    return [name for name in (*SERVICES, *COMMANDS) if manifests.has_workload(name)]
+
+
 def configuration(manifests: Manifests) -> list[str]:
     """Return faults of the file, and what it names that the pods do not have."""
     files = [d for d in manifests.of("ConfigMap") if CONFIG_FILE in d["data"]]
@@ -44,10 +49,10 @@ def configuration(manifests: Manifests) -> list[str]:
     if len({document["data"][CONFIG_FILE] for document in files}) != 1:
         faults.append("the services and the job that prepares them have different configurations")
     config = manifests.config
-    for service in (*SERVICES, SETUP):
+    for service in present(manifests):
         workload = manifests.workload(service)
         faults += (f"{workload.place}: {fault}" for fault in _path_faults(manifests, workload, config))
-        if service != SETUP:
+        if service in SERVICES:
             section: ServiceSection = getattr(config, service)
             faults += (f"{workload.place}: {fault}" for fault in _port_faults(workload, section))
     faults += _bus_faults(manifests, config)
@@ -150,16 +155,16 @@ def _bus_faults(manifests: Manifests, config: Config) -> Iterator[str]:
         yield f"[bus] replicas = {config.bus.replicas}, there are {servers} servers"
     if config.bus.nkey_file is None or (config.bus.ca_file is not None) != is_secure:
         yield "[bus] needs nkey_file, and ca_file exactly with TLS"
-    if set(BUS_USERS) != {*SERVICES, SETUP}:
-        yield f"of {sorted({*SERVICES, SETUP})}, the bus knows {BUS_USERS} only"
+    if unknown := set(present(manifests)) - set(BUS_USERS):
+        yield f"the bus has no user for {sorted(unknown)}"
 
 
 def _account_faults(manifests: Manifests, config: Config) -> Iterator[str]:
     """Whoever calls a cloud has the credentials for each account in the file."""
-    for service in ("waker", "billing"):
+    for service in [name for name in present(manifests) if talks_to_clouds(name)]:
         workload = manifests.workload(service)
         has_key = any(v["name"] == "HYPERSTACK_API_KEY_FILE" for c in workload.containers for v in c.get("env", []))
-        if has_key != (config.provider.hyperstack is not None):
+        if has_key != (config.provider.hyperstack is not None) and not (has_key and service == REAPER):
             yield f"{workload.place}: HYPERSTACK_API_KEY_FILE belongs with [provider.hyperstack]"
     if (config.provider.ec2 is not None) != (manifests.find("NetworkPolicy", "pod-identity") is not None):
         yield "[provider.ec2] belongs with the component eks-identity"

@@ -7,8 +7,9 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 from shared.bus.permissions import ROLES
-from tests.deploy.manifests import BUS, SETUP, Document, Manifests, place_of
-from tests.deploy.rules.code import BUS_USERS, SERVICES, talks_to_clouds, talks_to_database, talks_to_engines
+from tests.deploy.manifests import BUS, Document, Manifests, place_of
+from tests.deploy.rules.code import SERVICES, talks_to_clouds, talks_to_database, talks_to_engines
+from tests.deploy.rules.configuration import present
 from tests.deploy.rules.selectors import EVERY_POD, matching
 
 POD_IDENTITY = {"169.254.170.23/32", "fd00:ec2::23/128"}
@@ -44,16 +45,14 @@ def network(manifests: Manifests) -> list[str]:
 
 
 def _needed(manifests: Manifests) -> Iterator[Edge]:
-    for service in (*SERVICES, SETUP, BUS):
-        yield Edge(service, "to", "dns")
-    for user in BUS_USERS:
+    ours = present(manifests)
+    yield from (Edge(pod, "to", "dns") for pod in (*ours, BUS))
+    for user in ours:
         yield Edge(user, "to", "bus")
         yield Edge(BUS, "from", f"bus: {user}")
     yield Edge(BUS, "to", "cluster")
     yield Edge(BUS, "from", f"cluster: {BUS}")
-    yield from (
-        Edge(service, "to", peer) for service in (*SERVICES, SETUP) for peer in _peers_outside(manifests, service)
-    )
+    yield from (Edge(service, "to", peer) for service in ours for peer in _peers_outside(manifests, service))
     for service in SERVICES:
         yield Edge(service, "from", "metrics: namespace monitoring")
         if hasattr(getattr(manifests.config, service), "port"):
@@ -65,6 +64,8 @@ def _needed(manifests: Manifests) -> Iterator[Edge]:
 
 
 def _peers_outside(manifests: Manifests, service: str) -> Iterator[str]:
+    if service == "meter" and manifests.config.otel.endpoint is not None:
+        yield "collector"
     if talks_to_engines(service):
         yield "engines"
     if talks_to_database(service):
@@ -92,7 +93,8 @@ def _edges(manifests: Manifests, policy: Document) -> Iterator[Edge]:
 def _destination(manifests: Manifests, peer: Document, port: Document) -> str:
     number, block = port.get("port"), peer.get("ipBlock", {})
     if "namespaceSelector" in peer or block.get("cidr") == LOCAL_DNS:
-        return "dns" if number == 53 else f"{peer}:{number}"
+        collector = urlsplit(manifests.config.otel.endpoint or "").port
+        return {53: "dns", collector: "collector"}.get(number, f"{peer}:{number}")
     if "podSelector" in peer:
         targets = {w.service for w in matching(manifests, peer["podSelector"])}
         return (

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from tests.deploy.manifests import Document, Manifests, Workload, place_of
+from tests.deploy.manifests import REAPER, Document, Manifests, Workload, place_of
 
 USER = 65532
 LEVELS = ("enforce", "warn", "audit")
 VOLUME_KINDS = {"configMap", "secret", "projected", "emptyDir", "ephemeral", "claim", "persistentVolumeClaim"}
-CLOUD_SERVICES = {"waker", "billing"}
-"""Alone may hold a cloud's credentials."""
+CLOUD_SERVICES = {"waker", "billing", REAPER}
+"""Alone may hold a cloud's credentials. The reaper has its own."""
 CREDENTIALS = {"HYPERSTACK_API_KEY_FILE", "HYPERSTACK_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 SECRET_ENDINGS = ("_KEY", "_TOKEN", "_PASSWORD", "_URL")
 
@@ -76,7 +76,15 @@ def cloud_identity(manifests: Manifests) -> list[str]:
         annotations = account["metadata"].get("annotations", {})
         if account["metadata"]["name"] not in CLOUD_SERVICES and any("role" in key for key in annotations):
             faults.append(f"{place_of(account)}: has a cloud's role")
-    return faults
+    reaper, waker = (_secrets(manifests, name) for name in (REAPER, "waker"))
+    shared = (reaper & waker) - {"nats-tls", "engine-keys"}
+    return faults + [f"{REAPER}: has the waker's credentials, {sorted(shared)}: one loss takes both" for _ in shared]
+
+
+def _secrets(manifests: Manifests, service: str) -> set[str]:
+    volumes = [v for w in manifests.workloads if w.service == service for v in w.volumes.values()]
+    sources = [s for v in volumes for s in (v, *v.get("projected", {}).get("sources", [])) if "secret" in s]
+    return {s["secret"].get("secretName", s["secret"].get("name")) for s in sources}
 
 
 def secrets_in_text(manifests: Manifests) -> list[str]:
