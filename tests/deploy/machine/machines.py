@@ -9,6 +9,17 @@ import yaml
 
 from deploy.machine.render import HERE, render
 
+NFT = (
+    "nftables",
+    "libnftables1",
+    "libnftnl11",
+    "libmnl0",
+    "libjansson4",
+    "libedit2",
+    "libbsd0",
+    "libmd0",
+    "libxtables12",
+)
 VLLM_NAMES = Path(__file__).with_name("vllm-0.32.0.txt")
 """Its options, environment variables and tool parsers, as `make check-vllm` compares them with vLLM itself."""
 ENGINE_UNIT = "etc/systemd/system/spotinference-engine.service"

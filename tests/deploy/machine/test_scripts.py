@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.machine.render import HERE
-from tests.deploy.machine.machines import write_program
+from tests.deploy.machine.machines import NFT, user_data, write_files, write_machine, write_program
 from tests.kit.debian import program
 
 SCRIPTS = HERE / "root/usr/local/lib/spotinference"
@@ -17,6 +17,7 @@ LIST = b"vllm==0.32.0 --hash=sha256:00\n"
 MARKED = 'echo "$(basename "$0") $*" >>"$CALLS"'
 """Of a stand-in: notes its call."""
 MAKE_VENV = """
+[[ $1 == -c ]] && exit
 for last; do :; done
 mkdir -p "$last/bin"
 for name in pip hf; do cp "$MARK" "$last/bin/$name"; done
@@ -62,7 +63,8 @@ class StandInMachine:
     def program(self, name: str, script: str) -> None:
         write_program(self.root / "bin" / name, script)
 
-    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *, before: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a script; with `before`, after that command and in a network of their own."""
         values = "".join(f'{name}="{value}"\n' for name, value in self.values.items())
         (self.root / "machine.env").write_text(values, "utf-8")
         environment = {
@@ -76,9 +78,10 @@ class StandInMachine:
             "MARK": f"{self.root}/mark",
             "SERVED": f"{self.root}/served",
         }
-        return subprocess.run(
-            ["bash", str(SCRIPTS / script)], env=environment, check=False, capture_output=True, text=True
-        )
+        words = ["bash", str(SCRIPTS / script)]
+        if before:
+            words = ["unshare", "--user", "--map-root-user", "--net", "bash", "-c", f"{before} && {' '.join(words)}"]
+        return subprocess.run(words, env=environment, check=False, capture_output=True, text=True)
 
     def calls(self, name: str) -> list[str]:
         path = self.root / "calls"
@@ -139,6 +142,16 @@ def test_silence_powers_the_machine_off(machine: StandInMachine) -> None:
     assert check_silence(machine, 900, 7) == []
     assert check_silence(machine, 2699, 7) == []
     assert check_silence(machine, 2700, 7) == ["poweroff"]
+
+
+def test_the_counter_is_read_from_the_real_firewall(machine: StandInMachine, tmp_path: Path) -> None:
+    nft = " ".join(program("nft", *NFT))
+    machine.program("nft", f'exec {nft} "$@"')
+    root = write_files(user_data(write_machine(tmp_path)), tmp_path / "root")
+    (machine.root / "uptime").write_text("900.42 1000.00\n")
+    result = machine.run("dead-man", before=f"{nft} -f {root / 'etc/nftables.conf'}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (machine.root / "packets").read_text() == "0 900\n"
 
 
 def test_a_packet_begins_the_silence_again(machine: StandInMachine) -> None:
@@ -208,6 +221,18 @@ def test_provisioning_stops_where_a_gpu_is_missing(machine: StandInMachine) -> N
     machine.program("nvidia-smi", "echo H100")
     result = machine.run("provision")
     assert (result.returncode, result.stderr) == (1, "provision: 1 GPUs, and the class needs 2\n")
+
+
+def test_provisioning_goes_on_where_the_image_upgrades_nothing(machine: StandInMachine) -> None:
+    machine.program("systemctl", f'{MARKED}; [[ $1 != stop && "$*" != "mask --now"* ]]')
+    assert machine.run("provision").returncode == 0
+    assert any(call.startswith("mask") for call in machine.calls("systemctl"))
+
+
+def test_provisioning_stops_at_a_python_that_is_too_old(machine: StandInMachine) -> None:
+    machine.program("python3", "exit 1")
+    result = machine.run("provision")
+    assert (result.returncode, result.stderr) == (1, "provision: Python 3.11 or later is needed: use a newer image\n")
 
 
 def test_provisioning_names_the_missing_driver(machine: StandInMachine) -> None:

@@ -18,6 +18,7 @@ from shared.errors import Misconfigured
 from tests.deploy.machine.machines import (
     CLASSES,
     ENGINE_UNIT,
+    NFT,
     SPOT,
     VLLM_NAMES,
     WIREGUARD,
@@ -30,17 +31,6 @@ from tests.deploy.machine.machines import (
 from tests.kit.debian import program, unpacked
 
 SCHEMA = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
-NFT = (
-    "nftables",
-    "libnftables1",
-    "libnftnl11",
-    "libmnl0",
-    "libjansson4",
-    "libedit2",
-    "libbsd0",
-    "libmd0",
-    "libxtables12",
-)
 FOREIGN_UNITS = (
     *(
         f"{name}.target"
@@ -171,10 +161,18 @@ def test_the_firewall_is_accepted_by_nft_and_drops_by_default(document: dict[str
     rules = path.read_text()
     assert rules.count("policy drop;") == 2
     opened = set(re.findall(r"dport (\d+) ", rules))
-    assert opened - {"51820"} == {"8000", "22", "68"}
+    assert opened - {"51820"} == {"8000", "22", "68", "546"}
     assert ("51820" in opened) == (root / "etc/wireguard/wg0.conf").exists()
     for line in re.findall(r".*dport (?:8000|22) .*", rules):
         assert " saddr " in line, "nobody else reaches the engine or SSH"
+
+
+def test_the_engine_may_use_the_gpus(tmp_path: Path) -> None:
+    """ProtectClock allows the clock's device, and with that no other."""
+    root = write_files(user_data(write_machine(tmp_path)), tmp_path)
+    assert set(settings(root / ENGINE_UNIT)).isdisjoint(
+        {"PrivateDevices", "ProtectClock", "DevicePolicy", "DeviceAllow"}
+    )
 
 
 @pytest.mark.parametrize("of_class", CLASSES)
