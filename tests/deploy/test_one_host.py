@@ -19,7 +19,7 @@ UNIT = Path("deploy/systemd/spotinference.service")
 EXPOSURE = 30
 """Tenths on systemd's scale from 0 to 10; without any hardening a service has 96."""
 LAST_SECONDS = 10
-SERVICES = ("gateway", "waker", "meter", "billing")
+SERVICES = ("gateway", "site", "waker", "meter", "billing")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_ports_and_graces_equal_those_of_the_configuration(compose: dict[str, An
     grace = config.gateway.drain_delay + config.gateway.drain_grace + LAST_SECONDS
     assert compose["services"]["gateway"]["stop_grace_period"] == f"{grace:g}s"
     assert compose["services"]["gateway"]["ports"] == [f"{config.gateway.port}:{config.gateway.port}"]
-    for name in ("waker", "meter", "billing"):
+    for name in ("site", "waker", "meter", "billing"):
         section = getattr(config, name)
         assert compose["services"][name]["stop_grace_period"] == f"{section.drain_s + LAST_SECONDS:g}s"
     for name in SERVICES:

@@ -22,7 +22,7 @@ TARGETS = os.environ.get("SPOT_IMAGES", "").split()
 TAG = os.environ.get("SPOT_IMAGES_TAG", "")
 LISTS = Path(os.environ.get("SPOT_IMAGES_LISTS", "dist/images"))
 FILE = "spotinference.toml"
-SERVICES = ("meter", "billing", "waker", "gateway")
+SERVICES = ("meter", "billing", "waker", "site", "gateway")
 BASES = {name: images.name_of(base, "bookworm") for name, base in (("BASE", "build-base"), ("RUN_BASE", "run-base"))}
 GATEWAY_MB = 100
 FORBIDDEN = ("sh", "bash", "dash", "busybox", "apt", "dpkg", "pip", "gcc", "cc", "perl", "curl", "wget", "su", "mount")
@@ -145,6 +145,7 @@ def _config(bus: str, engine: str) -> str:
     return f"""
 bus = {{url = "{bus}"}}
 gateway = {{port = 0}}
+site = {{port = 0}}
 tier = [{{name = "here", provider = "static"}}]
 machine = [{{id = "here-1", tier = "here", endpoint = "{engine}"}}]
 model = [{{name = "{NAME}", lineup = ["here"]}}]
