@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Four workers on two cores: the tests spend much of their time waiting for what they start (clouds, engines).
 WORKERS ?= 4
 
-.PHONY: help setup demo up test test-all test-other check images check-vllm proof bench manifests requirements clean
+.PHONY: help setup demo up test test-all test-other check images check-vllm proof bench manifests observability requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -85,6 +85,9 @@ manifests: $(BIN)/.dev-ready ## Render the Kubernetes manifests into dist/manife
 	  $(BIN)/kubectl kustomize deploy/k8s/overlays/$$overlay > dist/manifests/$$overlay.yaml || exit 1; \
 	  echo dist/manifests/$$overlay.yaml; \
 	done
+
+observability: $(BIN)/.dev-ready ## Write the dashboards and the alerts' Kubernetes objects from their sources
+	$(BIN)/python -m deploy.observability
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
 	for group in gateway waker meter billing site setup operator cli engine compiler dev; do \

@@ -100,6 +100,30 @@ class ServiceMonitor(_Part):
     spec: _ServiceMonitorSpec
 
 
+class _AlertingRule(_Part):
+    alert: str
+    expr: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    hold: Annotated[str, msgspec.Meta(pattern="^([0-9]+(d|h|m|s))+$")] | None = msgspec.field(default=None, name="for")
+
+
+class _RuleGroup(_Part):
+    name: str
+    rules: Annotated[list[_AlertingRule], msgspec.Meta(min_length=1)]
+
+
+class _PrometheusRuleSpec(_Part):
+    groups: list[_RuleGroup]
+
+
+class PrometheusRule(_Part):
+    api_version: str
+    kind: str
+    metadata: Metadata
+    spec: _PrometheusRuleSpec
+
+
 class _ParentRef(_Part):
     name: str
     namespace: str
@@ -199,5 +223,6 @@ CUSTOM_KINDS: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("cert-manager.io/v1", "Issuer"): Issuer,
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): HttpRoute,
     ("keda.sh/v1alpha1", "ScaledObject"): ScaledObject,
+    ("monitoring.coreos.com/v1", "PrometheusRule"): PrometheusRule,
     ("monitoring.coreos.com/v1", "ServiceMonitor"): ServiceMonitor,
 }

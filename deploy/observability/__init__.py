@@ -1,0 +1,1 @@
+"""What Prometheus and Grafana need: alerts, dashboards, and both as Kubernetes objects."""
