@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.waker.core.events import Observation
@@ -43,7 +43,19 @@ class Suspect:
 
     verdict: Verdict
     since: float
+    """When nobody spoke for it first, by the monotonic clock."""
+    led_since: float
+    """Since when a waker leads; before that it could not find the machine."""
     stops: int = 0
+
+    @property
+    def due_at(self) -> float:
+        return (self.led_since if self.verdict.is_led else self.since) + self.verdict.limit_s
+
+    def updated(self, verdict: Verdict, now: float) -> "Suspect":
+        """Return it as of now."""
+        led_since = self.led_since if verdict.is_led and self.verdict.is_led else now
+        return replace(self, verdict=verdict, led_since=led_since)
 
 
 class Reaper:
@@ -86,25 +98,32 @@ class Reaper:
         """Watch the suspects until somebody speaks for each, or it is off."""
         while True:
             await self._update()
-            for name, suspect in list(self._suspects.items()):
-                if self._monotonic() - suspect.since >= suspect.verdict.limit_s:
-                    await self._reap(name, suspect)
+            due = self._due()
+            for name in due:
+                if name != due[0]:
+                    await self._update()  # the stop of another one took time, in which somebody may have spoken for it
+                if name in self._due():
+                    await self._reap(name, self._suspects[name])
             if not self._suspects:
                 return
             await self._sleep(min(POLL_SECONDS, max(0.1, self._until_due())))
 
+    def _due(self) -> list[str]:
+        now = self._monotonic()
+        return [name for name, suspect in self._suspects.items() if now >= suspect.due_at]
+
     def _until_due(self) -> float:
-        due = min(suspect.since + suspect.verdict.limit_s for suspect in self._suspects.values())
+        due = min(suspect.due_at for suspect in self._suspects.values())
         return due - self._monotonic() if due > self._monotonic() else RECHECK_SECONDS
 
     async def _update(self) -> None:
-        signs, observations = await self._signs.read(), await self._observe()
+        observations, signs = await self._observe(), await self._signs.read()
+        now = self._monotonic()
         for name, observation in observations.items():
             verdict = judge(name, signs, self._limits) if observation.is_billed and name not in self._done else None
             known = self._suspects.pop(name, None)
             if verdict is not None:
-                stops = known.stops if known else 0
-                self._suspects[name] = Suspect(verdict, known.since if known else self._monotonic(), stops)
+                self._suspects[name] = known.updated(verdict, now) if known else Suspect(verdict, now, now)
         for name in self._suspects.keys() - observations.keys():
             del self._suspects[name]  # its provider cannot be observed: nothing is certain
 

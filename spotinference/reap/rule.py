@@ -32,6 +32,8 @@ class Verdict:
 
     reason: str
     limit_s: float
+    is_led: bool = False
+    """A waker leads, and may be about to find the machine."""
 
 
 def judge(machine: str, signs: FleetSigns | None, limits: Limits) -> Verdict | None:
@@ -44,7 +46,7 @@ def judge(machine: str, signs: FleetSigns | None, limits: Limits) -> Verdict | N
         return Verdict("no waker leads", limits.after_s)
     record = signs.records.get(machine)
     if record is None:
-        return Verdict("the waker does not know it", limits.wake_cap_s)
+        return Verdict("the waker does not know it", limits.wake_cap_s, is_led=True)
     if record.state in ("asleep", "gone"):
-        return Verdict(f"the waker has it as {record.state}", limits.wake_cap_s)
+        return Verdict(f"the waker has it as {record.state}", limits.wake_cap_s, is_led=True)
     return None
