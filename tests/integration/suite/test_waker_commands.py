@@ -7,16 +7,18 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 from click.testing import Result
 
 from shared.bus.jetstream import JetStreamBus
+from shared.bus.request import request_reply
 from shared.bus.subjects import WAKER_COMMAND
 from shared.messages.codec import decode, encode
 from shared.messages.waker import WakerCommand, WakerReply
-from spotinference import context, waker_commands
+from spotinference import waker_commands
 from tests.integration.suite.conftest import Put, Shell
 from tests.kit.terminal import terminal
 from tests.kit.waiting import PATIENCE_SECONDS
@@ -113,7 +115,7 @@ async def test_command_prints_the_waker_s_reason_when_rejected(shell: Shell, wak
 
 
 async def test_command_fails_when_no_waker_leads(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "LEASE_SECONDS", -0.5)
+    monkeypatch.setattr(waker_commands, "request_reply", partial(request_reply, patience_s=0.5))
     assert_failed(
         await shell("wake", "org/a", "--json"), "no leading waker accepts commands", "`spotinference up` starts it"
     )
@@ -122,7 +124,7 @@ async def test_command_fails_when_no_waker_leads(shell: Shell, monkeypatch: pyte
 async def test_command_fails_when_the_waker_does_not_answer(
     shell: Shell, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "LEASE_SECONDS", -1.0)
+    monkeypatch.setattr(waker_commands, "request_reply", partial(request_reply, patience_s=0.0))
     monkeypatch.setattr(waker_commands, "REPLY_SECONDS", 0.2)
     waker.silent = True
     assert_failed(await shell("cordon", "m1"), "no leading waker accepts commands")
