@@ -99,6 +99,11 @@ def _texts() -> list[str]:
     return [load(overlay).config_text for overlay in RENDERED]
 
 
+def test_each_stage_of_the_recipe_has_a_name_of_its_own() -> None:
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", RECIPE.read_text("utf-8"), re.MULTILINE)
+    assert len(stages) == len(set(stages))
+
+
 def test_temporary_files_are_on_the_volume() -> None:
     (run,) = re.findall(r"^FROM \S+ AS run\n(.*?)^FROM", RECIPE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert f" TMPDIR={DATA_DIR}\n" in run
