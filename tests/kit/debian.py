@@ -30,9 +30,9 @@ def program(name: str, *packages: str) -> list[str]:
     if path := shutil.which(name):
         return [path]
     folder = unpacked(*packages)
-    files = [file for room in ("usr/bin", "usr/sbin") if (file := folder / room / name).is_file()]
+    files = [file for room in ("usr/bin", "usr/sbin", "bin", "sbin") if (file := folder / room / name).is_file()]
     assert files, f"no {name} in {', '.join(packages)}"
-    return ["env", f"LD_LIBRARY_PATH={folder / LIBRARIES}", str(files[0])]
+    return ["env", f"LD_LIBRARY_PATH={folder / LIBRARIES}:{folder / 'lib/x86_64-linux-gnu'}", str(files[0])]
 
 
 def _fetch(packages: tuple[str, ...], folder: Path) -> None:

@@ -31,6 +31,9 @@ from tests.deploy.machine.machines import (
 from tests.kit.debian import program, unpacked
 
 SCHEMA = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
+IP = ("iproute2", "libbpf1", "libelf1", "libmnl0", "libbsd0", "libmd0", "libcap2", "libdb5.3")
+PROBE = Path(__file__).with_name("firewall_probe.py")
+SERVICE, BASTION, STRANGER = "10.0.8.5", "10.0.0.5", "10.0.99.9"
 FOREIGN_UNITS = (
     *(
         f"{name}.target"
@@ -173,6 +176,20 @@ def test_the_engine_may_use_the_gpus(tmp_path: Path) -> None:
     assert set(settings(root / ENGINE_UNIT)).isdisjoint(
         {"PrivateDevices", "ProtectClock", "DevicePolicy", "DeviceAllow"}
     )
+
+
+def test_the_services_alone_reach_the_engine_and_are_counted(tmp_path: Path) -> None:
+    root = write_files(user_data(write_machine(tmp_path)), tmp_path)
+    programs = (" ".join(program("nft", *NFT)), " ".join(program("ip", *IP)))
+    probe = [sys.executable, str(PROBE), str(root / "etc/nftables.conf"), *programs, SERVICE, BASTION, STRANGER]
+    unshare = ["unshare", "--user", "--map-root-user", "--net"]
+    result = subprocess.run([*unshare, *probe], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"source": SERVICE, "ports": [8000], "counted": True},
+        {"source": BASTION, "ports": [22], "counted": False},
+        {"source": STRANGER, "ports": [], "counted": False},
+    ]
 
 
 @pytest.mark.parametrize("of_class", CLASSES)
