@@ -174,8 +174,8 @@ async def _telemetry(runtime: Runtime) -> AsyncIterator[Callable[[Collection[Usa
     try:
         yield exporter.offer
     finally:
-        await cancel_and_wait([running])
         await exporter.flush()
+        await cancel_and_wait([running])
         await client.close()
 
 

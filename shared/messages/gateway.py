@@ -119,6 +119,8 @@ class UsageEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="us
     """The most completion tokens that each of them may have, as the request said; 0: not known."""
     body_bytes: int = 0
     """Length of the request's body; 0: not known."""
+    operation: str = ""
+    """What was asked for, in OpenTelemetry's words: `chat`, `text_completion` or `embeddings`. Empty: not known."""
 
 
 class UsageSource(Message, frozen=True, kw_only=True, tag="usage_source.v1"):

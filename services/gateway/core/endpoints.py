@@ -18,6 +18,8 @@ class Endpoint:
     input_field: str
     """The field of the request body that holds the model's input."""
     _: KW_ONLY
+    kind: Literal["chat", "text_completion", "embeddings", ""] = ""
+    """What it asks for, as usage events name it; empty: OpenTelemetry has no word for it."""
     streams: bool = True
     """Whether a request may ask for a `stream`."""
     usage_from: Literal["chunks", "response"] = "chunks"
@@ -53,10 +55,12 @@ class Resource:
 ENDPOINTS = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint("/v1/chat/completions", "createChatCompletion", "messages"),
-        Endpoint("/v1/completions", "createCompletion", "prompt", accepts_prompt_list=True),
-        Endpoint("/v1/embeddings", "createEmbedding", "input", streams=False),
-        Endpoint("/v1/responses", "createResponse", "input", usage_from="response", has_background_mode=True),
+        Endpoint("/v1/chat/completions", "createChatCompletion", "messages", kind="chat"),
+        Endpoint("/v1/completions", "createCompletion", "prompt", kind="text_completion", accepts_prompt_list=True),
+        Endpoint("/v1/embeddings", "createEmbedding", "input", kind="embeddings", streams=False),
+        Endpoint(
+            "/v1/responses", "createResponse", "input", kind="chat", usage_from="response", has_background_mode=True
+        ),
     )
 }
 """By path."""

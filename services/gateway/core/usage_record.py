@@ -15,6 +15,7 @@ class UsageRecord:
     request_id: str
     key_id: str
     arrived: float
+    operation: str = ""
     model: str | None = None
     """The client's name for the model, once it is known to exist."""
     streamed: bool = False
@@ -85,6 +86,7 @@ class UsageRecord:
             choices=self.choices,
             max_tokens=self.max_tokens,
             body_bytes=self.body_bytes,
+            operation=self.operation,
         )
 
     def _seconds_until(self, moment: float | None) -> float | None:

@@ -36,6 +36,7 @@ events = Table(
     Column("choices", BigInteger),
     Column("max_tokens", BigInteger),
     Column("body_bytes", BigInteger),
+    Column("operation", Text),
 )
 """One row per usage event with its fields as received; never changed."""
 

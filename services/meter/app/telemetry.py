@@ -31,7 +31,7 @@ FLUSH_S = 3.0
 
 
 class TelemetryExporter:
-    """Call `offer` with newly counted events. `run` sends until it is cancelled, then `flush` sends the rest."""
+    """Call `offer` with newly counted events, and `flush` before `run` is cancelled."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class TelemetryExporter:
         self._histograms = UsageHistograms(now())
         self._queue: deque[UsageEvent] = deque()
         self._available = asyncio.Event()
+        self._sending = asyncio.Lock()
         self._failing: set[str] = set()
         """The paths whose last request failed."""
 
@@ -68,10 +69,10 @@ class TelemetryExporter:
         await asyncio.gather(self._send_spans(), self._send_metrics())
 
     async def flush(self) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Finish the request under way and send what is left, for a few seconds at most."""
         try:
             async with asyncio.timeout(FLUSH_S):
-                while self._queue:
+                while self._queue or self._sending.locked():
                     await self._send_batch(attempts=1)
                 await self._report_metrics()
         except TimeoutError:
@@ -91,17 +92,19 @@ class TelemetryExporter:
             await self._report_metrics()
 
     async def _send_batch(self, *, attempts: int) -> None:
-        events = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-        try:
-            refused = await self._send("/v1/traces", lambda: self._encode_spans(events), attempts)
-        except asyncio.CancelledError:
-            self._queue.extendleft(reversed(events))  # `flush` sends them; twice is the same spans
-            raise
-        if refused is None:
-            self._metrics.spans.labels("failed").inc(len(events))
-            return
-        self._metrics.spans.labels("refused").inc(min(refused, len(events)))
-        self._metrics.spans.labels("sent").inc(max(0, len(events) - refused))
+        async with self._sending:
+            events = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            if not events:
+                return
+            refused: int | None = None
+            try:
+                refused = await self._send("/v1/traces", lambda: self._encode_spans(events), attempts)
+            finally:  # cancelled: the collector may have them, so they are not sent again
+                if refused is None:
+                    self._metrics.spans.labels("failed").inc(len(events))
+        if refused is not None:
+            self._metrics.spans.labels("refused").inc(min(refused, len(events)))
+            self._metrics.spans.labels("sent").inc(max(0, len(events) - refused))
 
     async def _report_metrics(self) -> None:
         if not self._histograms.is_empty:

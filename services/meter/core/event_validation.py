@@ -13,7 +13,7 @@ COUNT_LIMIT = 2**40
 SEQ_LIMIT = 2**62
 TIME_LIMIT = 2**33
 """Unix seconds, in the year 2242."""
-_NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
+_NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from", "operation")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 _COUNTS = ("generation", "status", "choices", "max_tokens", "body_bytes")
 _SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
@@ -43,7 +43,7 @@ def is_name(text: str) -> bool:
 
 
 def _name_errors(name: str, value: str) -> Iterator[str]:
-    if not value and name != "wake_id":
+    if not value and name not in ("wake_id", "operation"):
         yield f"{name}: expected a name, got an empty string"
     if "\0" in value:
         yield f"{name}: expected a name without a NUL"
@@ -72,4 +72,6 @@ def is_same_event(event: UsageEvent, stored: UsageEvent) -> bool:
     """Whether a repeated event equals the stored one, which an older meter may have stored without its bounds."""
     if not stored.max_tokens and not stored.body_bytes:
         event = msgspec.structs.replace(event, max_tokens=0, body_bytes=0)
+    if not stored.operation:
+        event = msgspec.structs.replace(event, operation="")
     return event == clamp_token_counts(stored)

@@ -25,7 +25,8 @@ from services.meter.core.otlp import (
 from shared.messages.gateway import UsageEvent
 
 PROVIDER = "spotinference"
-OPERATION = "chat"
+UNKNOWN_OPERATION = "unknown"
+"""Of events of older gateways, which did not name it."""
 MAX_SERIES = 2000
 """Attribute sets of one histogram; further ones are counted together, as OpenTelemetry's SDKs do."""
 OVERFLOW: tuple[tuple[str, Value], ...] = (("otel.metric.overflow", True),)
@@ -77,7 +78,7 @@ def span_of(event: UsageEvent) -> Span:
     return Span(
         trace_id=_trace_id(event.id),
         span_id=sha256(event.id.encode()).hexdigest()[:16],
-        name=f"{OPERATION} {event.model}",
+        name=f"{event.operation or UNKNOWN_OPERATION} {event.model}",
         kind=SPAN_KIND_CLIENT,
         start_time_unix_nano=unix_nano(max(0.0, event.completed_at - event.duration)),
         end_time_unix_nano=unix_nano(event.completed_at),
@@ -113,7 +114,7 @@ def span_of(event: UsageEvent) -> Span:
 
 def _operation(event: UsageEvent) -> dict[str, Value]:
     return {
-        "gen_ai.operation.name": OPERATION,
+        "gen_ai.operation.name": event.operation or UNKNOWN_OPERATION,
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": event.model,
     }

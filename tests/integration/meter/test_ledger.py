@@ -105,6 +105,7 @@ async def test_events_are_stored_unchanged(ledger: SqlLedger) -> None:
         choices=3,
         max_tokens=2**33,
         body_bytes=2**28,
+        operation="embeddings",
     )
     await ledger.record(parse_batch([encode(odd)], NOW))
     (row,) = await rows(ledger, events)
@@ -129,6 +130,12 @@ async def test_event_stored_without_bounds_by_an_older_meter_is_no_conflict(ledg
     assert (recorded.repeated, recorded.conflicts) == (1, 0)
     other = msgspec.structs.replace(again, prompt_tokens=11)
     assert (await ledger.record(parse_batch(payloads([other]), NOW))).conflicts == 1
+
+
+async def test_event_stored_without_its_operation_by_an_older_meter_is_no_conflict(ledger: SqlLedger) -> None:
+    await ledger.record(parse_batch(payloads([event(operation="")]), NOW))
+    recorded = await ledger.record(parse_batch(payloads([event(operation="chat")]), NOW))
+    assert (recorded.repeated, recorded.conflicts) == (1, 0)
 
 
 async def test_conflict_within_one_batch_is_detected(ledger: SqlLedger) -> None:

@@ -17,6 +17,15 @@ def test_only_streams_of_chunks_take_stream_options() -> None:
     ]
 
 
+def test_usage_has_the_operation_of_each_path() -> None:
+    assert {path: endpoint.kind for path, endpoint in ENDPOINTS.items()} == {
+        "/v1/chat/completions": "chat",
+        "/v1/completions": "text_completion",
+        "/v1/embeddings": "embeddings",
+        "/v1/responses": "chat",
+    }
+
+
 def test_only_a_response_object_ends_its_stream_without_done() -> None:
     assert [path for path, endpoint in ENDPOINTS.items() if not endpoint.ends_with_done] == ["/v1/responses"]
 

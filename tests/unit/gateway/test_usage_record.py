@@ -13,7 +13,7 @@ BODY = b'{"model":"served","messages":[],"stream":true,"n":3,"max_tokens":64}'
 
 
 def test_the_event_has_the_last_machine_and_the_first_that_may_have_seen_the_request() -> None:
-    usage = UsageRecord("r", "k", 100.0)
+    usage = UsageRecord("r", "k", 100.0, "chat")
     usage.on_parsed("m", parse(BODY))
     usage.machine = record("s1", "ready")
     usage.on_failover()
@@ -27,6 +27,7 @@ def test_the_event_has_the_last_machine_and_the_first_that_may_have_seen_the_req
     assert (its.machine, its.moved_from, its.outcome, its.status) == ("d1", "s1", "completed", 200)
     assert (its.prompt_tokens, its.cached_tokens, its.completion_tokens, its.reasoning_tokens) == (5, 4, 3, 2)
     assert (its.basis, its.streamed, its.choices, its.max_tokens, its.body_bytes) == ("engine", True, 3, 64, len(BODY))
+    assert its.operation == "chat"
     assert (its.completed_at, its.duration, its.first_token, its.overhead) == (103.0, 3.0, None, 0.0)
 
 

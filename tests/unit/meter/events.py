@@ -32,6 +32,7 @@ def event(source: str = "gw-1", source_seq: int = 1, **fields: Any) -> UsageEven
         "first_token": 0.1,
         "duration": 1.0,
         "overhead": 0.001,
+        "operation": "chat",
     }
     return UsageEvent(source=source, source_seq=source_seq, **{**known, **fields})
 

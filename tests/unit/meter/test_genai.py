@@ -121,3 +121,11 @@ def test_histograms_are_bounded_whatever_models_are_called() -> None:
     assert len(durations) == MAX_SERIES + 1
     assert durations[-1].attributes == {"otel.metric.overflow": True}
     assert durations[-1].count == 10
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [("embeddings", "embeddings qwen"), ("text_completion", "text_completion qwen"), ("", "unknown qwen")],
+)
+def test_the_operation_is_the_one_that_the_gateway_recorded(operation: str, name: str) -> None:
+    assert received(event(operation=operation)).name == name

@@ -25,6 +25,8 @@ class ScriptedSink:
     def __init__(self) -> None:
         self.on_request: Callable[[], int] = lambda: 0
         self.hangs = False
+        self.released = asyncio.Event()
+        """Ends what hangs."""
         self.attempts = 0
         self.spans: list[str] = []
         self.tokens = 0.0
@@ -34,7 +36,7 @@ class ScriptedSink:
         self.attempts += 1
         self._changed.set()
         if self.hangs:
-            await asyncio.Event().wait()
+            await self.released.wait()
         refused = self.on_request()
         if path == "/v1/traces":
             self.spans += [span.attributes["spotinference.request.id"] for span in decode_spans(body)]
@@ -180,13 +182,16 @@ async def test_metrics_make_up_for_a_report_that_failed_and_for_dropped_spans(be
     assert bench.sink.tokens == (MAX_QUEUED + 10) * 17
 
 
-async def test_the_end_sends_what_is_queued_and_what_was_under_way(bench: Bench) -> None:
+async def test_the_end_finishes_the_request_under_way_and_sends_the_rest_once(bench: Bench) -> None:
     bench.sink.hangs = True
     async with bench.running():
         bench.exporter.offer(events(BATCH + 1))
         await bench.sink.until(lambda: bench.sink.attempts == 1)
-    bench.sink.hangs = False
-    await bench.exporter.flush()
+        ending = asyncio.create_task(bench.exporter.flush())
+        await asyncio.sleep(0)
+        bench.sink.hangs = False
+        bench.sink.released.set()
+        await ending
     assert bench.sink.spans == [e.id for e in events(BATCH + 1)]
     assert bench.spans("sent") == BATCH + 1
     assert bench.sink.tokens == (BATCH + 1) * 17
@@ -198,7 +203,16 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(bench: Bench, mo
     bench.exporter.offer(events(3))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await bench.exporter.flush()
-    assert bench.spans("dropped") == 3
+    assert bench.spans("failed") == 3
+
+
+async def test_spans_are_not_sent_again_when_the_end_interrupts_their_request(bench: Bench) -> None:
+    bench.sink.hangs = True
+    async with bench.running():
+        bench.exporter.offer(events(3))
+        await bench.sink.until(lambda: bench.sink.attempts == 1)
+    assert bench.spans("failed") == 3, "the collector may have them"
+    assert not bench.exporter._queue
 
 
 async def test_a_fault_of_its_own_stays_with_the_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class Inference:
 
     async def handle(self, endpoint: Endpoint, request: web.Request) -> ClientResponse:
         response = self.open_response(request)
-        usage = UsageRecord(response.id, "", response.arrived)
+        usage = UsageRecord(response.id, "", response.arrived, endpoint.kind)
         exchange = Exchange(response, usage, BufferedBytes(self.memory))
         self.lifecycle.exchanges.add(exchange)
         error: ApiError | None = None
