@@ -1,6 +1,7 @@
 """The NATS servers of an overlay, on this host."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class Servers:
         (folder / "tls.crt").write_bytes(self.certificates.certificate.read_bytes())
         (folder / "tls.key").write_bytes(self.certificates.key.read_bytes())
         (folder / "ca.crt").write_bytes(self.certificates.ca.read_bytes())
-        (folder / "users.conf").write_text(authorization(open_users(folder / "users")), "utf-8")
+        self.write_users()
+        self._processes: list[subprocess.Popen[bytes]] = []
         for number in range(self.count):
             self._write(manifests.bus_files, number)
 
@@ -44,6 +46,20 @@ class Servers:
             (home / name).write_text(
                 local.replace("port: 4222", f'listen: "127.0.0.1:{self._clients[number]}"'), "utf-8"
             )
+
+    @property
+    def users(self) -> Path:
+        """The folder of the users' keys."""
+        return self._folder / "users"
+
+    def write_users(self) -> None:
+        """Do what `spotinference nats-config` does: make the keys that are missing, and `users.conf`."""
+        (self._folder / "users.conf").write_text(authorization(open_users(self.users)), "utf-8")
+
+    def reload(self) -> None:
+        """Send what `nats-server --signal reload` sends."""
+        for process in self._processes:
+            process.send_signal(signal.SIGHUP)
 
     def command(self, number: int, *options: str) -> list[str]:
         binary = nats_binary()
@@ -68,16 +84,15 @@ class Servers:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        processes: list[subprocess.Popen[bytes]] = []
         try:
             for number in range(self.count):
                 log = (self._folder / f"nats-{number}.log").open("wb")
                 with log:
-                    processes.append(
+                    self._processes.append(
                         subprocess.Popen(self.command(number), env=self.environment(number), stdout=log, stderr=log)
                     )
             yield
         finally:
-            for process in processes:
+            for process in self._processes:
                 process.kill()
                 process.wait(PATIENCE_SECONDS)

@@ -1,8 +1,10 @@
 """Real NATS servers with the configuration of the manifests: the server reads it, and three of them are one bus."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nats.errors import Error as NatsError
 
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
@@ -52,3 +54,33 @@ async def test_the_servers_are_one_bus(overlay: str, copies: int, tmp_path: Path
         assert await until(is_provisioned, bool)
         async with connect(access.for_role("gateway"), name="gateway", wait=PATIENCE_SECONDS) as gateway:
             assert (await gateway.js.stream_info("KV_fleet")).config.num_replicas == copies
+
+
+async def test_a_user_comes_back_with_its_new_key_after_a_reload(tmp_path: Path) -> None:
+    servers = Servers(load("local"), tmp_path)
+    access = servers.access(is_secure=False)
+    with servers.running():
+        async with connect(access.for_role("setup"), name="setup", wait=PATIENCE_SECONDS) as setup:
+            await provision(setup)
+        async with connect(access.for_role("gateway"), name="gateway", wait=PATIENCE_SECONDS) as gateway:
+            stolen = tmp_path / "stolen.nk"
+            (servers.users / "gateway.nk").rename(stolen)
+            servers.write_users()
+            servers.reload()
+
+            async def answers() -> bool:
+                try:
+                    await gateway.js.stream_info("KV_fleet")
+                except (BusError, NatsError, TimeoutError):
+                    return False
+                return True
+
+            async def is_refused() -> bool:
+                try:
+                    async with connect(replace(access, nkey_file=stolen), name="thief", wait=0.2):
+                        return False
+                except BusError:
+                    return True
+
+            assert await until(is_refused, bool)
+            assert await until(answers, bool)

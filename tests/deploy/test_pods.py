@@ -6,89 +6,142 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from shared.bus.access import BusAccess
+from shared.runtime.suite_file import RunningService
 from tests.deploy.bus_servers import Servers
+from tests.deploy.guides import KUBERNETES, render_overlay
 from tests.deploy.manifests import SETUP, Manifests, load
 from tests.deploy.pods import Pod, Secrets
 from tests.deploy.rules.code import SERVICES
+from tests.docs.pages import page
+from tests.kit.hyperstack_cloud import hyperstack_cloud
 from tests.kit.scripted_engine import ScriptedEngine
 from tests.kit.waiting import until
 
-MODEL = "qwen3-8b"
 PORTS = {
     "metrics_port = 9090": "metrics_port = 0",
     **{f'[{name}]\nhost = "*"': f'[{name}]\nport = 0\nhost = "127.0.0.1"' for name in ("gateway", "site")},
 }
 """What would be taken on this host."""
+LOCAL_OPERATOR = '[bus]\nurls = ["tls://localhost:4222"]\nnkey_file = "users/{user}.nk"\n'
+ENGINE_KEY = "engine-key-of-the-test"
 
 
-def secrets_of(users: Path) -> Secrets:
-    """Return the Secrets as the guide makes them."""
-    return {f"bus-{name}": {f"{name}.nk": (users / f"{name}.nk").read_text("utf-8")} for name in (*SERVICES, SETUP)}
+@dataclass
+class Cluster:
+    """The pods of an overlay, and the folder of an operator who follows the guide."""
 
+    servers: Servers
+    folder: Path
+    pods: dict[str, Pod]
+    operator_config: str
 
-async def spotinference(access: BusAccess, folder: Path, *words: str) -> str:
-    """Run a command with the configuration that the guide gives the operator."""
-    config = folder / "operator.toml"
-    config.write_text(f'[bus]\nurls = ["{access.urls[0]}"]\nnkey_file = "{access.nkey_file}"\n', "utf-8")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "spotinference", *words, "--config", str(config)), cwd=folder, stdout=subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, words
-    return output.decode()
+    async def announced(self) -> dict[str, RunningService]:
+        """Return the services once all are ready."""
+        return {name: await self.pods[name].ready() for name in SERVICES}
+
+    async def run(self, *words: str) -> str:
+        """Run a command of the operator, and return what it prints."""
+        access = self.servers.access(is_secure="ca_file" in self.operator_config)
+        config = self.folder / "operator.toml"
+        config.write_text(self.operator_config.replace("tls://localhost:4222", access.urls[0]), "utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "spotinference", *words, "--config", str(config)),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, words
+        return output.decode()
 
 
 @asynccontextmanager
-async def pods(
-    manifests: Manifests, folder: Path, servers: Servers, engine: ScriptedEngine
-) -> AsyncIterator[list[Pod]]:
-    """Every container but the bus, started at once and not waited for, as `kubectl apply` does."""
-    access = servers.access(is_secure=False)
-    replaced = {**PORTS, "nats://nats:4222": access.urls[0], "http://10.0.4.11:8000": engine.base_url}
-    secrets = secrets_of(folder / "bus" / "users")
+async def cluster(
+    manifests: Manifests, folder: Path, replaced: dict[str, str], secrets: Secrets, operator_config: str
+) -> AsyncIterator[Cluster]:
+    """Everything started at once and not waited for, as `kubectl apply` does. `replaced`: other hosts."""
+    home = folder / "operator"
+    home.mkdir()
+    servers = Servers(manifests, home)
+    bus = manifests.config.bus
+    urls = dict(zip(bus.urls, servers.access(is_secure=bus.ca_file is not None).urls, strict=True))
+    keys = {name: (servers.users / f"{name}.nk").read_text("utf-8") for name in (*SERVICES, SETUP)}
+    of_bus: Secrets = {f"bus-{name}": {f"{name}.nk": key} for name, key in keys.items()}
+    of_bus["nats-tls"] = {"ca.crt": servers.certificates.ca.read_text("utf-8")}
     async with AsyncExitStack() as stack:
-        started = [Pod(manifests, name, folder, secrets, replaced) for name in (*SERVICES, SETUP)]
-        for pod in started:
-            stack.push_async_callback(pod.close)
-            await pod.start()
-        yield started
+        stack.enter_context(servers.running())
+        pods = {}
+        for name in (*SERVICES, SETUP):
+            pods[name] = Pod(manifests, name, folder, {**of_bus, **secrets}, {**PORTS, **urls, **replaced})
+            stack.push_async_callback(pods[name].close)
+            await pods[name].start()
+        yield Cluster(servers, home, pods, operator_config)
+
+
+async def serve_one_request(one: Cluster, model: str) -> None:
+    """Make a key, send a request until it is answered, and await its usage in the ledger."""
+    assert await one.pods[SETUP].ended() == 0, one.pods[SETUP].log.read_text("utf-8")
+    announced = await one.announced()
+    created = json.loads(await one.run("keys", "create", "--name", "first", "--json"))
+    async with aiohttp.ClientSession() as session:
+
+        async def status() -> int:
+            body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}]}
+            url, headers = (
+                f"{announced['gateway'].url}/v1/chat/completions",
+                {"Authorization": f"Bearer {created['key']}"},
+            )
+            async with session.post(url, json=body, headers=headers) as response:
+                return response.status
+
+        assert await until(status, lambda code: code == 200)
+        async with session.get(announced["site"].url) as response:
+            assert response.status == 200
+
+    async def counted() -> int:
+        usage = json.loads(await one.run("usage", "--json"))
+        return int(usage["totals"]["requests"])
+
+    assert await until(counted, bool) == 1
 
 
 @pytest.mark.long
-async def test_what_is_rendered_serves_a_request_and_drains(tmp_path: Path, scripted_engine: ScriptedEngine) -> None:
-    manifests = load("local")
-    (tmp_path / "bus").mkdir()
-    servers = Servers(manifests, tmp_path / "bus")
-    access = servers.access(is_secure=False)
+async def test_the_local_overlay_serves_a_request_and_drains(tmp_path: Path, scripted_engine: ScriptedEngine) -> None:
     scripted_engine.name = "Qwen/Qwen3-8B"
-    with servers.running():
-        async with pods(manifests, tmp_path, servers, scripted_engine) as started:
-            by_name = {pod.service: pod for pod in started}
-            assert await by_name[SETUP].ended() == 0, by_name[SETUP].log.read_text("utf-8")
-            announced = {name: await by_name[name].ready() for name in SERVICES}
-            created = json.loads(await spotinference(access, tmp_path, "keys", "create", "--name", "first", "--json"))
-            async with aiohttp.ClientSession() as session:
+    engine = {"http://10.0.4.11:8000": scripted_engine.base_url}
+    async with cluster(load("local"), tmp_path, engine, {}, LOCAL_OPERATOR) as one:
+        await serve_one_request(one, "qwen3-8b")
+        assert [await one.pods[name].stop() for name in SERVICES] == [0] * len(SERVICES)
 
-                async def answer() -> tuple[int, str]:
-                    body = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}]}
-                    headers = {"Authorization": f"Bearer {created['key']}"}
-                    url = f"{announced['gateway'].url}/v1/chat/completions"
-                    async with session.post(url, json=body, headers=headers) as response:
-                        return response.status, await response.text()
 
-                await until(answer, lambda reply: reply[0] == 200)
-                async with session.get(announced["site"].url) as response:
-                    assert response.status == 200
-
-            async def counted() -> int:
-                usage = json.loads(await spotinference(access, tmp_path, "usage", "--json"))
-                return int(usage["totals"]["requests"])
-
-            assert await until(counted, bool) >= 1
-            assert [await by_name[name].stop() for name in SERVICES] == [0] * len(SERVICES)
+@pytest.mark.long
+async def test_the_overlay_of_the_guide_wakes_a_machine_and_serves(
+    tmp_path: Path, scripted_engine: ScriptedEngine, postgres_url: str
+) -> None:
+    scripted_engine.name = "Qwen/Qwen3-Coder-Next-FP8"
+    (operator_config,) = [block for block in page(KUBERNETES).blocks("toml") if block.startswith("# operator.toml")]
+    (tmp_path / "guide").mkdir()
+    manifests = render_overlay(KUBERNETES, tmp_path / "guide")
+    async with hyperstack_cloud() as cloud:
+        machine = cloud.add()
+        hosts = {
+            "http://10.0.4.11:8000": scripted_engine.base_url,
+            "[provider.hyperstack]": f'[provider.hyperstack]\nbase_url = "{cloud.base_url}"',
+        }
+        secrets: Secrets = {
+            "database": {"url": postgres_url, "ca.crt": ""},
+            "hyperstack": {"api-key": cloud.key},
+            "engine-keys": {"h100x2": ENGINE_KEY},
+        }
+        async with cluster(manifests, tmp_path, hosts, secrets, operator_config) as one:
+            await serve_one_request(one, "qwen3-coder")
+            assert cloud.state(machine) == "ACTIVE"
+            assert cloud.changes == 1
+            assert {seen.headers["authorization"] for seen in scripted_engine.requests} == {f"Bearer {ENGINE_KEY}"}
+            for name in ("waker", "meter", "billing", "site"):
+                assert await one.pods[name].stop() == 0, name
