@@ -45,3 +45,10 @@ def test_tables_that_need_another_section_are_rejected() -> None:
     new = parse(TEXT + CLOUD + '[provider.ec2]\nregion = "us-east-1"\n', "new")
     with pytest.raises(Misconfigured, match=r"restart the service, because \[provider\] changed as well"):
         merge_reloaded(parse(TEXT, "old"), new)
+
+
+def test_file_that_has_lost_the_whole_fleet_is_rejected() -> None:
+    running = parse(TEXT, "old")
+    for text in ("", '[waker]\nidle_timeout = "20s"\n'):
+        with pytest.raises(Misconfigured, match="no tier, machine or model any more"):
+            merge_reloaded(running, parse(text, "new"))
