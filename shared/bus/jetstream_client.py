@@ -4,6 +4,7 @@ A bucket's key is a subject, and the server accepts any bytes in it except space
 form feed as the end of a subject, and then drops the connection again and again.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -58,6 +59,15 @@ class TolerantClient(Client):
         else:
             await self._error_cb(nats.errors.Error(f"nats: {error}"))
             await self._process_op_err(nats.errors.Error(f"nats: {error}"))
+
+    async def _process_pong(self) -> None:
+        """Take a late answer of a server that hung: whoever timed out has cancelled the future.
+
+        The client would fail at it and stop reading, and notice only by its own pings, half a minute later.
+        """
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:

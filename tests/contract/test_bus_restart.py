@@ -213,3 +213,20 @@ async def test_a_missing_bus_is_reported_in_time_and_without_the_password(nats_s
 
 def _key(name: str) -> KeyRecord:
     return KeyRecord(id=name, name=name, created_at=1.0)
+
+
+async def test_client_that_timed_out_while_the_server_hung_reads_on_at_once(
+    bus: JetStreamBus, other: JetStreamBus, nats_server: NatsServer
+) -> None:
+    recorder = CallRecorder()
+    await bus.watch(FLEET, recorder)
+    await recorder.until(lambda: Synced() in recorder.events)
+    nats_server.freeze()
+    await asyncio.sleep(0.2)  # its threads stop one after the other
+    with pytest.raises(TimeoutError):
+        await bus.client.flush(1)
+    nats_server.thaw()
+    began = time.monotonic()
+    revision = await other.put(FLEET, "m", b"1")
+    await recorder.until(lambda: any(isinstance(e, Changed) and e.revision == revision for e in recorder.events))
+    assert time.monotonic() - began < CURRENT_SECONDS
