@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deploy.machine.render import HERE, LIMIT_BYTES, REQUIREMENTS, render
+from deploy.machine.render import HERE, LIMIT_BYTES, render
 from shared.config.load import load
 from shared.config.sections import WakerSection
 from shared.errors import Misconfigured
@@ -202,12 +202,6 @@ def test_the_engine_is_started_as_its_version_understands(of_class: str, tmp_pat
     used = {word for word in words if word.startswith("--")} | {v for v in variables if v.startswith("VLLM_")}
     assert used - known == set()
     assert f"tool-call-parser={dict(pairwise(words))['--tool-call-parser']}" in known
-
-
-def test_the_names_that_vllm_knows_are_those_of_the_pinned_version() -> None:
-    pinned = re.search(r"^vllm==([\d.]+) ", (REQUIREMENTS / "engine.txt").read_text("utf-8"), re.MULTILINE)
-    assert pinned is not None
-    assert VLLM_NAMES.stem == f"vllm-{pinned[1]}"
 
 
 def test_the_engine_is_closed_but_for_its_private_address_and_key(document: dict[str, Any], tmp_path: Path) -> None:
