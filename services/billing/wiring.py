@@ -33,6 +33,7 @@ from services.billing.app.invoice_service import InvoiceService
 from services.billing.app.key_names import KeyNames
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.period_reports import PeriodReports
+from services.billing.app.public_books import PublicBooks
 from services.billing.app.report_cache import ReportCache
 from services.billing.app.report_publisher import ReportPublisher, last_published, published_revision
 from services.billing.app.running_bill import RunningBillPoller
@@ -151,7 +152,12 @@ class BillingLeader:
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices, names)
         self._publisher = ReportPublisher(
-            bus, shelf, lambda report: render_files(add_key_names(report, names())), self._metrics, now=runtime.now
+            bus,
+            shelf,
+            lambda report: render_files(add_key_names(report, names())),
+            self._metrics,
+            now=runtime.now,
+            public=PublicBooks(bus, self._bands.todays, chosen.weights, chosen.ladder.min_tokens, now=runtime.now),
         )
         self._gatekeeper = partial(BudgetGates, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval

@@ -84,7 +84,12 @@ ROWS: Mapping[Role, Row] = {
         publishes=("fleet.journal.budget.>", subjects.BILLING_PUBLISHED),
         reads=(topology.KEYS,),
         writes=(topology.BUDGET,),
-        keys=((topology.LEASES, subjects.BILLING_LEASE), (topology.REPORTS, subjects.published_key("*"))),
+        keys=(
+            (topology.LEASES, subjects.BILLING_LEASE),
+            (topology.REPORTS, subjects.published_key("*")),
+            (topology.REPORTS, subjects.public_day_key("*")),
+            (topology.REPORTS, subjects.HEADLINE_KEY),
+        ),
         consumes=(topology.BOOKS,),
         pages=(topology.FLEET_JOURNAL,),
         puts=(topology.INVOICES, topology.BOOKS_FILES),

@@ -141,6 +141,11 @@ def published_key(day: str) -> str:
     return f"published.{day}"
 
 
+def public_day_key(day: str) -> str:
+    """Return the key of a day's public figures."""
+    return f"day.{day}"
+
+
 def bench_key(run: str) -> str:
     return f"bench.{run}"
 
@@ -179,6 +184,7 @@ BILLING_QUERIES = (BILLING_INVOICES, BILLING_REPORT, BILLING_REPORTS, BILLING_BA
 BILLING_REQUESTS = (*BILLING_QUERIES, BILLING_GATE, BILLING_IMPORT, BILLING_IMPORT_STATUS, BILLING_PAYABLE)
 WAKER_ORDERS_KEY = "orders"
 WAKER_WAKES_KEY = "wakes"
+HEADLINE_KEY = "headline"
 WAKER_LEASE = "waker"
 BILLING_LEASE = "billing"
 METER_LEASE = "meter"

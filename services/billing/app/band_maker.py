@@ -64,11 +64,15 @@ class BandMaker:
             raise Rejected(f"day: {error}") from error
         if query.day > self._report_cache.today():
             raise Rejected(f"day: {query.day} is in the future: bands are made on the day itself")
-        bands_by_model = await self._prices.in_force(query.day)
-        return Bands(
-            day=query.day,
-            bands=tuple(bands_by_model.get(model) or _none(model, query.day) for model in self._settings.models),
-        )
+        return Bands(day=query.day, bands=await self._bands_on(query.day))
+
+    async def todays(self) -> tuple[Band, ...]:
+        """The bands in force today. Raises `DATABASE_ERRORS`."""
+        return await self._bands_on(self._report_cache.today())
+
+    async def _bands_on(self, day: str) -> tuple[Band, ...]:
+        bands_by_model = await self._prices.in_force(day)
+        return tuple(bands_by_model.get(model) or _none(model, day) for model in self._settings.models)
 
 
 def _none(model: str, day: str) -> Band:

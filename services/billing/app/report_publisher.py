@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from msgspec.structs import replace
 
+from services.billing.app.public_books import PublicBooks
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import days_before
 from services.billing.core.reports.cost_lines import to_explanations
@@ -30,13 +31,21 @@ class ReportPublisher:
     """Publishes revisions. The announcement comes last: if the process dies earlier, all is repeated."""
 
     def __init__(
-        self, bus: Bus, report_cache: ReportCache, render: RenderFiles, metrics: Metrics, *, now: Callable[[], float]
+        self,
+        bus: Bus,
+        report_cache: ReportCache,
+        render: RenderFiles,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        public: PublicBooks | None = None,
     ) -> None:
         self._bus = bus
         self._report_cache = report_cache
         self._render = render
         self._metrics = metrics
         self._now = now
+        self._public = public
         self._seen: dict[str, int] = {}
         """By day, the revision that is completely published."""
 
@@ -48,8 +57,10 @@ class ReportPublisher:
         days = days_before(self._report_cache.today(), DAYS)
         self._seen = {day: revision for day, revision in self._seen.items() if day in days}
         failed: dict[str, str] = {}
+        made: list[DayReport] = []
         try:
             async for report in self._report_cache.iterate(days[::-1]):
+                made.append(report)
                 if self._seen.get(report.day) == report.revision and not report.failed:
                     continue
                 try:
@@ -63,6 +74,8 @@ class ReportPublisher:
                     self._metrics.unpublished.inc()
                     log.exception("publication_failed", day=report.day, revision=report.revision)
                     failed[report.day] = describe(error)
+            if self._public is not None:
+                await self._public.publish(made)
         except Rejected as error:
             self._metrics.unpublished.inc()
             log.warning("publication_postponed", reason=str(error))

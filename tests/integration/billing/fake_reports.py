@@ -70,7 +70,8 @@ class DyingBus(MemoryBus):
         return {name: data for (store, name), data in self._objects.items() if store == BOOKS_FILES.name}
 
     async def published_by_key(self) -> dict[str, Published]:
-        return {key: decode(entry.value, Published) for key, entry in (await self.entries(REPORTS)).items()}
+        entries = (await self.entries(REPORTS)).items()
+        return {key: decode(entry.value, Published) for key, entry in entries if key.startswith("published.")}
 
     async def put_object(self, store: ObjectStore, name: str, data: object) -> None:
         self._step(after=False)

@@ -49,6 +49,8 @@ PUBLISHED = {
     "$KV.waker.wakes": ("wakes_memory.v1",),
     "$KV.reports.audit.2026-11-01": ("audit.v1",),
     "$KV.reports.published.2026-11-01": ("published.v1",),
+    "$KV.reports.day.2026-11-01": ("public_day.v1",),
+    "$KV.reports.headline": ("headline.v1",),
     "$KV.reports.bench.forged": ("bench_run.v1",),
     "$KV.leases.forged": (),
 }
