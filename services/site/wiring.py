@@ -1,13 +1,16 @@
 """Builds the site: the only place that names its concrete classes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.site.adapters.http.public_pages import PublicPages
 from services.site.adapters.http.server import serve_site
+from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
 from services.site.app.overview import OverviewPage
-from services.site.app.page import Page
+from services.site.app.page import Page, PublicFile
+from services.site.app.site_index import SiteIndex
+from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
 from shared.runtime.listener import origin
 from shared.runtime.process import Runtime
@@ -22,7 +25,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
     public = PublicPages(renderer, metrics, runtime.monotonic)
     async with serve_site(
-        public.routes(pages),
+        public.routes(pages, _public_files(runtime, pages)),
         renderer,
         metrics,
         host=config.host,
@@ -35,4 +38,13 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 
 def _public_pages(runtime: Runtime) -> list[Page]:
-    return [Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config).load)]
+    texts = TextPages(content_files(), settings_in_words(runtime.config), MarkdownRenderer().render)
+    return [
+        Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config).load),
+        *texts.pages(),
+    ]
+
+
+def _public_files(runtime: Runtime, pages: Sequence[Page]) -> list[PublicFile]:
+    site = runtime.config.site
+    return SiteIndex(site.title, lambda: site.public_url or runtime.url or "", pages).files()

@@ -29,5 +29,22 @@ class Page:
     rows: Rows | None = None
     is_data: bool = True
     """Whether there is a JSON form."""
+    markdown: Callable[[Any], str] | None = None
+    """Its text as Markdown, at `PATH.md`."""
     fresh_s: float = 15.0
     """How long rendered bytes are served before the page is loaded again."""
+
+    @property
+    def stem(self) -> str:
+        """What its other forms' endings follow: `/index` for the first page."""
+        return "/index" if self.path == "/" else self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicFile:
+    """What programs read and no template shows: an index, a feed."""
+
+    path: str
+    content_type: str
+    load: Callable[[], Awaitable[str]]
+    fresh_s: float = 60.0

@@ -11,8 +11,9 @@ from time import perf_counter
 import msgspec
 from aiohttp import web
 
+from services.site.adapters.http.server import PAGE
 from services.site.adapters.rendering import ASSETS, Renderer
-from services.site.app.page import Page
+from services.site.app.page import Page, PublicFile
 from services.site.app.page_cache import PageCache
 from services.site.metrics import Metrics
 from shared.csv_cells import csv_text
@@ -47,13 +48,13 @@ class PublicPages:
         self._assets = {name: rendered(renderer.assets[name], kind) for name, kind in ASSETS.items()}
         self.cache: PageCache[Rendered | None] = PageCache(monotonic)
 
-    def routes(self, pages: Sequence[Page]) -> list[web.RouteDef]:
-        """Every form of every page, and the assets."""
+    def routes(self, pages: Sequence[Page], files: Sequence[PublicFile]) -> list[web.RouteDef]:
+        """Every form of every page, the files, and the assets."""
         routes = [web.get("/assets/{name}", self._asset)]
+        routes += [web.get(file.path, self._file_handler(file)) for file in files]
         for page in pages:
-            forms = ["", *([".json"] if page.is_data else []), *([".csv"] if page.rows else [])]
-            stem = page.path if page.path != "/" else "/index"
-            routes += [web.get(stem + form if form else page.path, self._handler(page, form)) for form in forms]
+            forms = [form for form, exists in _forms(page) if exists]
+            routes += [web.get(page.stem + form if form else page.path, self._handler(page, form)) for form in forms]
         return routes
 
     def _handler(self, page: Page, form: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -64,7 +65,19 @@ class PublicPages:
             )
             if shown is None:
                 raise web.HTTPNotFound
-            request["page"] = page.path
+            request[PAGE] = page.path
+            return respond(request, shown)
+
+        return handle
+
+    def _file_handler(self, file: PublicFile) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def load() -> Rendered:
+            return rendered((await file.load()).encode(), file.content_type)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            request[PAGE] = file.path
+            shown = await self.cache.get(file.path, load, fresh_s=file.fresh_s)
+            assert shown is not None, "a file is always there"
             return respond(request, shown)
 
         return handle
@@ -79,6 +92,9 @@ class PublicPages:
         elif form == ".csv":
             assert page.rows is not None
             body = _table(page.rows(data))
+        elif form == ".md":
+            assert page.markdown is not None
+            body = page.markdown(data).encode()
         else:
             body = self._renderer.render(page.template, page=data, path=page.path, variables=variables).encode()
         self._metrics.render_seconds.observe(perf_counter() - began)
@@ -91,8 +107,13 @@ class PublicPages:
             raise web.HTTPNotFound
         response = respond(request, self._assets[name])
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        request["page"] = "asset"
+        request[PAGE] = "asset"
         return response
+
+
+def _forms(page: Page) -> list[tuple[str, object]]:
+    """Whether there is each form. The page itself is last: its variable would take `.json` for a part of its value."""
+    return [(".json", page.is_data), (".csv", page.rows), (".md", page.markdown), ("", True)]
 
 
 def respond(request: web.Request, shown: Rendered) -> web.Response:

@@ -17,6 +17,8 @@ log = structlog.get_logger()
 MAX_FORM_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 32 * 1024
 KEEPALIVE_SECONDS = 75.0
+PAGE = web.RequestKey("page", str)
+"""What kind of page a request got, for the metrics."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 WORDS = {
@@ -74,7 +76,7 @@ def _middleware(renderer: Renderer, metrics: Metrics, is_https: bool) -> Callabl
             response = error_page(renderer, 500)
         if not response.prepared:
             add_headers(response, is_https=is_https)
-        metrics.responses.labels(str(response.status), request.get("page", "other")).inc()
+        metrics.responses.labels(str(response.status), request.get(PAGE, "other")).inc()
         return response
 
     return finish
