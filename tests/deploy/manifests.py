@@ -138,7 +138,9 @@ def kubectl() -> Path:
 
 def render(folder: Path) -> str:
     command = [str(kubectl()), "kustomize", str(folder)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert not rendered.stderr, rendered.stderr  # a field that the next version no longer has
+    return rendered.stdout
 
 
 @cache

@@ -8,6 +8,7 @@ import pytest
 from tests.deploy.manifests import CONFIG_FILE, Document, Manifests, load
 from tests.deploy.rules.availability import availability, scaling
 from tests.deploy.rules.bus import HOST_NAME, bus
+from tests.deploy.rules.code import SERVICES
 from tests.deploy.rules.configuration import configuration, services
 from tests.deploy.rules.every_rule import RULES, Rule
 from tests.deploy.rules.images import images
@@ -247,6 +248,11 @@ def test_a_rule_reports_a_change(rule: Rule, change: Change, words: str) -> None
     change(manifests)
     faults = rule(manifests)
     assert [fault for fault in faults if words in fault] != [], faults
+
+
+def test_a_service_without_a_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.deploy.rules.configuration.SERVICES", (*SERVICES, "new"))
+    assert services(load("production")) == ["services/new has no folder in k8s/base", "new: has no workload"]
 
 
 def test_every_rule_is_seen_to_report() -> None:
