@@ -94,7 +94,7 @@ class _Gateway:
         self.outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
         months: View[KeyMonth] = View(MONTHS, KeyMonth)
         wakes: View[KeyWakes] = View(WAKES, KeyWakes)
-        self.revocations = Revocations(runtime.data_dir, is_writer=not runtime.worker)
+        self.revocations = Revocations(runtime.data_dir, is_writer=not runtime.worker, now=runtime.now)
         # The views exist before the dispatcher, which follows their changes.
         budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: self.dispatcher.check_gates())
         fleet: View[MachineRecord] = View(

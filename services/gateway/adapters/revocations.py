@@ -1,7 +1,10 @@
-"""Remembers which API keys were revoked, in a file: a bus that comes back from an older state revives none of them."""
+"""Remembers in a file which API keys were revoked, and when replaced secrets end: an older bus revives none of them."""
 
 import asyncio
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -16,29 +19,36 @@ from shared.runtime.health import Health
 from shared.runtime.suite_file import write_private
 
 MOST_REMEMBERED = 100_000
-"""Keys; the one that was revoked the longest ago is forgotten first. The file has some 4 MB then."""
+"""Keys, and secrets; the one that was seen the longest ago is forgotten first. The file has some 13 MB then."""
 RETRY_SECONDS = 5.0
 
 log = structlog.get_logger()
+V = TypeVar("V")
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """The file: the ids of revoked keys, oldest first."""
+    """The file, oldest first."""
 
-    key_ids: tuple[str, ...]
+    key_ids: tuple[str, ...] = ()
+    """The revoked keys."""
+    ends: dict[str, float] = {}
+    """By digest, when each secret ends that a new one replaced (Unix seconds)."""
 
 
 class Revocations:
-    """The view `keys`, without the keys that were revoked; `run` saves what it learned.
+    """The view `keys`, without what has ended; `run` saves what it learned.
 
     One process of a data directory writes the file.
     """
 
-    def __init__(self, data_dir: Path, *, is_writer: bool) -> None:
+    def __init__(self, data_dir: Path, *, is_writer: bool, now: Callable[[], float]) -> None:
         self.keys = View(KEYS, KeyRecord, check=self.check)
         self._file = data_dir / "gateway" / "revoked.json"
         self._is_writer = is_writer
-        self._seen = dict.fromkeys(self._read())
+        self._now = now
+        remembered = self._read()
+        self._seen = dict.fromkeys(remembered.key_ids[-MOST_REMEMBERED:])
+        self._ends = dict(list(remembered.ends.items())[-MOST_REMEMBERED:])
         self._unsaved = asyncio.Event()
 
     @property
@@ -46,18 +56,32 @@ class Revocations:
         """How many revoked keys are remembered."""
         return len(self._seen)
 
-    def check(self, _digest: str, record: KeyRecord) -> None:
-        """Remember a revoked key. Raises `Unreadable` for one that is remembered and no longer shown as revoked."""
+    def check(self, digest: str, record: KeyRecord) -> None:
+        """Remember what ends. Raises `Unreadable` for what is known to have ended and no longer shown so."""
+        self._check_end(digest, record)
         if record.revoked_at is None:
             if record.id in self._seen:
                 raise Unreadable(
                     f"key {record.id[:SHOWN]} was revoked: the bus is in an older state: run `spotinference setup`"
                 )
         elif record.id not in self._seen:
-            self._seen[record.id] = None
-            while len(self._seen) > MOST_REMEMBERED:
-                del self._seen[next(iter(self._seen))]
-            self._unsaved.set()
+            self._remember(self._seen, record.id, None)
+
+    def _check_end(self, digest: str, record: KeyRecord) -> None:
+        known = self._ends.get(digest, math.inf)
+        if record.replaced_at is not None and record.expires_at is not None and record.expires_at < known:
+            self._remember(self._ends, digest, record.expires_at)
+        elif known <= self._now() and (record.expires_at is None or record.expires_at > known):
+            raise Unreadable(
+                f"a secret of key {record.id[:SHOWN]} was replaced: the bus is in an older state: "
+                "run `spotinference setup`"
+            )
+
+    def _remember(self, memory: dict[str, V], name: str, value: V) -> None:
+        memory[name] = value
+        while len(memory) > MOST_REMEMBERED:
+            del memory[next(iter(memory))]
+        self._unsaved.set()
 
     @property
     def missing(self) -> int:
@@ -89,7 +113,7 @@ class Revocations:
         while True:
             await self._unsaved.wait()
             self._unsaved.clear()
-            data = encode(Remembered(key_ids=tuple(self._seen)))
+            data = self._encoded()
             if not await asyncio.to_thread(self._try_write, data):
                 await asyncio.sleep(RETRY_SECONDS)
                 self._unsaved.set()
@@ -97,7 +121,10 @@ class Revocations:
     def save(self) -> None:
         """Save what `run` has not saved yet, at the end."""
         if self._unsaved.is_set():
-            self._try_write(encode(Remembered(key_ids=tuple(self._seen))))
+            self._try_write(self._encoded())
+
+    def _encoded(self) -> bytes:
+        return encode(Remembered(key_ids=tuple(self._seen), ends=self._ends))
 
     def _try_write(self, data: bytes) -> bool:
         if not self._is_writer:
@@ -110,11 +137,11 @@ class Revocations:
             return False
         return True
 
-    def _read(self) -> tuple[str, ...]:
+    def _read(self) -> Remembered:
         try:
-            return decode(self._file.read_bytes(), Remembered).key_ids[-MOST_REMEMBERED:]
+            return decode(self._file.read_bytes(), Remembered)
         except FileNotFoundError:
-            return ()
+            return Remembered()
         except (OSError, Unreadable) as error:  # the next revocation replaces it
             log.error("revocations_unreadable", file=str(self._file), reason=str(error))
-            return ()
+            return Remembered()

@@ -108,10 +108,10 @@ async def test_damaged_file_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "gateway" / "revoked.json"
     file.parent.mkdir()
     file.write_bytes(b'{"key_ids": [1')
-    revocations = Revocations(tmp_path, is_writer=True)
+    revocations = Revocations(tmp_path, is_writer=True, now=lambda: 50.0)
     revocations.check("d", record("k1", 1.0))
     revocations.save()
-    again = Revocations(tmp_path, is_writer=True)
+    again = Revocations(tmp_path, is_writer=True, now=lambda: 50.0)
     with pytest.raises(Unreadable, match="k1 was revoked"):
         again.check("d", record("k1"))
     again.check("d", record("k2"))
@@ -119,10 +119,24 @@ async def test_damaged_file_is_replaced(tmp_path: Path) -> None:
 
 def test_memory_is_bounded_and_forgets_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_gateway, "MOST_REMEMBERED", 2)
-    revocations = Revocations(tmp_path, is_writer=False)
+    revocations = Revocations(tmp_path, is_writer=False, now=lambda: 50.0)
     for number in range(3):
         revocations.check("d", record(f"k{number}", 1.0))
     revocations.check("d", record("k0"))
     assert revocations.count == 2
     revocations.save()
     assert list(tmp_path.iterdir()) == [], "another worker writes"
+
+
+async def test_replaced_secret_that_has_ended_stays_refused(tmp_path: Path) -> None:
+    revocations = Revocations(tmp_path, is_writer=True, now=lambda: 50.0)
+    before = record("one")
+    revocations.check("a" * 64, msgspec.structs.replace(before, replaced_at=10.0, expires_at=40.0))
+    revocations.check("b" * 64, msgspec.structs.replace(before, replaced_at=10.0, expires_at=60.0))
+    revocations.save()
+
+    again = Revocations(tmp_path, is_writer=True, now=lambda: 50.0)
+    with pytest.raises(Unreadable, match="was replaced"):
+        again.check("a" * 64, before)
+    again.check("b" * 64, before)  # its overlap goes on
+    again.check("c" * 64, before)
