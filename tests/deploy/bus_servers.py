@@ -1,7 +1,6 @@
 """The NATS servers of an overlay, on this host."""
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,9 +56,18 @@ class Servers:
         (self._folder / "users.conf").write_text(authorization(open_users(self.users)), "utf-8")
 
     def reload(self) -> None:
-        """Send what `nats-server --signal reload` sends."""
-        for process in self._processes:
-            process.send_signal(signal.SIGHUP)
+        """Do what the guide says to each server."""
+        for number in range(self.count):
+            self.run_inside(number, ["nats-server", "--signal", "reload=1"])
+
+    def run_inside(self, number: int, command: list[str]) -> None:
+        """Run a command of a server's container, in which the server is process 1."""
+        assert command[0] == "nats-server"
+        words = [word.replace("=1", f"={self._processes[number].pid}") for word in command[1:]]
+        subprocess.run([str(nats_binary()), *words], check=True)
+
+    def log(self, number: int) -> str:
+        return (self._folder / f"nats-{number}.log").read_text("utf-8", "replace")
 
     def command(self, number: int, *options: str) -> list[str]:
         binary = nats_binary()

@@ -84,3 +84,19 @@ async def test_a_user_comes_back_with_its_new_key_after_a_reload(tmp_path: Path)
 
             assert await until(is_refused, bool)
             assert await until(answers, bool)
+
+
+async def test_the_pre_stop_hook_puts_a_server_into_lame_duck_mode(tmp_path: Path) -> None:
+    manifests = load("local")
+    servers = Servers(manifests, tmp_path)
+    (container,) = manifests.workload("nats").containers
+    access = servers.access(is_secure=False)
+    with servers.running():
+        async with connect(access.for_role("setup"), name="setup", wait=PATIENCE_SECONDS):
+            pass
+        servers.run_inside(0, container["lifecycle"]["preStop"]["exec"]["command"])
+
+        async def log() -> str:
+            return servers.log(0)
+
+        assert await until(log, lambda text: "Entering lame duck mode" in text)
