@@ -7,6 +7,7 @@ from services.site.adapters.http.public_pages import PublicPages
 from services.site.adapters.http.server import serve_site
 from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
+from services.site.app.feed import Feed
 from services.site.app.overview import OverviewPage
 from services.site.app.page import Page, PublicFile
 from services.site.app.site_index import SiteIndex
@@ -47,4 +48,9 @@ def _public_pages(runtime: Runtime) -> list[Page]:
 
 def _public_files(runtime: Runtime, pages: Sequence[Page]) -> list[PublicFile]:
     site = runtime.config.site
-    return SiteIndex(site.title, lambda: site.public_url or runtime.url or "", pages).files()
+
+    def origin_of_site() -> str:
+        return site.public_url or runtime.url or ""
+
+    feed = Feed(site.title, origin_of_site, runtime.bus, runtime.now)
+    return [*SiteIndex(site.title, origin_of_site, pages).files(), feed.file()]

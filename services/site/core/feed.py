@@ -1,0 +1,108 @@
+"""The feed: what happened, in public words, each entry under an id that never changes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from uuid import NAMESPACE_URL, uuid5
+
+from shared.budget_gates import FLEET_SCOPE
+from shared.messages.budget import GateTurned
+from shared.messages.codec import rfc3339
+from shared.messages.public import PublishedDay
+from shared.printable import printable
+
+MOST_ENTRIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedEntry:
+    """One thing that happened."""
+
+    key: str
+    """Its id without the site's origin: the same whenever and by whichever replica the feed is made."""
+    at: float
+    """Unix seconds."""
+    title: str
+    summary: str
+    path: str
+    """The page that has more."""
+
+
+def revision_entry(day: PublishedDay) -> FeedEntry:
+    """A day's figures changed."""
+    figures = day.figures
+    cost = (
+        "Its cost is not known"
+        if figures.usd_per_mtok is None
+        else f"{figures.usd_per_mtok:.4f} USD per million tokens"
+    )
+    return FeedEntry(
+        key=f"day/{figures.day}/{figures.revision}",
+        at=day.at,
+        title=f"{figures.day}: revision {figures.revision}, {figures.state or 'unknown'}",
+        summary=f"{cost}. The day's page says what it is made of.",
+        path=f"/economics/{figures.day}",
+    )
+
+
+def gate_entries(turns: Iterable[GateTurned]) -> list[FeedEntry]:
+    """Each opening and closing of a gate. What else is in the journal, such as warnings, is not public."""
+    entries: list[FeedEntry] = []
+    is_open: dict[str, bool] = {}
+    for turn in sorted(turns, key=lambda turn: turn.at):
+        if is_open.get(turn.scope, True) == turn.open:
+            continue
+        is_open[turn.scope] = turn.open
+        where = "every tier" if turn.scope == FLEET_SCOPE else f"tier {turn.scope.partition('.')[2]}"
+        what = "accepted again" if turn.open else "stopped"
+        why = (
+            "The budget's gate opened."
+            if turn.open
+            else "The budget's gate closed: requests get 503, nothing is woken."
+        )
+        entries.append(
+            FeedEntry(
+                key=f"gate/{turn.scope}/{round(turn.at * 1000)}",
+                at=turn.at,
+                title=f"New requests to {where} are {what}",
+                summary=why,
+                path="/status",
+            )
+        )
+    return entries
+
+
+def newest(entries: Iterable[FeedEntry]) -> list[FeedEntry]:
+    """Return what fits into the feed, the newest first."""
+    return sorted(entries, key=lambda entry: (entry.at, entry.key), reverse=True)[:MOST_ENTRIES]
+
+
+def atom(title: str, origin: str, entries: Sequence[FeedEntry], *, now: float) -> str:
+    """Return the feed as RFC 4287 describes it. Without an entry, it was updated `now`."""
+    head = [
+        '<?xml version="1.0" encoding="utf-8"?>',
+        '<feed xmlns="http://www.w3.org/2005/Atom">',
+        f"<id>{_id(origin, 'feed')}</id>",
+        f"<title>{_text(title)}: figures and incidents</title>",
+        f"<updated>{rfc3339(entries[0].at if entries else now)}</updated>",
+        f"<author><name>{_text(title)}</name></author>",
+        f'<link rel="self" type="application/atom+xml" href="{_text(origin)}/feed.xml"/>',
+        f'<link rel="alternate" type="text/html" href="{_text(origin)}/"/>',
+    ]
+    return "\n".join([*head, *(_entry(origin, entry) for entry in entries), "</feed>"]) + "\n"
+
+
+def _entry(origin: str, entry: FeedEntry) -> str:
+    return (
+        f"<entry><id>{_id(origin, entry.key)}</id><title>{_text(entry.title)}</title>"
+        f'<updated>{rfc3339(entry.at)}</updated><link rel="alternate" href="{_text(origin + entry.path)}"/>'
+        f"<summary>{_text(entry.summary)}</summary></entry>"
+    )
+
+
+def _id(origin: str, key: str) -> str:
+    return f"urn:uuid:{uuid5(NAMESPACE_URL, f'{origin}/{key}')}"
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
