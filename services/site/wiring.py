@@ -7,9 +7,12 @@ from services.site.adapters.http.public_pages import PublicPages
 from services.site.adapters.http.server import serve_site
 from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
+from services.site.app.economics import EconomicsPage, economics_rows
 from services.site.app.feed import Feed
 from services.site.app.overview import OverviewPage
 from services.site.app.page import Page, PublicFile
+from services.site.app.pricing import PricingPage, pricing_rows
+from services.site.app.report_view import ReportView
 from services.site.app.site_index import SiteIndex
 from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
@@ -22,9 +25,11 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the site. On exit, responses under way may finish within the drain's grace."""
     config = runtime.config.site
     metrics = Metrics(runtime.registry)
-    pages = _public_pages(runtime)
+    reports = ReportView(lambda: public.cache.clear())  # noqa: PLW0108 - made below
+    pages = _public_pages(runtime, reports)
     renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
     public = PublicPages(renderer, metrics, runtime.monotonic)
+    await reports.start(runtime.bus)
     async with serve_site(
         public.routes(pages, _public_files(runtime, pages)),
         renderer,
@@ -36,12 +41,27 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     ) as port:
         runtime.url = origin(config.host, port)
         yield
+    await reports.stop()
 
 
-def _public_pages(runtime: Runtime) -> list[Page]:
+def _public_pages(runtime: Runtime, reports: ReportView) -> list[Page]:
     texts = TextPages(content_files(), settings_in_words(runtime.config), MarkdownRenderer().render)
     return [
-        Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config).load),
+        Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config, reports).load),
+        Page(
+            path="/economics",
+            label="Economics",
+            template="economics.html",
+            load=EconomicsPage(runtime.config, reports).load,
+            rows=economics_rows,
+        ),
+        Page(
+            path="/pricing",
+            label="Pricing",
+            template="pricing.html",
+            load=PricingPage(runtime.config, reports).load,
+            rows=pricing_rows,
+        ),
         *texts.pages(),
     ]
 

@@ -115,7 +115,7 @@ class PublicDay(PublicFigures, frozen=True, kw_only=True):
 class PublicPeriod(PublicFigures, frozen=True, kw_only=True):
     """Several days in a row: ratios of sums, never means of ratios."""
 
-    first: str
+    first: str = msgspec.field(name="from")
     to: str
     complete_through: str | None
     """The last day up to which every day comes from bills and complete usage."""

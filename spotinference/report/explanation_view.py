@@ -8,11 +8,11 @@ from rich.console import Group
 from rich.text import Text
 
 from services.billing.adapters.export.formatting import Report, line_name, missing_reason, span_of
-from services.billing.adapters.export.json import to_plain
 from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation
 from shared.printable import printable
+from shared.report_forms.plain_json import to_plain
 from spotinference.tables import decimal_places, figure_table, format_usd
 
 WIDE = 100

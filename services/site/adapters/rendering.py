@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from shared.printable import printable
+from services.site.core.words import BAND_REASONS, REASONS
+from shared.report_forms import words
 
-NOTHING = "\N{EN DASH}"
 ASSETS: Mapping[str, str] = {"site.css": "text/css", "site.js": "text/javascript", "icon.svg": "image/svg+xml"}
 """Files that pages load, with their content types."""
 
@@ -21,14 +21,28 @@ class Renderer:
         folder = files("services.site.adapters") / "assets"
         self.assets = {name: (folder / name).read_bytes() for name in ASSETS}
         self._environment = Environment(
-            loader=PackageLoader("services.site.adapters", "templates"),
+            loader=ChoiceLoader(
+                [PackageLoader("services.site.adapters", "templates"), PackageLoader("shared.report_forms", ".")]
+            ),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-            finalize=_finalize,
+            finalize=words.shown,
         )
         self._environment.globals |= {"asset": self.asset_path, "site_title": title, "nav": nav}
+        self._environment.globals |= {
+            "cause_words": words.CAUSE_WORDS,
+            "state_words": words.STATE_WORDS,
+            "basis": words.BASIS,
+            "reasons": REASONS,
+            "band_reasons": BAND_REASONS,
+        }
+        self._environment.filters |= {
+            "usd": words.format_usd,
+            "count": words.format_count,
+            "share": words.format_share,
+        }
         for name in self._environment.list_templates():
             self._environment.get_template(name)
 
@@ -39,10 +53,3 @@ class Renderer:
 
     def render(self, template: str, **values: object) -> str:
         return self._environment.get_template(template).render(values)
-
-
-def _finalize(value: object) -> object:
-    """Text from outside in one line, null as a dash; our own markup as it is."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return printable(value)
-    return NOTHING if value is None else value

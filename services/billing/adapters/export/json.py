@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
-from shared.report_forms.words import format_decimal
+from shared.report_forms.plain_json import to_plain
 
 
 def json_fields(message: DayReport | PeriodReport | Statement | Bands) -> dict[str, Any]:
@@ -20,17 +20,3 @@ def json_fields(message: DayReport | PeriodReport | Statement | Bands) -> dict[s
 def render_json(message: DayReport | PeriodReport | Statement | Bands) -> bytes:
     """Return the message as one line of JSON."""
     return msgspec.json.encode(json_fields(message)) + b"\n"
-
-
-def to_plain(value: Any) -> Any:
-    """Return the value as JSON has it: decimals in full as strings, message tags left out, a report's day first."""
-    match value:
-        case Decimal():
-            return format_decimal(value)
-        case dict():
-            fields = {name: to_plain(inner) for name, inner in value.items() if name != "type"}
-            return {"day": fields["day"], **fields} if "day" in fields else fields
-        case list() | tuple():
-            return [to_plain(inner) for inner in value]
-        case _:
-            return value

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from time import perf_counter
 
 import msgspec
@@ -17,6 +18,8 @@ from services.site.app.page import Page, PublicFile
 from services.site.app.page_cache import PageCache
 from services.site.metrics import Metrics
 from shared.csv_cells import csv_text
+from shared.report_forms.plain_json import to_plain
+from shared.report_forms.words import format_decimal
 
 TYPES = {"": "text/html", ".json": "application/json", ".csv": "text/csv", ".md": "text/markdown"}
 MAX_AGE_S = 60
@@ -88,7 +91,8 @@ class PublicPages:
         if data is None:
             return None
         if form == ".json":
-            body = msgspec.json.format(msgspec.json.encode(data), indent=1)
+            fields = to_plain(msgspec.to_builtins(data, builtin_types=(Decimal,)))
+            body = msgspec.json.format(msgspec.json.encode(fields), indent=1)
         elif form == ".csv":
             assert page.rows is not None
             body = _table(page.rows(data))
@@ -131,5 +135,11 @@ def _table(rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow([csv_text(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow(map(_cell, row))
     return text.getvalue().encode()
+
+
+def _cell(cell: object) -> object:
+    if isinstance(cell, Decimal):
+        return format_decimal(cell)
+    return csv_text(cell) if isinstance(cell, str) else cell

@@ -1,0 +1,17 @@
+"""What the pages say where a figure is missing: each reason in words."""
+
+from shared.messages.public import BandReason, PublicReason
+
+REASONS: dict[PublicReason, str] = {
+    "no_tokens": "no tokens were served",
+    "no_bill": "the cost has not been delivered yet",
+    "bill_missing": "a part of the bill has not come yet",
+    "failed": "the figures could not be made",
+    "no_price": "a tier has no price per hour",
+}
+BAND_REASONS: dict[BandReason, str] = {
+    "few_tokens": "too few tokens on billed days",
+    "no_cost": "its tokens cost nothing",
+    "above_ladder": "it costs more than the last step",
+    "not_made": "no band has been made yet",
+}

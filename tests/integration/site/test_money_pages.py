@@ -1,0 +1,129 @@
+"""Economics and pricing: what billing published, with its age, to the last digit, and nothing else."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from services.billing.adapters.export.json import json_fields
+from services.billing.core.reports.period_report import build_period_report
+from services.billing.core.reports.public_figures import public_band, public_day, public_period
+from services.site.app import report_view
+from shared.bus import subjects
+from shared.bus.memory import MemoryBus
+from shared.bus.topology import REPORTS
+from shared.messages.billing import CAUSES, Band, DayReport
+from shared.messages.codec import encode
+from shared.messages.public import Headline, PublishedDay
+from tests.kit.site import CONFIG, running_site
+from tests.unit.billing.export.full_reports import WEIGHTS, day_report, lacking
+
+DAYS = [day_report(f"2026-05-{day:02}", f"{100 + day}.123456789012") for day in range(1, 8)]
+AT = 1_777_852_800.0
+BAND = Band(
+    model="org/name",
+    day="2026-05-08",
+    low=Decimal("1.50"),
+    high=Decimal(2),
+    trailing_7=Decimal("1.93"),
+    trailing_28=Decimal("1.8"),
+)
+MODEL = '[[tier]]\nname = "h100x2"\nprovider = "static"\n[[model]]\nname = "org/name"\nlineup = ["h100x2"]\n'
+
+
+async def publish(bus: MemoryBus, days: list[DayReport]) -> None:
+    period = public_period(build_period_report(days, WEIGHTS))
+    headline = Headline(period=period, bands=(public_band(BAND),), band_tokens=1_000_000, at=AT)
+    await bus.put(REPORTS, subjects.HEADLINE_KEY, encode(headline))
+    for day in days:
+        published = PublishedDay(figures=public_day(day), at=AT)
+        await bus.put(REPORTS, subjects.public_day_key(day.day), encode(published))
+
+
+class Site:
+    """A running site and the bus that it reads."""
+
+    def __init__(self, bus: MemoryBus, session: aiohttp.ClientSession) -> None:
+        self.bus = bus
+        self._session = session
+
+    async def text(self, path: str) -> str:
+        async with self._session.get(path) as response:
+            assert response.status == 200, path
+            return await response.text()
+
+    async def json(self, path: str) -> dict[str, Any]:
+        async with self._session.get(path) as response:
+            fields: dict[str, Any] = await response.json()
+            return fields
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    bus = MemoryBus()
+    async with running_site(tmp_path, CONFIG + MODEL, bus) as url, aiohttp.ClientSession(url) as session:
+        yield Site(bus, session)
+
+
+async def test_economics_equals_the_report_of_the_same_days(site: Site) -> None:
+    await publish(site.bus, DAYS)
+    report = json_fields(build_period_report(DAYS, WEIGHTS))
+    page = await site.json("/economics.json")
+    period = page["period"]
+    assert page["is_current"] is True
+    for field in ("from", "to", "state", "spend", "tokens", "usd_per_mtok", "causes", "directions", "tax"):
+        assert period[field] == report[field], field
+    for day, expected in zip(period["days"], report["days"], strict=True):
+        for field in ("day", "state", "revision", "spend", "tokens", "usd_per_mtok", "causes"):
+            assert day[field] == expected[field], field
+    rows = list(csv.DictReader(io.StringIO(await site.text("/economics.csv"))))
+    assert [row["spend_usd"] for row in rows] == [day["spend"] for day in report["days"]] + [report["spend"]]
+    for cause in CAUSES:
+        assert rows[-1][f"{cause}_usd"] == report["causes"][cause]
+    html = await site.text("/economics")
+    assert "$1.2999" not in html
+    assert f"${Decimal(report['usd_per_mtok']):.4f}" in html
+    assert "provisional" in html
+    assert "2026-05-01 to 2026-05-07" in html
+
+
+async def test_without_a_published_figure_the_pages_show_none(site: Site) -> None:
+    for path in ("/", "/economics", "/pricing"):
+        html = await site.text(path)
+        assert "not known" in html.lower(), path
+        assert "$0" not in html, path
+
+
+async def test_figures_that_nobody_confirms_are_no_longer_shown_as_current(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_view, "STALE_S", 0.0)
+    await publish(site.bus, DAYS)
+    for path in ("/", "/economics"):
+        html = await site.text(path)
+        assert "Last known" in html
+        assert "billing has not confirmed it since" in html
+    assert (await site.json("/economics.json"))["is_current"] is False
+
+
+async def test_a_day_without_a_bill_is_a_mark_and_not_0(site: Site) -> None:
+    await publish(site.bus, [*DAYS[:6], replace(lacking("2026-05-07"), day="2026-05-07")])
+    html = await site.text("/economics")
+    assert "\N{MULTIPLICATION SIGN}" in html
+    assert "a part of the bill has not come yet" in html
+
+
+async def test_the_price_list_has_bands_dates_and_what_they_follow_from(site: Site) -> None:
+    await publish(site.bus, DAYS)
+    html = await site.text("/pricing")
+    for text in ("$1.50 to $2.00", "2026-05-08", "$1.9300", "$1.8000", "1 000 000", "never comes from an estimate"):
+        assert text in html, text
+    assert "$1.50 to $2.00 per million tokens" in await site.text("/")
+    row = next(csv.DictReader(io.StringIO(await site.text("/pricing.csv"))))
+    assert (row["above_usd_per_mtok"], row["to_usd_per_mtok"]) == ("1.50", "2")
