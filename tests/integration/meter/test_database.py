@@ -122,5 +122,5 @@ async def test_unavailable_database_is_awaited_and_named_without_its_password(
     await cancel_and_wait([starting])
     output = "".join(capfd.readouterr())
     assert "127.0.0.1:1/ledger" in output
-    assert all(fault is not None and "ConnectionRefusedError" in fault for fault in faults)
+    assert [fault is not None and "ConnectionRefusedError" in fault for fault in faults[1:]] == [True, True]
     assert "hunter2" not in output + str(faults)

@@ -69,7 +69,7 @@ async def test_doctor_passes_on_a_healthy_suite_and_names_each_broken_link(tmp_p
             k["level"] for name in ("stream", "keys", "gaps", "marks", "conflicts", "quarantine") for k in links[name]
         } == {"ok"}
         clocks = {c["figures"]["service"].split()[0].rstrip(",") for c in links["clock"]}
-        assert clocks == {"billing", "gateway", "meter", "waker", "the"}
+        assert clocks == {"billing", "gateway", "meter", "site", "waker", "the"}
         assert links["outbox"][0]["figures"]["pending"] == 0
 
         output = await suite.command("doctor")
