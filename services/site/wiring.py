@@ -9,6 +9,7 @@ from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
 from services.site.app.economics import EconomicsPage, economics_rows
 from services.site.app.feed import Feed
+from services.site.app.live_figures import LiveFigures
 from services.site.app.overview import OverviewPage
 from services.site.app.page import Page, PublicFile
 from services.site.app.pricing import PricingPage, pricing_rows
@@ -45,7 +46,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 
 def _public_pages(runtime: Runtime, reports: ReportView) -> list[Page]:
-    texts = TextPages(content_files(), settings_in_words(runtime.config), MarkdownRenderer().render)
+    figures = LiveFigures(reports)
+    texts = TextPages(content_files(), settings_in_words(runtime.config), figures.load, MarkdownRenderer().render)
     return [
         Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config, reports).load),
         Page(

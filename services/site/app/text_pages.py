@@ -1,17 +1,20 @@
 """Pages of prose: learn, glossary and the API. Settings stand in them by name; so do figures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from services.site.app.live_figures import LiveFigure
 from services.site.app.page import Page
-from services.site.core.text import Text, library_of, resolve
+from services.site.core.text import FIGURE, Text, library_of, resolve
 from shared.config.sections import Config
 
 LABELS = {"/api": "API", "/learn": "Learn", "/glossary": "Glossary"}
 """The pages that every page links to, in this order."""
 FRESH_S = 3600.0
 """Nothing in them changes while the process runs."""
+LIVE_FRESH_S = 60.0
+"""Of a page that has figures of the books."""
 
 
 class TextPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,10 +72,17 @@ def _counted(number: float, unit: str) -> str:
 class TextPages:
     """Everything that is prose."""
 
-    def __init__(self, files: Mapping[str, str], settings: Mapping[str, str], render: Callable[[str], str]) -> None:
-        """`files`: Markdown by its path; `render` makes HTML of it."""
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        settings: Mapping[str, str],
+        live: Callable[[], Awaitable[Mapping[str, LiveFigure]]],
+        render: Callable[[str], str],
+    ) -> None:
+        """`files`: Markdown by its path; `live`: figures that change; `render` makes HTML of Markdown."""
         self.texts = library_of(files)
         self._settings = settings
+        self._live = live
         self._render = render
 
     def pages(self) -> list[Page]:
@@ -80,11 +90,16 @@ class TextPages:
         return [self._page(text) for text in [*first, *(t for t in self.texts.values() if t.path not in LABELS)]]
 
     def _page(self, text: Text) -> Page:
-        markdown = resolve(text.source, self._settings)
-        shown = TextPage(title=text.title, html=self._render(markdown), markdown=markdown, parents=self._parents(text))
+        markdown, parents = resolve(text.source, self._settings), self._parents(text)
+        shown = TextPage(title=text.title, html=self._render(markdown), markdown=markdown, parents=parents)
+        is_live = FIGURE.search(markdown) is not None
 
         async def load(_variables: Mapping[str, str]) -> TextPage:
-            return shown
+            if not is_live:
+                return shown
+            figures = {name: figure.markdown for name, figure in (await self._live()).items()}
+            now = resolve(markdown, figures)
+            return TextPage(title=text.title, html=self._render(now), markdown=now, parents=parents)
 
         return Page(
             path=text.path,
@@ -93,7 +108,7 @@ class TextPages:
             load=load,
             is_data=False,
             markdown=lambda page: page.markdown,
-            fresh_s=FRESH_S,
+            fresh_s=LIVE_FRESH_S if is_live else FRESH_S,
         )
 
     def _parents(self, text: Text) -> list[tuple[str, str]]:
