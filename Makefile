@@ -38,8 +38,9 @@ demo: setup ## Run the whole job once on real parts, step by step
 up: setup ## Run every service on this host, until Ctrl-C
 	@$(BIN)/spotinference up
 
+# Those of the manifests are part of `check`.
 test: $(BIN)/.dev-ready ## Run the tests in parallel (11 minutes on two cores)
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long" --durations 20
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long" --ignore tests/deploy --durations 20
 
 test-all: check $(BIN)/.dev-ready ## Run `check` and every test, including the long ones
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
@@ -59,7 +60,7 @@ check: $(BIN)/.dev-ready ## Check format, lint, types, import rules and manifest
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint --no-color deploy/docker/Dockerfile
-	$(BIN)/pytest -q -m "not long" tests/deploy
+	$(BIN)/pytest -q -n 2 -m "not long" tests/deploy
 
 # All of them; IMAGES="gateway" builds and tries one.
 IMAGES ?= gateway waker meter billing site setup operator
