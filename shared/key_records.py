@@ -48,8 +48,9 @@ class Merged:
 def merge_records(record: KeyRecord, other: KeyRecord) -> KeyRecord:
     """Return what holds of a secret that has two records: the earlier end and the earlier revocation."""
     earlier = min(record, other, key=lambda r: (math.inf if r.expires_at is None else r.expires_at, not r.replaced_at))
-    revocations = [r.revoked_at for r in (record, other) if r.revoked_at is not None]
-    return msgspec.structs.replace(earlier, revoked_at=min(revocations, default=None))
+    revoked = [(r.revoked_at, r.revoked_by) for r in (record, other) if r.revoked_at is not None]
+    at, by = min(revoked, key=lambda each: (each[0], each[1] or ""), default=(None, None))
+    return msgspec.structs.replace(earlier, revoked_at=at, revoked_by=by)
 
 
 def revocations(records: Iterable[KeyRecord]) -> dict[str, float]:

@@ -25,6 +25,7 @@ MAX_ATTEMPTS = 10
 """Against others who change the same key."""
 MAX_OVERLAP_S = 90 * DAY_S
 """A secret that is replaced for longer is not being replaced."""
+HINT_LENGTH = 4
 _Stored = dict[str, tuple[KeyRecord, int]]
 """The records of one key and their revisions, by digest."""
 
@@ -41,6 +42,8 @@ async def create_key(
     monthly_tokens: int | None = None,
     wakes_per_hour: int | None = None,
     wake_cost_per_day: Decimal | None = None,
+    owner: str | None = None,
+    made_by: str | None = None,
 ) -> tuple[str, str]:
     """Create a key and return its id and secret. Limits are positive; None is unlimited."""
     now = time.time()
@@ -56,6 +59,8 @@ async def create_key(
         monthly_tokens=monthly_tokens,
         wakes_per_hour=wakes_per_hour,
         wake_cost_per_day=wake_cost_per_day,
+        owner=owner,
+        made_by=made_by,
     )
     return record.id, await _store_secret(bus, record)
 
@@ -98,8 +103,8 @@ def _newest(records: _Stored) -> str | None:
     return max(current, key=current.__getitem__, default=None)
 
 
-async def revoke_key(bus: Bus, key_id: str, *, now: float) -> bool:
-    """Revoke all secrets of a key. Returns False if no key has the id."""
+async def revoke_key(bus: Bus, key_id: str, *, now: float, by: str | None = None) -> bool:
+    """Revoke all secrets of a key. `by`: who does, an identity. Returns False if no key has the id."""
     for _ in range(MAX_ATTEMPTS):
         records = await _read(bus, key_id)
         alive = {name: stored for name, stored in records.items() if stored[0].revoked_at is None}
@@ -108,7 +113,7 @@ async def revoke_key(bus: Bus, key_id: str, *, now: float) -> bool:
         await _update(
             bus,
             {
-                name: (msgspec.structs.replace(record, revoked_at=now), revision)
+                name: (msgspec.structs.replace(record, revoked_at=now, revoked_by=by), revision)
                 for name, (record, revision) in alive.items()
             },
         )
@@ -137,7 +142,7 @@ def unknown_key_message(key_id: str) -> str:
 
 async def _store_secret(bus: Bus, record: KeyRecord) -> str:
     secret = f"sk-{secrets.token_urlsafe(32)}"
-    await bus.create(KEYS, digest(secret), encode(record))
+    await bus.create(KEYS, digest(secret), encode(msgspec.structs.replace(record, hint=secret[-HINT_LENGTH:])))
     return secret
 
 

@@ -97,7 +97,8 @@ ROWS: Mapping[Role, Row] = {
         responds=subjects.BILLING_REQUESTS,
     ),
     "site": Row(
-        reads=(topology.FLEET, topology.BUDGET, topology.REPORTS),
+        subscribes=(subjects.LIMITS,),
+        reads=(topology.FLEET, topology.BUDGET, topology.REPORTS, topology.MONTHS, topology.WAKES),
         writes=(topology.KEYS,),
         streams=(topology.FLEET_JOURNAL,),
         objects=(topology.BOOKS_FILES,),

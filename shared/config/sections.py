@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shared.config.fleet import IdlePolicy, Machine, Model, Tier
+from shared.config.identity import GithubSection, OidcSection
 from shared.config.invoices import CurrencyRate, InvoiceSource
 from shared.config.providers import ProviderSection
 from shared.config.values import Bounds, Duration, Interval, Money, Port, PositiveInt, Section
@@ -199,6 +200,24 @@ class SiteSection(ServiceSection, frozen=True, kw_only=True):
     """The origin at which browsers reach the site. Default: `http://127.0.0.1` and the port."""
     api_url: str | None = None
     """The origin at which clients reach the gateway, shown on the pages. Default: `http://127.0.0.1` and its port."""
+    signup: Literal["closed", "list", "open"] = "closed"
+    """Who gets an account at the first sign-in, beside operators and viewers: nobody, the allowed ones, or anybody."""
+    allowed: tuple[str, ...] = ()
+    """Identities, such as `github:583231`."""
+    organisations: tuple[str, ...] = ()
+    """Members of these may sign up as well."""
+    operators: tuple[str, ...] = ()
+    viewers: tuple[str, ...] = ()
+    session_idle: Annotated[Duration, Bounds(60)] = Duration(DAY_S / 2)
+    """How long a session lasts without a request."""
+    session_max: Annotated[Duration, Bounds(60)] = Duration(7 * DAY_S)
+    """How long a session lasts at most."""
+    key_max_age: Annotated[Duration, Bounds(60)] | None = None
+    """The longest that a key made on the site is valid. Default: for ever, if its owner wants."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of the proxies in front of the site, whose `X-Forwarded-For` names the client."""
+    github: GithubSection | None = None
+    oidc: OidcSection | None = None
 
     @property
     def is_https(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from shared.config.fleet import Machine, Model, Tier
+from shared.config.identity import identity_faults, is_loopback, provider_faults, proxy_faults
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
 from shared.config.providers import HyperstackSection, traits_of
-from shared.config.sections import BusSection, Config, GatewaySection, OtelSection
+from shared.config.sections import BusSection, Config, GatewaySection, OtelSection, SiteSection
 from shared.config.values import Bounds, Money, Section
 from shared.weekly_window import window_fault
 
@@ -30,6 +31,7 @@ def find_faults(config: Config) -> list[str]:
         *_instance_faults(config),
         *_bus_faults(config.bus),
         *_gateway_faults(config.gateway),
+        *_site_faults(config.site),
         *_keep_warm_faults("waker.keep_warm", config.waker.keep_warm),
         *_billing_faults(config),
         *_otel_faults(config.otel),
@@ -167,6 +169,19 @@ def _gateway_faults(gateway: GatewaySection) -> Iterator[str]:
         size_bytes: int | None = getattr(gateway, name)
         if size_bytes is not None and (fault := body.fault(size_bytes)):
             yield f"gateway.{name} {fault}"
+
+
+def _site_faults(site: SiteSection) -> Iterator[str]:
+    for name in ("public_url", "api_url"):
+        url: str | None = getattr(site, name)
+        if url is not None and not _ORIGIN.fullmatch(url):
+            yield f'site.{name} must be an origin such as "https://site.example", got {url!r}'
+    for name in ("allowed", "operators", "viewers"):
+        yield from identity_faults(f"site.{name}", getattr(site, name))
+    yield from provider_faults(site.github, site.oidc)
+    yield from proxy_faults(site.trusted_proxies)
+    if (site.github or site.oidc) and site.public_url and not (site.is_https or is_loopback(site.public_url)):
+        yield f"site.public_url must be an https:// URL where people sign in, got {site.public_url!r}"
 
 
 def _keep_warm_faults(place: str, windows: tuple[str, ...]) -> Iterator[str]:

@@ -31,6 +31,14 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
     """Wakes of machines that its requests may cause; None: as the gateway's configuration has it, as the next."""
     wake_cost_per_day: Decimal | None = None
     """USD that they may cost in a UTC day."""
+    owner: str | None = None
+    """Whose key it is: an identity such as `github:583231`. None: the operator's."""
+    hint: str | None = None
+    """The last four characters of the secret, by which its owner recognises it."""
+    made_by: str | None = None
+    """Who created it, an identity; None: a command."""
+    revoked_by: str | None = None
+    """Who revoked it, an identity; None: a command."""
 
     def __post_init__(self) -> None:
         check_amounts(self.wake_cost_per_day)

@@ -86,7 +86,16 @@ def create(
     ends = None if expires is None else _expiry(expires)
     cost = None if wake_cost_per_day is None else _amount("--wake-cost-per-day", wake_cost_per_day)
     key_id, secret = context.run_with_bus(
-        lambda bus: create_key(bus, name=name, models=allowed, expires_at=ends, wake_cost_per_day=cost, **limits)
+        lambda bus: create_key(
+            bus,
+            name=name,
+            models=allowed,
+            expires_at=ends,
+            wake_cost_per_day=cost,
+            owner=None,  # the operator's
+            made_by=None,
+            **limits,
+        )
     )
     if as_json:
         echo_json({"id": key_id, "key": secret})

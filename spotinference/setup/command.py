@@ -7,6 +7,7 @@ import click
 
 from services.billing.adapters import schema as books
 from services.meter.adapters import schema as ledger
+from services.site.adapters import schema as site
 from shared import database
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.provision import provision
@@ -52,3 +53,4 @@ def _schemas(config: Config, data_dir: Path) -> Iterator[tuple[str, str, Path, s
     url = database.database_url
     yield "ledger", url(config, data_dir, ledger.LEDGER_FILE), ledger.MIGRATIONS, ledger.VERSION_TABLE
     yield "books", url(config, data_dir, books.BOOKS_FILE), books.MIGRATIONS, books.VERSION_TABLE
+    yield "site", url(config, data_dir, site.SITE_FILE), site.MIGRATIONS, site.VERSION_TABLE

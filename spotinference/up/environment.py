@@ -16,6 +16,7 @@ SERVICE = (
 )
 DATABASE = ("PG*",)
 """What asyncpg reads beside the URL, passwords among it."""
+IDENTITY = ("GITHUB_CLIENT_SECRET", "GITHUB_CLIENT_SECRET_FILE", "OIDC_CLIENT_SECRET", "OIDC_CLIENT_SECRET_FILE")
 CLOUDS = (
     *("AWS_*", "BOTO_CONFIG", "HYPERSTACK_API_KEY", "HYPERSTACK_API_KEY_FILE", "REQUESTS_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
@@ -26,7 +27,7 @@ CHILDREN: Mapping[str, tuple[str, ...]] = {
     "bus": COMMON,
     "gateway": SERVICE,
     "meter": (*SERVICE, *DATABASE),
-    "site": (*SERVICE, *DATABASE),
+    "site": (*SERVICE, *DATABASE, *IDENTITY),
     "billing": (*SERVICE, *DATABASE, *CLOUDS),
     # It passes on what engines need, and what the configuration names for one of them.
     "waker": (*SERVICE, *CLOUDS, *ENGINE),

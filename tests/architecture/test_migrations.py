@@ -21,7 +21,7 @@ def faults(service: str, text: str) -> list[str]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    if str(constants["revision"]) <= BEFORE_THE_RULE[service]:
+    if str(constants["revision"]) <= BEFORE_THE_RULE.get(service, ""):
         return []
     if not isinstance(constants.get("additive"), bool):
         return ["says neither `additive = True` nor `additive = False`"]

@@ -16,7 +16,8 @@ from tests.kit.accounts import smallest_account
 PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 PAGE = page("docs/reference/configuration.md")
 MINIMAL = {
-    "site": "## `[site]`",
+    "site.github": '[site.github]\nclient_id = "x"\n',
+    "site.oidc": '[site.oidc]\nissuer = "https://x"\nclient_id = "x"\n',
     "billing.rate": '[[billing.rate]]\ncurrency = "EUR"\nper_usd = "1"\nfrom = "2026-01-01"\nsource = "s"\n',
     "billing.source": '[[billing.source]]\nname = "s"\nurl = "u"\n',
     **{f"provider.{name}": smallest_account(name) for name in ProviderSection.__struct_fields__},
@@ -34,6 +35,8 @@ SECTIONS = {
     "otel": "## `[otel]`",
     "billing": "## `[billing]`",
     "site": "## `[site]`",
+    "site.github": "## `[site.github]`",
+    "site.oidc": "## `[site.oidc]`",
     "billing.rate": "## `[[billing.rate]]`",
     "billing.source": "## `[[billing.source]]`",
     **{f"provider.{name}": f"## `[provider.{name}]`" for name in ProviderSection.__struct_fields__},
@@ -72,7 +75,7 @@ def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> 
 def test_every_section_is_described() -> None:
     top = [name for name in Config.__struct_fields__ if name != "provider"]
     accounts = [name for name in SECTIONS if name.startswith("provider.")]
-    assert sorted(SECTIONS) == sorted([*top, *accounts, "billing.rate", "billing.source"])
+    assert sorted(SECTIONS) == sorted([*top, *accounts, "billing.rate", "billing.source", "site.github", "site.oidc"])
 
 
 def test_every_provider_is_described() -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from importlib.resources import files
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -9,7 +11,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from services.site.core.words import BAND_REASONS, REASONS
 from shared.report_forms import words
 
-ASSETS: Mapping[str, str] = {"site.css": "text/css", "site.js": "text/javascript", "icon.svg": "image/svg+xml"}
+ASSETS: Mapping[str, str] = {
+    "site.css": "text/css",
+    "site.js": "text/javascript",
+    "playground.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 """Files that pages load, with their content types."""
 
 
@@ -30,7 +37,7 @@ class Renderer:
             lstrip_blocks=True,
             finalize=words.shown,
         )
-        self._environment.globals |= {"asset": self.asset_path, "site_title": title, "nav": nav}
+        self._environment.globals |= {"asset": self.asset_path, "site_title": title, "nav": nav, "sign_in_path": None}
         self._environment.globals |= {
             "cause_words": words.CAUSE_WORDS,
             "state_words": words.STATE_WORDS,
@@ -42,9 +49,15 @@ class Renderer:
             "usd": words.format_usd,
             "count": words.format_count,
             "share": words.format_share,
+            "moment": _moment,
+            "money": _money,
         }
         for name in self._environment.list_templates():
             self._environment.get_template(name)
+
+    def has_sign_in(self, has_it: bool) -> None:
+        """Whether every page links to the account."""
+        self._environment.globals["sign_in_path"] = "/account" if has_it else None
 
     def asset_path(self, name: str) -> str:
         """Return the asset's path, which changes with its content."""
@@ -53,3 +66,17 @@ class Renderer:
 
     def render(self, template: str, **values: object) -> str:
         return self._environment.get_template(template).render(values)
+
+
+def _moment(at: float | None) -> str | None:
+    """Unix seconds as people read them, in UTC."""
+    return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _money(amount: Decimal | None) -> str | None:
+    """USD with cents, and with more digits where cents would show a 0 that is none."""
+    if amount is None:
+        return None
+    if amount == 0 or abs(amount) >= Decimal("0.01"):
+        return f"{amount:,.2f}"
+    return f"{amount:.2g}" if abs(amount) >= Decimal("0.000001") else "less than 0.000001"

@@ -52,6 +52,7 @@ async def test_setup_prepares_everything_and_can_be_repeated(nats_url: str, data
             r"the bus is provisioned\n"
             r"the schema of the ledger is at revision \d{4}\n"
             r"the schema of the books is at revision \d{4}\n"
+            r"the schema of the site is at revision \d{4}\n"
             r"keys on the bus: 0 came back, 0 ended again\n",
             output,
         ), output

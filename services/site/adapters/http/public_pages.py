@@ -95,7 +95,7 @@ class PublicPages:
             body = msgspec.json.format(msgspec.json.encode(fields), indent=1)
         elif form == ".csv":
             assert page.rows is not None
-            body = _table(page.rows(data))
+            body = csv_table(page.rows(data))
         elif form == ".md":
             assert page.markdown is not None
             body = page.markdown(data).encode()
@@ -131,7 +131,7 @@ def respond(request: web.Request, shown: Rendered) -> web.Response:
     return web.Response(body=body, content_type=shown.content_type, charset="utf-8", headers=headers)
 
 
-def _table(rows: Iterable[Sequence[object]]) -> bytes:
+def csv_table(rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:

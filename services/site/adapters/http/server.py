@@ -9,6 +9,7 @@ from aiohttp import web
 from services.site.adapters.http.headers import add_headers
 from services.site.adapters.rendering import Renderer
 from services.site.metrics import Metrics
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import SpotinferenceError
 from shared.runtime.listener import bind
 
@@ -68,8 +69,8 @@ def _middleware(renderer: Renderer, metrics: Metrics, is_https: bool) -> Callabl
             response = error if error.status < 400 else error_page(renderer, error.status)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
-        except SpotinferenceError as error:
-            log.warning("page_failed", path=request.path, reason=str(error))
+        except (SpotinferenceError, *DATABASE_ERRORS) as error:
+            log.warning("page_failed", path=request.path, reason=describe(error))
             response = error_page(renderer, 503)
         except Exception:
             log.exception("page_crashed", path=request.path)

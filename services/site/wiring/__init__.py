@@ -17,6 +17,7 @@ from services.site.app.report_view import ReportView
 from services.site.app.site_index import SiteIndex
 from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
+from services.site.wiring.accounts import account_routes, open_database
 from shared.runtime.listener import origin
 from shared.runtime.process import Runtime
 
@@ -31,15 +32,19 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
     public = PublicPages(renderer, metrics, runtime.monotonic)
     await reports.start(runtime.bus)
-    async with serve_site(
-        public.routes(pages, _public_files(runtime, pages)),
-        renderer,
-        metrics,
-        host=config.host,
-        port=config.port if runtime.port is None else runtime.port,
-        drain_s=config.drain_grace,
-        is_https=config.is_https,
-    ) as port:
+    async with (
+        open_database(runtime) as engine,
+        account_routes(runtime, renderer, engine) as accounts,
+        serve_site(
+            [*public.routes(pages, _public_files(runtime, pages)), *accounts],
+            renderer,
+            metrics,
+            host=config.host,
+            port=config.port if runtime.port is None else runtime.port,
+            drain_s=config.drain_grace,
+            is_https=config.is_https,
+        ) as port,
+    ):
         runtime.url = origin(config.host, port)
         yield
     await reports.stop()

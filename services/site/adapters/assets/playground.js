@@ -1,0 +1,99 @@
+// Sends a prompt from the browser to the API, and shows the wake and the answer as they come. The key stays in the field.
+"use strict";
+const form = document.getElementById("playground");
+const byId = (id) => document.getElementById(id);
+let running = null;
+
+const say = (words) => { byId("play-state").textContent = words; };
+
+function phase(comment) {
+  const fields = Object.fromEntries(comment.split(" ").filter((word) => word.includes("=")).map((word) => word.split("=", 2)));
+  if (!comment.startsWith("waking") || !fields.phase) return;
+  const eta = fields.eta === "?" ? "time left not known" : `about ${fields.eta} s left`;
+  say(`Waking ${fields.tier}: ${fields.phase}, ${eta}.`);
+  const list = byId("play-phases");
+  if (!list.lastChild || list.lastChild.dataset.phase !== fields.phase) {
+    const item = document.createElement("li");
+    item.dataset.phase = fields.phase;
+    list.append(item);
+  }
+  list.lastChild.textContent = `${fields.phase} (${fields.tier}), ${eta}`;
+}
+
+function usage(numbers, began) {
+  const rows = {
+    "Prompt tokens": numbers.prompt_tokens,
+    "Of them cached": numbers.prompt_tokens_details?.cached_tokens,
+    "Completion tokens": numbers.completion_tokens,
+    "Seconds in all": ((performance.now() - began) / 1000).toFixed(1),
+  };
+  byId("play-usage").replaceChildren(...Object.entries(rows).filter(([, value]) => value !== undefined && value !== null).map(([name, value]) => {
+    const row = document.createElement("div"), term = document.createElement("dt"), text = document.createElement("dd");
+    term.textContent = name;
+    text.textContent = value;
+    row.append(term, text);
+    return row;
+  }));
+}
+
+function line(text, began) {
+  if (text.startsWith(":")) return phase(text.slice(1).trim());
+  if (!text.startsWith("data:") || text.slice(5).trim() === "[DONE]") return undefined;
+  const event = JSON.parse(text.slice(5));
+  if (event.error) throw new Error(`${event.error.code}: ${event.error.message}`);
+  const delta = event.choices?.[0]?.delta?.content;
+  if (delta) {
+    say("Answering.");
+    byId("play-text").textContent += delta;
+  }
+  if (event.usage) usage(event.usage, began);
+  return undefined;
+}
+
+async function send() {
+  const began = performance.now();
+  byId("play-text").textContent = "";
+  byId("play-phases").replaceChildren();
+  byId("play-usage").replaceChildren();
+  say("Sent. Waiting for the first word.");
+  const response = await fetch(`${form.dataset.api}/v1/chat/completions`, {
+    method: "POST",
+    signal: running.signal,
+    headers: { "Authorization": `Bearer ${byId("play-key").value.trim()}`, "Content-Type": "application/json" },
+    body: JSON.stringify({
+      model: byId("play-model").value,
+      messages: [{ role: "user", content: byId("play-prompt").value }],
+      stream: true,
+      stream_options: { include_usage: true },
+    }),
+  });
+  if (!response.ok) {
+    const body = await response.json().catch(() => ({}));
+    throw new Error(`${response.status} ${body.error?.code ?? ""}: ${body.error?.message ?? "the API refused the request"}`);
+  }
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const text of lines) line(text.trim(), began);
+  }
+  say("Done. What it cost is under Usage once it is counted.");
+}
+
+form?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  running?.abort();
+  running = new AbortController();
+  byId("play-stop").hidden = false;
+  try {
+    await send();
+  } catch (error) {
+    const isNetwork = error instanceof TypeError;
+    say(error.name === "AbortError" ? "Stopped." : isNetwork ? "The API cannot be reached from this page: is this site in its cors_origins?" : error.message);
+  }
+  byId("play-stop").hidden = true;
+});
+byId("play-stop")?.addEventListener("click", () => running?.abort());

@@ -1,0 +1,1 @@
+"""Identity providers: GitHub and OpenID Connect."""

@@ -1,0 +1,178 @@
+"""What a person's keys used: tokens by day, model and key from the ledger, and their cost from the books."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+from shared.bus.ports import Bus
+from shared.bus.request import request_reply
+from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS
+from shared.errors import BusUnavailable, Rejected
+from shared.messages.billing import Statement, StatementQuery
+from shared.messages.meter import Tokens, TokensQuery, TokenSums, month_of, plausible
+
+DAYS = 30
+"""Shown, today included."""
+MOST_AT_ONCE = 8
+"""Requests to a service at the same time, for one page."""
+TIMEOUT_S = 5.0
+HEADING = ("day", "model", "key", "key_id", "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageRow:
+    """A key's tokens of one model on one UTC day."""
+
+    day: str
+    model: str
+    key_id: str
+    key_name: str
+    sums: TokenSums
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyCost:
+    """What a key came to in a month, and how certain that is."""
+
+    key_id: str
+    key_name: str
+    amount: Decimal | None
+    is_complete: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Everything on the page, and in the CSV."""
+
+    first: str
+    last: str
+    rows: tuple[UsageRow, ...]
+    totals: TokenSums
+    month: str
+    costs: tuple[KeyCost, ...]
+    amount: Decimal | None
+    """Of the month over all keys; None: not known of one that was used."""
+    is_complete: bool
+    """Whether the ledger has everything of the days."""
+    faults: tuple[str, ...] = field(default=())
+    """What could not be read, one sentence each."""
+
+    def table(self) -> list[Sequence[object]]:
+        """Return the rows as the CSV has them, the heading first."""
+        rows = [
+            (r.day, r.model, r.key_name, r.key_id, s.requests, s.prompt_tokens, s.cached_tokens, s.completion_tokens)
+            for r in self.rows
+            for s in (r.sums,)
+        ]
+        return [HEADING, *rows]
+
+
+class OwnUsage:
+    """Reads the meter and billing, one key at a time: nobody's query is about another's key."""
+
+    def __init__(self, bus: Bus, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._now = now
+
+    async def read(self, keys: Sequence[tuple[str, str]]) -> Usage:
+        """Return the usage of these keys, by id and name."""
+        today, month = self._today(), month_of(self._now())
+        first = (today - timedelta(days=DAYS - 1)).isoformat()
+        answers = await _gather([self._tokens(key_id, first, ("day", "model")) for key_id, _ in keys])
+        statements = await _gather([self._statement(key_id, month) for key_id, _ in keys])
+        rows, faults, is_complete = list[UsageRow](), list[str](), True
+        costs = list[KeyCost]()
+        for (key_id, name), answer, statement in zip(keys, answers, statements, strict=True):
+            if isinstance(answer, str):
+                faults.append(f"The usage of {name} is not known now: {answer}")
+            else:
+                rows += [
+                    UsageRow(
+                        day=row.dimensions["day"],
+                        model=row.dimensions["model"],
+                        key_id=key_id,
+                        key_name=name,
+                        sums=plausible(row.sums),
+                    )
+                    for row in answer.rows
+                ]
+                is_complete &= answer.complete
+            if isinstance(statement, str):
+                faults.append(f"The cost of {name} is not known now: {statement}")
+            elif statement.tokens:
+                costs.append(
+                    KeyCost(
+                        key_id=key_id,
+                        key_name=name,
+                        amount=statement.amount,
+                        is_complete=statement.complete,
+                        reasons=statement.reasons,
+                    )
+                )
+        rows.sort(key=lambda row: (row.model, row.key_name, row.key_id))
+        rows.sort(key=lambda row: row.day, reverse=True)
+        amounts = [cost.amount for cost in costs if cost.amount is not None]
+        is_priced = len(amounts) == len(costs) and not any(isinstance(statement, str) for statement in statements)
+        return Usage(
+            first=first,
+            last=today.isoformat(),
+            rows=tuple(rows),
+            totals=_sum(row.sums for row in rows),
+            month=month,
+            costs=tuple(costs),
+            amount=sum(amounts, Decimal(0)) if is_priced else None,
+            is_complete=is_complete and not faults,
+            faults=tuple(faults),
+        )
+
+    async def last_days(self, key_ids: Sequence[str]) -> dict[str, str | None]:
+        """Return by key its last UTC day of use within `DAYS`, if any. What is not known is left out."""
+        first = (self._today() - timedelta(days=DAYS - 1)).isoformat()
+        answers = await _gather([self._tokens(key_id, first, ("day",)) for key_id in key_ids])
+        return {
+            key_id: max((row.dimensions["day"] for row in answer.rows), default=None)
+            for key_id, answer in zip(key_ids, answers, strict=True)
+            if not isinstance(answer, str)
+        }
+
+    async def _tokens(self, key_id: str, first: str, by: tuple[str, ...]) -> Tokens | str:
+        query = TokensQuery(day=first, to=self._today().isoformat(), by=by, key=key_id)
+        try:
+            return await request_reply(self._bus, METER_TOKENS, query, Tokens, timeout=TIMEOUT_S, patience_s=0)
+        except BusUnavailable:
+            return "the meter does not answer."
+        except Rejected as error:
+            return str(error)
+
+    async def _statement(self, key_id: str, month: str) -> Statement | str:
+        query = StatementQuery(key_id=key_id, month=month)
+        try:
+            return await request_reply(self._bus, BILLING_STATEMENT, query, Statement, timeout=TIMEOUT_S, patience_s=0)
+        except BusUnavailable:
+            return "billing does not answer."
+        except Rejected as error:
+            return str(error)
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._now(), UTC).date()
+
+
+def _sum(sums: Iterable[TokenSums]) -> TokenSums:
+    listed = list(sums)
+    return TokenSums(**{name: sum(getattr(each, name) for each in listed) for name in TokenSums.__struct_fields__})
+
+
+async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:
+    """Await all, a few at a time."""
+    room = asyncio.Semaphore(MOST_AT_ONCE)
+
+    async def run(each: Awaitable[T]) -> T:
+        async with room:
+            return await each
+
+    return list(await asyncio.gather(*(run(each) for each in work)))

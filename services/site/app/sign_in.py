@@ -1,0 +1,125 @@
+"""Signs people in: a state that belongs to one browser, a code that is used once, and the rule for who may."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+from oauthlib.oauth2 import WebApplicationClient
+
+from services.site.core.people import Person, Profile, SignupPolicy
+from services.site.ports import IdentityProvider, PendingSignIn, SignInFailed, SignInStore
+
+log = structlog.get_logger()
+
+PENDING_S = 600.0
+"""How long a browser may take at the provider: as long as GitHub's codes live."""
+VERIFIER_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where the browser goes, and what it must bring back as a cookie."""
+
+    url: str
+    browser: str
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A person whom the provider confirmed and the rule admits, and the name of the route they wanted."""
+
+    person: Person
+    next: str
+    is_new: bool
+
+
+class Refused(SignInFailed):
+    """The provider confirmed who it is, and the rule does not admit them."""
+
+    def __init__(self, profile: Profile, reason: str) -> None:
+        super().__init__(reason)
+        self.profile = profile
+
+
+def sha256(secret: str) -> str:
+    """Return how a random secret is stored."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class SignIn:
+    """The use case, over providers and a store."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, IdentityProvider],
+        store: SignInStore,
+        policy: SignupPolicy,
+        *,
+        origin: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        self.providers = providers
+        self._store = store
+        self._policy = policy
+        self._origin = origin
+        self._now = now
+
+    async def begin(self, provider: str, next_name: str, browser: str | None = None) -> Begun:
+        """Begin a sign-in. Raises `SignInFailed`: the provider cannot be reached, or too many are under way."""
+        state, browser = secrets.token_urlsafe(32), browser or secrets.token_urlsafe(32)
+        verifier = WebApplicationClient("").create_code_verifier(VERIFIER_LENGTH)
+        challenge = WebApplicationClient("").create_code_challenge(verifier, "S256")
+        url = await self.providers[provider].authorize_url(
+            state=state, challenge=challenge, redirect_uri=self._redirect_uri(provider)
+        )
+        now = self._now()
+        pending = PendingSignIn(
+            state_sha256=sha256(state),
+            browser_sha256=sha256(browser),
+            provider=provider,
+            verifier=verifier,
+            next=next_name,
+            ends_at=now + PENDING_S,
+        )
+        if not await self._store.put(pending, now):
+            raise SignInFailed("Too many people sign in at this moment. Try again in ten minutes.")
+        return Begun(url, browser)
+
+    async def finish(self, provider: str, query: Mapping[str, str], browser: str | None) -> SignedIn:
+        """Finish a sign-in with what the provider sent the browser back with.
+
+        Raises:
+            Refused: the rule does not admit them.
+            SignInFailed: the state is not this browser's, or the provider did not confirm who it is.
+        """
+        state, now = query.get("state", ""), self._now()
+        pending = None
+        if state and browser:
+            pending = await self._store.take(sha256(state), sha256(browser), now)
+        if pending is None or pending.provider != provider:
+            raise SignInFailed("This sign-in was begun in another browser, was used already, or took too long.")
+        if "error" in query:
+            denied = query["error"] == "access_denied"
+            raise SignInFailed("You did not allow the sign-in." if denied else "The provider refused the sign-in.")
+        if not query.get("code"):
+            raise SignInFailed("The provider sent no code.")
+        profile = await self.providers[provider].read_profile(
+            code=query["code"],
+            verifier=pending.verifier,
+            redirect_uri=self._redirect_uri(provider),
+            organisations=sorted(self._policy.organisations) if self._policy.needs_organisations else (),
+        )
+        known = await self._store.find_person(profile.identity)
+        reason = self._policy.refusal(profile, is_known=known is not None)
+        if known is not None and known.blocked_at is not None:
+            reason = "This account is blocked. Ask the operator."
+        if reason is not None:
+            log.info("sign_in_refused", identity=profile.identity)
+            raise Refused(profile, reason)
+        person = await self._store.save_person(profile, now)
+        return SignedIn(person, pending.next, is_new=known is None)
+
+    def _redirect_uri(self, provider: str) -> str:
+        return f"{self._origin()}/sign-in/{provider}/callback"

@@ -1,0 +1,229 @@
+"""A person's keys and their usage: shown once, theirs alone, and the same figures on the page and in the CSV."""
+
+import csv
+import io
+import re
+import time
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from services.site.core.origins import form_token
+from shared.bus.memory import MemoryBus
+from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS, key_wakes_key, month_key
+from shared.bus.topology import KEYS, MONTHS, WAKES
+from shared.messages.billing import Statement, StatementQuery
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import KeyQuota, QuotaReport
+from shared.messages.keys import KeyRecord, digest
+from shared.messages.meter import KeyMonth, Tokens, TokensQuery, TokensRow, TokenSums, month_of
+from shared.messages.waker import KeyWakes
+from tests.kit.github import Account, Github, github_config, running_github
+from tests.kit.site import Answer, Browser, running_site
+from tests.kit.waiting import until
+
+MODEL = '\n[[tier]]\nname = "t"\nprovider = "static"\n[[model]]\nname = "org/m"\nlineup = ["t"]\n'
+NEW = "/account/keys/new"
+
+
+@pytest.fixture
+async def github() -> AsyncIterator[Github]:
+    async with running_github(Account(1, "ann"), Account(2, "bob")) as running:
+        yield running
+
+
+def config(github: Github, more: str = "") -> str:
+    return f'[site]\nport = 0\nsignup = "open"\n{more}\n{github_config(github)}{MODEL}'
+
+
+async def make(browser: Browser, **fields: str) -> Answer:
+    form = (await browser.get(NEW)).form(NEW)
+    return await browser.post(NEW, {**form, "name": "ci", "lifetime": "90", **fields})
+
+
+def secret_in(answer: Answer) -> str:
+    match = re.search(r"sk-[A-Za-z0-9_-]{43}", answer.text)
+    assert match is not None, answer.text
+    return match[0]
+
+
+async def records(bus: MemoryBus) -> dict[str, KeyRecord]:
+    return {name: decode(entry.value, KeyRecord) for name, entry in (await bus.entries(KEYS)).items()}
+
+
+async def test_a_secret_is_shown_once_and_a_reload_makes_no_other(github: Github, tmp_path: Path) -> None:
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        form = {**(await browser.get(NEW)).form(NEW), "name": "ci", "lifetime": "90", "model:org/m": "yes"}
+        made = await browser.post(NEW, {**form, "requests_per_minute": "1,000"})
+        secret = secret_in(made)
+        again = await browser.post(NEW, {**form, "requests_per_minute": "1,000"})
+        assert (made.status, again.status) == (200, 409)
+        assert "sent already" in again.text
+        pages = [made.headers["Cache-Control"], (await browser.get("/account/keys")).text, again.text]
+        account = (await browser.get("/account")).text
+    assert pages[0] == "no-store"
+    assert not any("sk-" + secret[3:10] in page for page in (*pages, account))
+    assert f"sk-…{secret[-4:]}" in pages[1]
+    assert "key created" in account
+    (record,) = (await records(bus)).values()
+    assert (record.owner, record.made_by, record.hint) == ("github:1", "github:1", secret[-4:])
+    assert (record.models, record.requests_per_minute) == (("org/m",), 1000)
+    assert record.expires_at == pytest.approx(time.time() + 90 * 86400, abs=60)
+    files = b"".join(file.read_bytes() for file in tmp_path.rglob("*.sqlite*"))  # noqa: ASYNC240 - a test may
+    assert secret.encode() not in files
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("name", " ", "Give the key a name"),
+        ("name", "a" * 81, "Give the key a name"),
+        ("lifetime", "12", "Choose one of the lifetimes"),
+        ("tokens_per_minute", "-1", "whole number above 0"),
+        ("monthly_tokens", "0", "whole number above 0"),
+        ("concurrency", "9" * 20, "whole number above 0"),
+        ("model:nobody", "yes", "There is no model"),
+    ],
+)
+async def test_a_form_with_a_fault_makes_no_key_and_names_it(
+    github: Github, tmp_path: Path, field: str, value: str, words: str
+) -> None:
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        answer = await make(browser, **{field: value})
+        assert answer.status == 400
+        assert words in answer.text
+    assert await records(bus) == {}
+
+
+async def test_the_operator_bounds_the_age_of_keys(github: Github, tmp_path: Path) -> None:
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github, 'key_max_age = "40d"'), bus) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        assert [(await make(browser, lifetime=days)).status for days in ("", "90", "30")] == [400, 400, 200]
+
+
+async def test_a_key_is_rolled_and_revoked(github: Github, tmp_path: Path) -> None:
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        first = secret_in(await make(browser))
+        key_id = (await records(bus))[digest(first)].id
+        page = f"/account/keys/{key_id}"
+        form = (await browser.get(page)).form(f"{page}/roll")
+        second = secret_in(await browser.post(f"{page}/roll", {**form, "overlap": "1"}))
+        assert (await browser.post(f"{page}/roll", {**form, "overlap": "1"})).status == 409
+        stored = await records(bus)
+        assert set(stored) == {digest(first), digest(second)}
+        assert stored[digest(second)].hint == second[-4:]
+        assert stored[digest(first)].expires_at == pytest.approx(time.time() + 86400, abs=60)
+        assert "The secret before ends" in (await browser.get(page)).text
+        form = (await browser.get(page)).form(f"{page}/revoke")
+        assert (await browser.post(f"{page}/revoke", form)).status == 400  # the box is not ticked
+        assert (await browser.post(f"{page}/revoke", {**form, "sure": "yes"})).status == 303
+        assert {(r.revoked_at is not None, r.revoked_by) for r in (await records(bus)).values()} == {(True, "github:1")}
+        assert "revoked" in (await browser.get("/account/keys")).text
+        assert "key revoked" in (await browser.get("/account")).text
+
+
+async def test_the_key_of_somebody_else_is_not_there(github: Github, tmp_path: Path) -> None:
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as ann, Browser(url) as bob:
+        await ann.sign_in("ann")
+        await bob.sign_in("bob")
+        await make(ann)
+        await make(bob)
+        (key_id,) = [record.id for record in (await records(bus)).values() if record.owner == "github:1"]
+        page = f"/account/keys/{key_id}"
+        assert (await bob.get(page)).status == 404
+        for action, field in ((f"{page}/roll", {"overlap": "0"}), (f"{page}/revoke", {"sure": "yes"})):
+            token = form_token(bob.cookie(), action)
+            assert (await bob.post(action, {"token": token, **field})).status == 404
+        assert key_id not in (await bob.get("/account/keys")).text
+        assert all(record.revoked_at is None for record in (await records(bus)).values())
+
+
+async def test_limits_show_what_is_used_of_them(github: Github, tmp_path: Path) -> None:
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        await make(browser, requests_per_minute="60", monthly_tokens="1000")
+        (record,) = (await records(bus)).values()
+        assert "not known of 60 used" in (await browser.get("/account/keys")).text
+        now = time.time()
+        month = KeyMonth(key_id=record.id, month=month_of(now), tokens=500, at=now)
+        await bus.put(MONTHS, month_key(record.id), encode(month))
+        quota = KeyQuota(used=(7, 0, 1, 20), limits=(60, None, None, 480))
+        report = QuotaReport(
+            gateway="g",
+            started=now,
+            number=1,
+            sent_at=now,
+            follows="g",
+            version=0,
+            keys={record.id: quota},
+            heard={},
+            loans={},
+        )
+        await bus.publish_volatile("limits.g", encode(report))
+        page = await until(lambda: browser.get("/account/keys"), lambda answer: "7 of 60 used" in answer.text)
+    assert "520 of 1,000 used" in page.text
+
+
+async def meter(data: bytes) -> bytes:
+    query = decode(data, TokensQuery)
+    rows = []
+    if query.key == "k1":
+        sums = TokenSums(requests=2, prompt_tokens=30, cached_tokens=10, completion_tokens=5)
+        dimensions = {"day": query.to or query.day, "model": "org/m"}
+        rows = [TokensRow(dimensions={name: dimensions[name] for name in query.by}, sums=sums)]
+    return encode(
+        Tokens(day=query.day, to=query.to, complete=False, totals=TokenSums(), served=TokenSums(), rows=tuple(rows))
+    )
+
+
+async def billing(data: bytes) -> bytes:
+    query = decode(data, StatementQuery)
+    used = query.key_id == "k1"
+    amount = Decimal("1.234567") if used else Decimal(0)
+    return encode(
+        Statement(key_id=query.key_id, month=query.month, complete=False, tokens=35 * used, amount=amount, lines=())
+    )
+
+
+async def test_usage_is_ones_own_and_equal_in_the_csv(github: Github, tmp_path: Path) -> None:
+    bus, now = MemoryBus(), time.time()
+    for key_id, owner in (("k1", "github:1"), ("k2", "github:1"), ("k3", "github:2")):
+        record = KeyRecord(id=key_id, name=f"=name {key_id}", created_at=now, owner=owner, hint="abcd")
+        await bus.create(KEYS, digest(key_id), encode(record))
+    day = time.strftime("%Y-%m-%d", time.gmtime(now))
+    wakes = KeyWakes(key_id="k1", wakes=1, cost=Decimal("0.25"), day=day, starts=(now,))
+    await bus.put(WAKES, key_wakes_key("k1"), encode(wakes))
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as ann, Browser(url) as bob:
+        await ann.sign_in("ann")
+        await bob.sign_in("bob")
+        dark = await ann.get("/account/usage")
+        assert "The usage of =name k1 is not known now" in dark.text
+        assert "not known" in dark.text
+        await bus.respond("meter", METER_TOKENS, meter)
+        await bus.respond("billing", BILLING_STATEMENT, billing)
+        page, table = await ann.get("/account/usage"), await ann.get("/account/usage.csv")
+        other = await bob.get("/account/usage")
+        keys = await ann.get("/account/keys")
+    rows = list(csv.reader(io.StringIO(table.text)))
+    assert rows[1:] == [[day, "org/m", "'=name k1", "k1", "2", "30", "10", "5"]]
+    (shown,) = re.findall(r"<tr><td>(\d{4}-\d\d-\d\d)</td>.*?</tr>", page.text)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page.text.split(f"<tr><td>{shown}")[1].split("</tr>")[0])
+    assert cells[-4:] == rows[1][-4:]
+    assert "$1.23" in page.text
+    assert "still open" in page.text
+    assert "$0.25" in page.text
+    assert table.headers["Cache-Control"] == "no-store"
+    assert "None of your keys was used" in other.text
+    assert f"<small>{day}</small>" in keys.text
+    assert "not within 30 days" in keys.text

@@ -1,0 +1,187 @@
+"""Signing in with GitHub, as it is: whose browser, which identity, who may, and what stays of it."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.github import Account, Github, github_config, running_github
+from tests.kit.site import Browser, running_site
+
+ANN, BOB, EVE = Account(1, "ann", "Ann"), Account(2, "bob"), Account(3, "eve")
+
+
+@pytest.fixture
+async def github() -> AsyncIterator[Github]:
+    async with running_github(ANN, BOB, EVE) as running:
+        yield running
+
+
+def config(github: Github, more: str = 'signup = "open"') -> str:
+    return f"[site]\nport = 0\n{more}\n{github_config(github)}"
+
+
+def stored(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*.sqlite*"))
+
+
+async def test_one_is_signed_in_and_the_token_is_gone(github: Github, tmp_path: Path) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        assert (await browser.get("/account")).location == "/sign-in?next=account"
+        answer = await browser.sign_in("ann", "sessions")
+        assert (answer.status, answer.location) == (303, "/account/sessions")
+        page = await browser.get("/account")
+        assert page.status == 200
+        assert "github:1" in page.text
+        assert page.headers["Cache-Control"] == "no-store"
+    query = github.authorized[0]
+    assert query["code_challenge_method"] == "S256"
+    assert "scope" not in query
+    assert len(github.exchanged[0]["code_verifier"]) >= 43
+    assert len(github.deleted) == 1
+    assert github.tokens == {}
+    assert b"gho_" not in stored(tmp_path)
+
+
+async def test_a_state_of_another_browser_signs_nobody_in(github: Github, tmp_path: Path) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as eve, Browser(url) as victim:
+        begun = await eve.get("/sign-in/github")
+        back = (await eve.get(f"{begun.location}&login=eve")).location
+        assert (await victim.get(back)).status == 400
+        await victim.get("/sign-in/github")  # with a cookie of its own
+        assert (await victim.get(back)).status == 400
+        assert (await victim.get("/account")).status == 303
+        assert (await eve.get(back)).status == 303
+        assert (await eve.get(back)).status == 400  # a state is used once
+        for query in ("", "?code=x", "?state=&code=x", "?state=x", "?code=x&code=y&state=z"):
+            assert (await victim.get(f"/sign-in/github/callback{query}")).status == 400
+
+
+async def test_a_state_ends_after_ten_minutes(github: Github, tmp_path: Path) -> None:
+    clock = [time.time()]
+    async with running_site(tmp_path, config(github), now=lambda: clock[0]) as url, Browser(url) as browser:
+        begun = await browser.get("/sign-in/github")
+        back = (await browser.get(f"{begun.location}&login=ann")).location
+        clock[0] += 601
+        assert (await browser.get(back)).status == 400
+
+
+async def test_the_identity_is_the_number_and_not_the_login(github: Github, tmp_path: Path) -> None:
+    allowed = config(github, 'signup = "list"\nallowed = ["github:1"]')
+    async with running_site(tmp_path, allowed) as url:
+        async with Browser(url) as browser:
+            assert (await browser.sign_in("ann")).status == 303
+        github.accounts["ann"] = Account(1, "ann-renamed")
+        github.accounts["eve"] = Account(3, "ann")  # takes the login that is free now
+        async with Browser(url) as browser:
+            refused = await browser.sign_in("eve")
+            assert refused.status == 403
+            assert "not on the list" in refused.text
+            assert (await browser.get("/account")).status == 303
+        async with Browser(url) as browser:
+            await browser.sign_in("ann")
+            assert "ann-renamed" in (await browser.get("/account")).text
+
+
+@pytest.mark.parametrize(
+    ("rule", "admitted"),
+    [
+        ("", set()),
+        ('operators = ["github:1"]\nviewers = ["github:2"]', {"ann", "bob"}),
+        ('allowed = ["github:3"]', set()),
+        ('signup = "list"\nallowed = ["github:3"]', {"eve"}),
+        ('signup = "open"', {"ann", "bob", "eve"}),
+    ],
+)
+async def test_the_rule_decides_who_may_sign_up(github: Github, tmp_path: Path, rule: str, admitted: set[str]) -> None:
+    async with running_site(tmp_path, config(github, rule)) as url:
+        for login in ("ann", "bob", "eve"):
+            async with Browser(url) as browser:
+                answer = await browser.sign_in(login)
+                assert answer.status == (303 if login in admitted else 403)
+                assert any("session=" in cookie for cookie in answer.cookies) is (login in admitted)
+    assert len(github.deleted) == 3
+
+
+async def test_who_has_an_account_keeps_it_when_sign_up_closes(github: Github, tmp_path: Path) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+    async with running_site(tmp_path, config(github, "")) as url, Browser(url) as browser:
+        assert (await browser.sign_in("ann")).status == 303
+        assert (await browser.sign_in("bob")).status == 403
+
+
+async def test_members_of_an_organisation_may_sign_up(github: Github, tmp_path: Path) -> None:
+    github.accounts = {
+        "ann": Account(1, "ann", organisations={"acme": "active"}),
+        "bob": Account(2, "bob", organisations={"acme": "pending"}),
+        "eve": Account(3, "eve", organisations={"acme": "restricted"}),
+    }
+    async with running_site(tmp_path, config(github, 'signup = "list"\norganisations = ["acme"]')) as url:
+        answers = {}
+        for login in github.accounts:
+            async with Browser(url) as browser:
+                answers[login] = await browser.sign_in(login)
+    assert {login: answer.status for login, answer in answers.items()} == {"ann": 303, "bob": 403, "eve": 403}
+    assert "Whether you belong to acme was not visible" in answers["eve"].text
+    assert {query["scope"] for query in github.authorized} == {"read:org"}
+
+
+@pytest.mark.parametrize("fault", ["500", "html", "no id", "revoked"])
+async def test_a_profile_that_cannot_be_read_signs_nobody_in(github: Github, tmp_path: Path, fault: str) -> None:
+    github.user_fault = fault
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        answer = await browser.sign_in("ann")
+        assert answer.status == 400
+        assert "session=" not in "".join(answer.cookies)
+        assert (await browser.get("/account")).status == 303
+    assert len(github.deleted) == 1
+
+
+async def test_a_code_that_is_refused_with_status_200_signs_nobody_in(github: Github, tmp_path: Path) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        begun = await browser.get("/sign-in/github")
+        back = (await browser.get(f"{begun.location}&login=ann")).location
+        github._codes.clear()
+        answer = await browser.get(back)
+        assert answer.status == 400
+        assert "GitHub did not accept the sign-in" in answer.text
+
+
+async def test_who_cancels_at_the_provider_reads_so(github: Github, tmp_path: Path) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        begun = await browser.get("/sign-in/github")
+        state = begun.location.split("state=")[1].split("&")[0]
+        answer = await browser.get(f"/sign-in/github/callback?error=access_denied&state={state}")
+        assert "You did not allow the sign-in" in answer.text
+
+
+@pytest.mark.parametrize(
+    "next_name",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "%2F%2Fevil.example",
+        "/account/keys",
+        "sessions/..",
+        "",
+    ],
+)
+async def test_a_sign_in_leads_to_a_route_of_ours(github: Github, tmp_path: Path, next_name: str) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        assert (await browser.sign_in("ann", next_name)).location == "/account"
+
+
+async def test_sign_ins_from_one_network_are_bounded(github: Github, tmp_path: Path) -> None:
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        statuses = [(await browser.get("/sign-in/github")).status for _ in range(25)]
+    assert statuses == [303] * 20 + [429] * 5
+
+
+async def test_without_a_provider_nobody_signs_in_and_pages_are_served(tmp_path: Path) -> None:
+    async with running_site(tmp_path) as url, Browser(url) as browser:
+        assert (await browser.get("/")).status == 200
+        assert (await browser.get("/sign-in")).status == 404
+        assert (await browser.get("/sign-in/github")).status == 404
