@@ -38,6 +38,7 @@ from services.billing.app.report_cache import ReportCache
 from services.billing.app.report_publisher import ReportPublisher, last_published, published_revision
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.app.statements import Statements
+from services.billing.app.trails import Trails
 from services.billing.core.reports.key_names import add_key_names
 from services.billing.metrics import BookMetrics, Metrics
 from services.billing.settings import settings
@@ -150,6 +151,7 @@ class BillingLeader:
         prices = SqlBandStore(engine)
         self._periods = PeriodReports(shelf, SqlDayStore(engine), chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
+        self._trails = Trails(self._reports, SqlRevisionStore(engine).newest_revisions)
         self._statements = Statements(meter, prices, names)
         self._publisher = ReportPublisher(
             bus,
@@ -186,6 +188,7 @@ class BillingLeader:
             (subjects.BILLING_REPORT, self._reports.answer),
             (subjects.BILLING_REPORTS, self._periods.answer),
             (subjects.BILLING_BANDS, self._bands.answer),
+            (subjects.BILLING_TRAIL, self._trails.answer),
             (subjects.BILLING_STATEMENT, self._statements.answer),
             (subjects.BILLING_IMPORT, self._imports.answer),
             (subjects.BILLING_IMPORT_STATUS, self._imports.answer_status),

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import revisions
 from services.billing.core.revisions.revision import RevisionInputs, StoredRevision
+from services.billing.core.revisions.trail import KeptRevision
 from shared.database import read_transaction
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
@@ -26,6 +27,13 @@ class SqlRevisionStore:
             return None
         figures = decode(row.report, dict[str, Any])
         return StoredRevision(decode(row.report, DayReport), decode(row.inputs, RevisionInputs), figures)
+
+    async def newest_revisions(self, day: str, most: int) -> list[KeptRevision]:
+        """Return the day's newest revisions, the newest first."""
+        query = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(most)
+        async with read_transaction(self._engine) as connection:
+            rows = (await connection.execute(query)).all()
+        return [KeptRevision(decode(r.report, DayReport), decode(r.inputs, RevisionInputs), r.made_at) for r in rows]
 
     async def newest_report(self, day: str) -> DayReport | None:
         newest = await self.newest(day)

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from services.site.core.words import BAND_REASONS, REASONS
+from services.site.core.words import BAND_REASONS, CHANGES, REASONS
 from shared.report_forms import words
 
 ASSETS: Mapping[str, str] = {
@@ -44,6 +44,7 @@ class Renderer:
             "basis": words.BASIS,
             "reasons": REASONS,
             "band_reasons": BAND_REASONS,
+            "change_words": CHANGES,
         }
         self._environment.filters |= {
             "usd": words.format_usd,

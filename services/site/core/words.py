@@ -1,6 +1,7 @@
 """What the pages say where a figure is missing: each reason in words."""
 
 from shared.messages.public import BandReason, PublicReason
+from shared.messages.trail import ChangeCause
 
 REASONS: dict[PublicReason, str] = {
     "no_tokens": "no tokens were served",
@@ -14,4 +15,16 @@ BAND_REASONS: dict[BandReason, str] = {
     "no_cost": "its tokens cost nothing",
     "above_ladder": "it costs more than the last step",
     "not_made": "no band has been made yet",
+}
+CHANGES: dict[ChangeCause, str] = {
+    "first": "the first one",
+    "charges": "charges of the bill",
+    "estimate": "the estimate of what has no bill",
+    "running_bill": "the provider's running bill",
+    "journal": "the journal of machine states",
+    "usage": "counted usage",
+    "invoices": "how the invoices tie",
+    "day_over": "the day is over",
+    "settings": "settings",
+    "calculation": "a newer version of billing",
 }

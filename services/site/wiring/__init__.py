@@ -7,6 +7,7 @@ from services.site.adapters.http.public_pages import PublicPages
 from services.site.adapters.http.server import serve_site
 from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
+from services.site.app.day_trail import DayTrailPage, trail_rows
 from services.site.app.economics import EconomicsPage, economics_rows
 from services.site.app.feed import Feed
 from services.site.app.live_figures import LiveFigures
@@ -20,6 +21,9 @@ from services.site.metrics import Metrics
 from services.site.wiring.accounts import account_routes, open_database
 from shared.runtime.listener import origin
 from shared.runtime.process import Runtime
+
+TRAIL_FRESH_S = 60.0
+"""A trail makes billing read a day's charges: however many read it, once a minute."""
 
 
 @asynccontextmanager
@@ -61,6 +65,13 @@ def _public_pages(runtime: Runtime, reports: ReportView) -> list[Page]:
             template="economics.html",
             load=EconomicsPage(runtime.config, reports).load,
             rows=economics_rows,
+        ),
+        Page(
+            path="/economics/{day:[0-9-]+}",
+            template="day_trail.html",
+            load=DayTrailPage(runtime.bus, reports).load,
+            rows=trail_rows,
+            fresh_s=TRAIL_FRESH_S,
         ),
         Page(
             path="/pricing",

@@ -18,9 +18,12 @@ from services.site.app import report_view
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import REPORTS
-from shared.messages.billing import CAUSES, Band, DayReport
-from shared.messages.codec import encode
+from shared.messages.bench import BenchRun
+from shared.messages.billing import CAUSES, Band, DayReport, Published
+from shared.messages.codec import decode, encode
+from shared.messages.meter_audit import Audit
 from shared.messages.public import Headline, PublishedDay
+from shared.messages.trail import Trail
 from tests.kit.site import CONFIG, running_site
 from tests.unit.billing.export.full_reports import WEIGHTS, day_report, lacking
 
@@ -33,6 +36,16 @@ BAND = Band(
     high=Decimal(2),
     trailing_7=Decimal("1.93"),
     trailing_28=Decimal("1.8"),
+)
+EXAMPLES = Path(__file__).parents[2] / "contract" / "messages"
+PUBLIC_PATHS = (
+    "/",
+    "/index.json",
+    *(
+        f"{path}{form}"
+        for path in ("/economics", f"/economics/{DAYS[0].day}", "/pricing")
+        for form in ("", ".json", ".csv")
+    ),
 )
 MODEL = '[[tier]]\nname = "h100x2"\nprovider = "static"\n[[model]]\nname = "org/name"\nlineup = ["h100x2"]\n'
 
@@ -127,3 +140,55 @@ async def test_the_price_list_has_bands_dates_and_what_they_follow_from(site: Si
     assert "$1.50 to $2.00 per million tokens" in await site.text("/")
     row = next(csv.DictReader(io.StringIO(await site.text("/pricing.csv"))))
     assert (row["above_usd_per_mtok"], row["to_usd_per_mtok"]) == ("1.50", "2")
+
+
+def example(name: str) -> bytes:
+    return (EXAMPLES / f"{name}.json").read_bytes()
+
+
+async def test_a_day_shows_its_figures_without_billing_and_its_trail_with_it(site: Site) -> None:
+    await publish(site.bus, DAYS)
+    day = DAYS[0].day
+    audit = replace(decode(example("audit.v1"), Audit), day=day)
+    await site.bus.put(REPORTS, subjects.audit_key(day), encode(audit))
+    html = await site.text(f"/economics/{day}")
+    assert f"${DAYS[0].usd_per_mtok:.4f}" in html
+    assert "billing does not answer" in html
+    assert "The ledger has" in html
+
+    async def answer(_data: bytes) -> bytes:
+        return encode(replace(decode(example("trail.v1"), Trail), day=DAYS[1].day))
+
+    await site.bus.respond("billing", subjects.BILLING_TRAIL, answer)
+    html = await site.text(f"/economics/{DAYS[1].day}")
+    for text in ("ab" * 32, "charges of the bill", "h100x2", "$9.90"):
+        assert text in html, text
+    rows = list(csv.DictReader(io.StringIO(await site.text(f"/economics/{DAYS[1].day}.csv"))))
+    assert [(row["tier"], row["charges"], row["amount_usd"]) for row in rows] == [("h100x2", "12", "9.9")]
+
+
+async def test_a_day_that_was_not_published_is_no_page(site: Site) -> None:
+    await publish(site.bus, DAYS)
+    for path in ("/economics/1990-01-01", "/economics/0", "/economics/published"):
+        with pytest.raises(AssertionError):
+            await site.text(path)
+
+
+async def test_no_public_form_has_what_the_bucket_names(site: Site) -> None:
+    """Files, machines, gateways, runs and texts of the messages beside the public ones stay where they are."""
+    await publish(site.bus, DAYS)
+    day, secret = DAYS[0].day, "planted-secret"
+    published = replace(decode(example("published.v1"), Published), day=day, change=secret, files=(secret,))
+    audit = decode(example("audit.v1"), Audit)
+    machines = tuple(replace(one, machine=secret, words=secret) for one in audit.machines)
+    sources = tuple(replace(one, source=secret) for one in audit.sources)
+    run = replace(decode(example("bench_run.v1"), BenchRun), id=secret)
+    await site.bus.put(REPORTS, subjects.published_key(day), encode(published))
+    await site.bus.put(
+        REPORTS, subjects.audit_key(day), encode(replace(audit, day=day, machines=machines, sources=sources))
+    )
+    await site.bus.put(REPORTS, subjects.bench_key(secret), encode(run))
+    for path in PUBLIC_PATHS:
+        text = await site.text(path)
+        assert secret not in text, path
+        assert ".xlsx" not in text, path

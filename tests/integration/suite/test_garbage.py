@@ -72,6 +72,7 @@ REQUESTS = {
     "billing.reports": ("reports_query.v1",),
     "billing.bands": ("bands_query.v1",),
     "billing.statement": ("statement_query.v1",),
+    "billing.trail": ("trail_query.v1",),
     "billing.invoices": ("invoices_query.v1",),
     "billing.payable": ("payable_note.v1",),
     "billing.gate": ("gate_order.v1", "gates_query.v1"),
@@ -94,6 +95,7 @@ ANSWERS = {
     "responses.v1",
     "statement.v1",
     "tokens.v1",
+    "trail.v1",
     "waker_reply.v1",
 }
 """Read by commands alone."""

@@ -1,0 +1,103 @@
+"""One day: its figures as published, and where they come from as far as billing answers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from services.site.app.report_view import ReportView, rfc3339
+from shared.bus import subjects
+from shared.bus.ports import Bus
+from shared.bus.request import request_reply
+from shared.errors import BusUnavailable, Rejected
+from shared.messages.meter_audit import Audit
+from shared.messages.public import PublicDay
+from shared.messages.trail import Trail, TrailQuery
+from shared.report_forms.charts import Bar, cause_bars
+
+TRAIL_TIMEOUT_S = 10.0
+COLUMNS = ("day", "owner", "tier", "what", "source", "category", "charges", "amount_usd")
+
+
+class DayCount(msgspec.Struct, frozen=True, kw_only=True):
+    """The meter's audit, all machines together: tokens as the engines and as the ledger counted them."""
+
+    as_of: str
+    final: bool
+    engines: int | None
+    """None: an engine's count is not known."""
+    probes: int
+    ledger: int
+    difference: int | None
+    missing_events: int
+    machines_by_state: dict[str, int]
+
+
+class DayTrail(msgspec.Struct, frozen=True, kw_only=True):
+    """What `/economics/<day>` shows, and its JSON."""
+
+    as_of: str
+    figures: PublicDay
+    count: DayCount | None
+    trail: Trail | None
+    """None: billing does not answer now."""
+
+    @property
+    def bars(self) -> list[Bar]:
+        return cause_bars(self.figures.causes)
+
+    @property
+    def revision_times(self) -> list[str]:
+        return [rfc3339(one.at) for one in self.trail.revisions] if self.trail else []
+
+
+class DayTrailPage:
+    """Loads one published day. Another day is no page, so nobody makes billing work on days without figures."""
+
+    def __init__(self, bus: Bus, reports: ReportView) -> None:
+        self._bus = bus
+        self._reports = reports
+
+    async def load(self, variables: Mapping[str, str]) -> DayTrail | None:
+        published = self._reports.day(variables["day"])
+        if published is None:
+            return None
+        audit = self._reports.audit(published.figures.day)
+        return DayTrail(
+            as_of=rfc3339(published.at),
+            figures=published.figures,
+            count=None if audit is None else day_count(audit),
+            trail=await self._trail(published.figures.day),
+        )
+
+    async def _trail(self, day: str) -> Trail | None:
+        query = TrailQuery(day=day)
+        try:
+            return await request_reply(
+                self._bus, subjects.BILLING_TRAIL, query, Trail, timeout=TRAIL_TIMEOUT_S, patience_s=0.0
+            )
+        except (Rejected, BusUnavailable):
+            return None
+
+
+def day_count(audit: Audit) -> DayCount:
+    """Return the sums of an audit; it names machines, gateways and causes in words, which stay in it."""
+    engines = [machine.engine for machine in audit.machines]
+    differences = [machine.difference for machine in audit.machines]
+    states = [machine.state for machine in audit.machines]
+    return DayCount(
+        as_of=rfc3339(audit.at),
+        final=audit.final,
+        engines=None if None in engines else sum(count for count in engines if count is not None),
+        probes=sum(machine.probes for machine in audit.machines),
+        ledger=sum(machine.read for machine in audit.machines),
+        difference=None if None in differences else sum(count for count in differences if count is not None),
+        missing_events=sum(source.missing for source in audit.sources),
+        machines_by_state={str(state): states.count(state) for state in sorted(set(states))},
+    )
+
+
+def trail_rows(page: DayTrail) -> Iterator[Sequence[object]]:
+    """Where the charges of the day went."""
+    yield COLUMNS
+    for cost in page.trail.costs if page.trail else ():
+        yield page.figures.day, cost.owner, cost.tier, cost.what, cost.source, cost.category, cost.charges, cost.amount
