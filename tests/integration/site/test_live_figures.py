@@ -27,7 +27,7 @@ async def text_of(bus: MemoryBus, folder: Path, form: str = "") -> str:
 async def test_a_figure_stands_with_its_days_and_its_state(tmp_path: Path) -> None:
     bus, headline = MemoryBus(), json.loads(EXAMPLE.read_text())
     headline["at"] = 1_764_200_000.0
-    headline["period"] |= {"usd_per_mtok": "1.93", "state": "provisional"}
+    headline["period"] |= {"usd_per_mtok": "1.93", "to": "2026-11-26", "state": "provisional"}
     await bus.put(REPORTS, HEADLINE_KEY, json.dumps(headline).encode())
     note = "(2026-11-23 to 2026-11-26 UTC, provisional, as of 2025-11-26T23:33:20Z)"
     assert f'<a href="/economics">1.9300 USD</a> {note}' in await text_of(bus, tmp_path)
