@@ -45,12 +45,14 @@ class MarkdownRenderer:
         tokens = self._parser.parse(source)
         heading = ""
         anchors: dict[str, int] = {}
+        tables: dict[str, int] = {}
         for number, token in enumerate(tokens):
             if token.type == "heading_open":
                 heading = _text(tokens[number + 1])
                 token.attrSet("id", _anchor(heading, anchors))
             elif token.type == "table_open":
-                token.meta["name"] = heading
+                tables[heading] = tables.get(heading, 0) + 1
+                token.meta["name"] = heading if tables[heading] == 1 else f"{heading} ({tables[heading]})"
             elif token.type in ("th_open", "td_open") and token.attrs.pop("style", None) == "text-align:right":
                 token.attrSet("class", "number")
         return Markup(self._parser.renderer.render(tokens, self._parser.options, {}))  # noqa: S704 - raw HTML is off

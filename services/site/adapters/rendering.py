@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from importlib.resources import files
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -51,7 +50,6 @@ class Renderer:
             "count": words.format_count,
             "share": words.format_share,
             "moment": _moment,
-            "money": _money,
         }
         for name in self._environment.list_templates():
             self._environment.get_template(name)
@@ -72,12 +70,3 @@ class Renderer:
 def _moment(at: float | None) -> str | None:
     """Unix seconds as people read them, in UTC."""
     return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _money(amount: Decimal | None) -> str | None:
-    """USD with cents, and with more digits where cents would show a 0 that is none."""
-    if amount is None:
-        return None
-    if amount == 0 or abs(amount) >= Decimal("0.01"):
-        return f"{amount:,.2f}"
-    return f"{amount:.2g}" if abs(amount) >= Decimal("0.000001") else "less than 0.000001"

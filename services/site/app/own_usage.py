@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
-from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS
+from shared.bus.subjects import BILLING_BANDS, BILLING_STATEMENT, METER_TOKENS
 from shared.errors import BusUnavailable, Rejected
-from shared.messages.billing import Statement, StatementQuery
+from shared.messages.billing import Band, Bands, BandsQuery, Statement, StatementQuery
 from shared.messages.meter import Tokens, TokensQuery, TokenSums, month_of, plausible
 
 DAYS = 30
@@ -139,6 +139,15 @@ class OwnUsage:
             for key_id, answer in zip(key_ids, answers, strict=True)
             if not isinstance(answer, str)
         }
+
+    async def bands(self) -> dict[str, Band]:
+        """Return the price bands in force today, by model; those without a price are left out."""
+        query = BandsQuery(day=self._today().isoformat())
+        try:
+            bands = await request_reply(self._bus, BILLING_BANDS, query, Bands, timeout=TIMEOUT_S, patience_s=0)
+        except (BusUnavailable, Rejected):
+            return {}
+        return {band.model: band for band in bands.bands if band.high is not None}
 
     async def _tokens(self, key_id: str, first: str, by: tuple[str, ...]) -> Tokens | str:
         query = TokensQuery(day=first, to=self._today().isoformat(), by=by, key=key_id)

@@ -95,7 +95,7 @@ def _account_routes(
     tables = [
         *KeyPages(gate, keys, usage, sessions, models=models, max_age_s=config.key_max_age).table(),
         *UsagePages(gate, keys, usage).table(),
-        *PlaygroundPage(gate, api_url=runtime.config.api_url, models=models).table(),
+        *PlaygroundPage(gate, usage, api_url=runtime.config.api_url, models=models).table(),
         *SessionPages(gate, sessions, audit, review_url=_review_url(config)).table(),
         *sign_in_pages.table(),
     ]

@@ -21,10 +21,14 @@ function phase(comment) {
 }
 
 function usage(numbers, began) {
+  const { usd, day } = byId("play-model").selectedOptions[0]?.dataset ?? {};
+  const tokens = numbers.prompt_tokens + numbers.completion_tokens;
+  const cost = usd ? `$${Number((tokens * Number(usd) / 1e6).toPrecision(3))}, at the $${usd} per million of the price band since ${day}` : "not known: no price band is in force";
   const rows = {
     "Prompt tokens": numbers.prompt_tokens,
     "Of them cached": numbers.prompt_tokens_details?.cached_tokens,
     "Completion tokens": numbers.completion_tokens,
+    "Cost, estimated": cost,
     "Seconds in all": ((performance.now() - began) / 1000).toFixed(1),
   };
   byId("play-usage").replaceChildren(...Object.entries(rows).filter(([, value]) => value !== undefined && value !== null).map(([name, value]) => {
@@ -80,7 +84,7 @@ async function send() {
     rest = lines.pop();
     for (const text of lines) line(text.trim(), began);
   }
-  say("Done. What it cost is under Usage once it is counted.");
+  say("Done.");
 }
 
 form?.addEventListener("submit", async (event) => {
