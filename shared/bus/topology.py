@@ -70,6 +70,9 @@ BOOKS = Consumer(
 AUDIT = Consumer(
     stream=FLEET_JOURNAL.name, subject=FLEET_JOURNAL.subjects[0], durable="audit", ack_wait=30.0, max_ack_pending=1000
 )
+WAKE_HISTORY = Consumer(
+    stream=FLEET_JOURNAL.name, subject=FLEET_JOURNAL.subjects[0], durable="site", ack_wait=30.0, max_ack_pending=1000
+)
 
 LEASE_SECONDS = 5.0
 """A leader that stops renewing is replaced within this time, so that a standby acts within 10 s."""
@@ -97,7 +100,7 @@ BOOKS_FILES = ObjectStore(name="books")
 """Published reports, one file for each day, revision and file format."""
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
-CONSUMERS = (LEDGER, BOOKS, AUDIT)
+CONSUMERS = (LEDGER, BOOKS, AUDIT, WAKE_HISTORY)
 BUCKETS = (FLEET, KEYS, METER, SOURCES, RESPONSES, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
 OBJECT_STORES = (INVOICES, BOOKS_FILES)
 

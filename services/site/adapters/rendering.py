@@ -7,6 +7,8 @@ from importlib.resources import files
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from services.site.adapters.filters import FILTERS
+from services.site.adapters.plots import GLOBALS
 from services.site.core.words import BAND_REASONS, CHANGES, REASONS
 from shared.report_forms import words
 
@@ -51,6 +53,8 @@ class Renderer:
             "share": words.format_share,
             "moment": _moment,
         }
+        self._environment.filters |= FILTERS
+        self._environment.globals |= GLOBALS
         for name in self._environment.list_templates():
             self._environment.get_template(name)
 

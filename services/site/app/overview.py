@@ -1,11 +1,12 @@
 """The first page: what this is, the two lines to change, and what is awake."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 
 import msgspec
 
 from services.site.app.report_view import ReportView
+from services.site.core.fleet_status import FleetStatus
 from shared.config.sections import Config
 from shared.messages.billing import FigureState
 from shared.messages.public import PublicBand, PublicReason
@@ -25,16 +26,23 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_mtok: Decimal | None
     reason: PublicReason | None
     bands: tuple[PublicBand, ...]
+    fleet: FleetStatus
 
 
 class OverviewPage:
     """Loads the first page."""
 
-    def __init__(self, config: Config, reports: ReportView) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reports: ReportView,
+        load_status: Callable[[Mapping[str, str]], Awaitable[FleetStatus]],
+    ) -> None:
         self._config = config
+        self._load_status = load_status
         self._reports = reports
 
-    async def load(self, _variables: Mapping[str, str]) -> Overview:
+    async def load(self, variables: Mapping[str, str]) -> Overview:
         live = self._reports.headline()
         period = live.headline.period if live else None
         return Overview(
@@ -48,4 +56,5 @@ class OverviewPage:
             usd_per_mtok=period.usd_per_mtok if period else None,
             reason=period.reason if period else None,
             bands=live.headline.bands if live else (),
+            fleet=await self._load_status(variables),
         )

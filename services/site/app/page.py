@@ -33,6 +33,8 @@ class Page:
     """Its text as Markdown, at `PATH.md`."""
     fresh_s: float = 15.0
     """How long rendered bytes are served before the page is loaded again."""
+    max_age_s: int = 60
+    """How long browsers and proxies may keep it."""
 
     @property
     def stem(self) -> str:

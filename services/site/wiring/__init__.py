@@ -16,9 +16,11 @@ from services.site.app.page import Page, PublicFile
 from services.site.app.pricing import PricingPage, pricing_rows
 from services.site.app.report_view import ReportView
 from services.site.app.site_index import SiteIndex
+from services.site.app.status import StatusPage
 from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
 from services.site.wiring.accounts import account_routes, open_database
+from services.site.wiring.service_levels import open_journal, open_status, service_level_pages
 from shared.runtime.listener import origin
 from shared.runtime.process import Runtime
 
@@ -32,33 +34,40 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     config = runtime.config.site
     metrics = Metrics(runtime.registry)
     reports = ReportView(lambda: public.cache.clear())  # noqa: PLW0108 - made below
-    pages = _public_pages(runtime, reports)
-    renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
-    public = PublicPages(renderer, metrics, runtime.monotonic)
-    await reports.start(runtime.bus)
     async with (
         open_database(runtime) as engine,
-        account_routes(runtime, renderer, engine) as accounts,
-        serve_site(
-            [*public.routes(pages, _public_files(runtime, pages)), *accounts],
-            renderer,
-            metrics,
-            host=config.host,
-            port=config.port if runtime.port is None else runtime.port,
-            drain_s=config.drain_grace,
-            is_https=config.is_https,
-        ) as port,
+        open_status(runtime) as status,
+        open_journal(runtime, engine) as journal,
     ):
-        runtime.url = origin(config.host, port)
-        yield
-    await reports.stop()
+        pages = _public_pages(runtime, reports, status, service_level_pages(runtime, engine, status, journal))
+        renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
+        public = PublicPages(renderer, metrics, runtime.monotonic)
+        await reports.start(runtime.bus)
+        async with (
+            account_routes(runtime, renderer, engine) as accounts,
+            serve_site(
+                [*public.routes(pages, _public_files(runtime, pages)), *accounts],
+                renderer,
+                metrics,
+                host=config.host,
+                port=config.port if runtime.port is None else runtime.port,
+                drain_s=config.drain_grace,
+                is_https=config.is_https,
+            ) as port,
+        ):
+            runtime.url = origin(config.host, port)
+            yield
+        await reports.stop()
 
 
-def _public_pages(runtime: Runtime, reports: ReportView) -> list[Page]:
+def _public_pages(
+    runtime: Runtime, reports: ReportView, status: StatusPage, service_levels: Sequence[Page]
+) -> list[Page]:
+    overview = OverviewPage(runtime.config, reports, status.load)
     figures = LiveFigures(reports)
     texts = TextPages(content_files(), settings_in_words(runtime.config), figures.load, MarkdownRenderer().render)
     return [
-        Page(path="/", label="Overview", template="overview.html", load=OverviewPage(runtime.config, reports).load),
+        Page(path="/", label="Overview", template="overview.html", load=overview.load),
         Page(
             path="/economics",
             label="Economics",
@@ -80,6 +89,7 @@ def _public_pages(runtime: Runtime, reports: ReportView) -> list[Page]:
             load=PricingPage(runtime.config, reports).load,
             rows=pricing_rows,
         ),
+        *service_levels,
         *texts.pages(),
     ]
 

@@ -69,15 +69,17 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     f"{API}.CONSUMER.DELETE.USAGE.ledger": (),
     f"{API}.CONSUMER.DELETE.FLEET.books": (),
     f"{API}.CONSUMER.DELETE.FLEET.audit": (),
+    f"{API}.CONSUMER.DELETE.FLEET.site": (),
     f"{API}.CONSUMER.CREATE.FLEET.books": (),
     f"{API}.CONSUMER.CREATE.FLEET.books.fleet.journal.x": (),
     f"{API}.CONSUMER.CREATE.FLEET": (),
     f"{API}.CONSUMER.CREATE.USAGE": (),
-    f"{API}.CONSUMER.MSG.NEXT.FLEET.x": ("meter", "billing"),
+    f"{API}.CONSUMER.MSG.NEXT.FLEET.x": ("meter", "billing", "site"),
     f"{API}.DIRECT.GET.OBJ_invoices": (),
     f"{API}.CONSUMER.DURABLE.CREATE.USAGE.ledger": (),
     f"{API}.CONSUMER.MSG.NEXT.USAGE.ledger": ("meter",),
     f"{API}.CONSUMER.MSG.NEXT.FLEET.books": ("billing",),
+    f"{API}.CONSUMER.MSG.NEXT.FLEET.site": ("site",),
     "$JS.ACK.USAGE.ledger.1.1.1.1.0": ("meter",),
     f"{API}.STREAM.MSG.GET.KV_keys": ("gateway", "meter", "billing", "site", "operator", "backup"),
     f"{API}.STREAM.MSG.GET.KV_waker": ("waker", "operator"),
@@ -96,7 +98,7 @@ READERS: dict[str, tuple[Role, ...]] = {
     "$KV.>": (),
     "$JS.>": (),
     "wake.request.>": ("waker",),
-    "activity.*": ("waker", "meter", "operator", "reaper"),
+    "activity.*": ("waker", "meter", "site", "operator", "reaper"),
     "limits.*": ("gateway",),
     "machine.notice.*": ("waker",),
     "fleet.journal.>": ("operator",),
@@ -141,7 +143,7 @@ async def use_rows(suite: UpProcess, folder: Path) -> None:
     async with connect(suite.bus_access("site"), name="site", wait=PATIENCE_SECONDS) as site:
         key_id, _ = await create_key(site, name="customer")
         assert [record.id for _, record, _ in await read_keys(site)] == [key_id]
-        for bucket in (topology.FLEET, topology.BUDGET, topology.REPORTS):
+        for bucket in (topology.FLEET, topology.BUDGET, topology.REPORTS, topology.LEASES):
             await site.get(bucket, "x")
         await site.read(topology.FLEET_JOURNAL)
         assert await site.get_object(topology.BOOKS_FILES, "none") is None

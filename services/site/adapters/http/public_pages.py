@@ -22,8 +22,6 @@ from shared.report_forms.plain_json import to_plain
 from shared.report_forms.words import format_decimal
 
 TYPES = {"": "text/html", ".json": "application/json", ".csv": "text/csv", ".md": "text/markdown"}
-MAX_AGE_S = 60
-"""What browsers and proxies may keep."""
 LEAST_COMPRESSED = 512
 
 
@@ -35,11 +33,12 @@ class Rendered:
     compressed: bytes | None
     etag: str
     content_type: str
+    max_age_s: int
 
 
-def rendered(body: bytes, content_type: str) -> Rendered:
+def rendered(body: bytes, content_type: str, *, max_age_s: int) -> Rendered:
     compressed = gzip.compress(body, mtime=0) if len(body) >= LEAST_COMPRESSED else None
-    return Rendered(body, compressed, f'"{hashlib.sha256(body).hexdigest()[:24]}"', content_type)
+    return Rendered(body, compressed, f'"{hashlib.sha256(body).hexdigest()[:24]}"', content_type, max_age_s)
 
 
 class PublicPages:
@@ -48,7 +47,7 @@ class PublicPages:
     def __init__(self, renderer: Renderer, metrics: Metrics, monotonic: Callable[[], float]) -> None:
         self._renderer = renderer
         self._metrics = metrics
-        self._assets = {name: rendered(renderer.assets[name], kind) for name, kind in ASSETS.items()}
+        self._assets = {name: rendered(renderer.assets[name], kind, max_age_s=0) for name, kind in ASSETS.items()}
         self.cache: PageCache[Rendered | None] = PageCache(monotonic)
 
     def routes(self, pages: Sequence[Page], files: Sequence[PublicFile]) -> list[web.RouteDef]:
@@ -75,7 +74,7 @@ class PublicPages:
 
     def _file_handler(self, file: PublicFile) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def load() -> Rendered:
-            return rendered((await file.load()).encode(), file.content_type)
+            return rendered((await file.load()).encode(), file.content_type, max_age_s=int(file.fresh_s))
 
         async def handle(request: web.Request) -> web.StreamResponse:
             request[PAGE] = file.path
@@ -102,7 +101,7 @@ class PublicPages:
         else:
             body = self._renderer.render(page.template, page=data, path=page.path, variables=variables).encode()
         self._metrics.render_seconds.observe(perf_counter() - began)
-        return rendered(body, TYPES[form])
+        return rendered(body, TYPES[form], max_age_s=page.max_age_s)
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         stem, _, suffix = request.match_info["name"].rpartition(".")
@@ -122,7 +121,7 @@ def _forms(page: Page) -> list[tuple[str, object]]:
 
 def respond(request: web.Request, shown: Rendered) -> web.Response:
     """The page, compressed if the client takes it, or 304 if it has it."""
-    headers = {"ETag": shown.etag, "Cache-Control": f"public, max-age={MAX_AGE_S}", "Vary": "Accept-Encoding"}
+    headers = {"ETag": shown.etag, "Cache-Control": f"public, max-age={shown.max_age_s}", "Vary": "Accept-Encoding"}
     if shown.etag in {tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")}:
         return web.Response(status=304, headers=headers)
     body = shown.body

@@ -1,0 +1,71 @@
+"""Builds the pages about how well the service does: status, performance, reliability."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.site.adapters.wake_store import SqlWakeStore
+from services.site.app.journal_reader import JournalReader
+from services.site.app.page import Page
+from services.site.app.performance import PerformancePage, performance_rows
+from services.site.app.reliability import ReliabilityPage, reliability_rows
+from services.site.app.status import FleetViews, StatusPage
+from shared.periodic import PeriodicTask, PeriodicTasks, every
+from shared.runtime.process import Runtime
+from shared.tasks import cancel_and_wait
+
+READ_PAUSE_S = 0.5
+"""Between two batches of the journal: how late a page may learn of a wake."""
+
+
+@asynccontextmanager
+async def open_status(runtime: Runtime) -> AsyncIterator[StatusPage]:
+    """The state of the fleet, kept current."""
+    views = FleetViews(runtime.config, runtime.bus, now=runtime.now, monotonic=runtime.monotonic)
+    await views.start()
+    try:
+        yield StatusPage(runtime.config, runtime.bus, views, runtime.now)
+    finally:
+        await views.stop()
+
+
+@asynccontextmanager
+async def open_journal(runtime: Runtime, engine: AsyncEngine) -> AsyncIterator[JournalReader]:
+    """Copy the fleet's journal into the database."""
+    reader = JournalReader(runtime.bus, SqlWakeStore(engine), runtime.now)
+    tasks = PeriodicTasks(runtime.registry)
+    task = PeriodicTask(name="journal of the fleet", run=reader.read_batch, pause=every(READ_PAUSE_S))
+    runtime.health.add_check("work", lambda: tasks.fault)
+    reading = runtime.spawn(tasks.repeat(task), task.name)
+    try:
+        yield reader
+    finally:
+        async with reader.writing:
+            await cancel_and_wait([reading])  # it uses the engine, which is closed next
+
+
+def service_level_pages(
+    runtime: Runtime, engine: AsyncEngine, status: StatusPage, journal: JournalReader
+) -> list[Page]:
+    cap_s = float(runtime.config.wake_cap)
+    reliability = ReliabilityPage(runtime.bus, SqlWakeStore(engine), journal, cap_s=cap_s, now=runtime.now)
+    return [
+        Page(
+            path="/performance",
+            label="Performance",
+            template="performance.html",
+            load=PerformancePage(runtime.bus, runtime.now).load,
+            rows=performance_rows,
+            fresh_s=60.0,
+        ),
+        Page(
+            path="/reliability",
+            label="Reliability",
+            template="reliability.html",
+            load=reliability.load,
+            rows=reliability_rows,
+            fresh_s=60.0,
+        ),
+        Page(path="/status", label="Status", template="status.html", load=status.load, fresh_s=2.0, max_age_s=2),
+    ]
