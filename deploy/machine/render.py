@@ -26,7 +26,8 @@ UID = 7000
 """Of the user that the engine runs as, fixed because the firewall names it by number."""
 LIMIT_BYTES = 16384
 """Of user data on EC2."""
-PACKAGES = ("curl", "nftables", "openssl", "python3-venv")
+PACKAGES = ("curl", "gcc", "libc6-dev", "nftables", "openssl", "python3-dev", "python3-venv")
+"""Triton, in the engine, compiles its launchers at run time: that takes gcc and Python's headers."""
 OPTIONAL = {
     "dead-man": "spotinference-dead-man.timer",
     "spot-watch": "spotinference-spot-watch.service",

@@ -75,6 +75,12 @@ def test_user_data_conforms_to_cloud_inits_schema(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_the_machine_can_compile_what_triton_generates() -> None:
+    """Triton calls a C compiler with Python's headers when a process first launches a kernel."""
+    assert re.search(r"(?m)^triton==", (HERE.parents[1] / "requirements" / "engine.txt").read_text("utf-8"))
+    assert {"gcc", "libc6-dev", "python3-dev"} <= set(user_data(HERE / "example.toml")["packages"])
+
+
 def test_the_example_can_be_rendered() -> None:
     assert user_data(HERE / "example.toml")["runcmd"] == [["/usr/local/lib/spotinference/provision"]]
 
