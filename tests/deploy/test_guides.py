@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.core.endpoints import HEALTH
 from tests.deploy.guides import CHECKOUT, EKS, FOLDER, KUBERNETES, kubectl_calls, render_overlay
 from tests.deploy.manifests import ROOT, Manifests, documents
 from tests.deploy.rules.every_rule import RULES
@@ -13,6 +14,7 @@ from tests.deploy.rules.schemas import schemas
 from tests.docs.pages import PAGES, page
 
 GUIDES = [a_page.name for a_page in PAGES if any("kubectl" in block for block in a_page.blocks("sh"))]
+HEALTH_CHECK = "alb.ingress.kubernetes.io/healthcheck-"
 KINDS = {"job": "Job", "statefulset": "StatefulSet", "deployment": "Deployment", "service": "Service"}
 
 
@@ -58,6 +60,21 @@ def test_an_ingress_of_another_port_is_reported(tmp_path: Path) -> None:
     (ingress,) = manifests.of("Ingress")
     ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["port"]["name"] = "web"
     assert [fault for fault in references(manifests) if "web" in fault] != []
+
+
+def test_the_balancer_of_eks_gets_health_checks_that_aws_accepts_and_services_pass(tmp_path: Path) -> None:
+    manifests = render_overlay(EKS, tmp_path)
+    (ingress,) = manifests.of("Ingress")
+    checks = {
+        name.removeprefix(HEALTH_CHECK): value
+        for name, value in ingress["metadata"]["annotations"].items()
+        if name.startswith(HEALTH_CHECK)
+    }
+    assert int(checks["timeout-seconds"]) < int(checks["interval-seconds"])
+    assert checks["path"] == HEALTH.path
+    site = manifests.find("Service", "site")
+    assert site is not None
+    assert site["metadata"]["annotations"][f"{HEALTH_CHECK}path"] == "/", "the gateway's path is none of the site's"
 
 
 def test_files_of_a_guide_fit_to_their_schemas() -> None:
