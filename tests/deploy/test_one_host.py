@@ -68,6 +68,20 @@ def test_each_image_is_a_target_of_the_recipe(compose: dict[str, Any], service: 
     assert image in targets
 
 
+def test_each_volume_belongs_to_the_user_who_writes_it(compose: dict[str, Any]) -> None:
+    """A new volume takes its owner from the image's folder, and is root's where the image has none."""
+    of_image = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    for name, container in compose["services"].items():
+        for volume, _, path in (text.partition(":") for text in container["volumes"] if not text.startswith(".")):
+            if f" --chown=65532:65532 /data {path}\n" in of_image and "spotinference/" in container["image"]:
+                continue
+            owner = compose["services"][f"{volume}-volume"]
+            assert owner["entrypoint"] == ["chown", "65532:65532", path]
+            assert owner["volumes"] == [f"{volume}:{path}"]
+            if name != f"{volume}-volume":
+                assert container["depends_on"][f"{volume}-volume"] == {"condition": "service_completed_successfully"}
+
+
 def test_ports_and_graces_equal_those_of_the_configuration(compose: dict[str, Any]) -> None:
     config = load(DOCKER / "spotinference.toml")
     grace = config.gateway.drain_delay + config.gateway.drain_grace + LAST_SECONDS
