@@ -15,7 +15,7 @@ FOREIGN = {
             ("kube_pod_container_status_last_terminated_exitcode", "kube_pod_container_status_restarts_total"),
             {"container"},
         ),
-        (("kube_cronjob_status_last_successful_time",), {"cronjob"}),
+        (("kube_cronjob_status_last_successful_time", "kube_cronjob_created"), {"cronjob"}),
         (("kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"), {"persistentvolumeclaim"}),
         (("node_filesystem_avail_bytes", "node_filesystem_size_bytes"), {"mountpoint"}),
     )
