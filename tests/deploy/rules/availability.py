@@ -79,6 +79,11 @@ def _scaler_faults(manifests: Manifests, scaler: Document) -> Iterator[str]:
     for metric in spec.get("metrics", []):
         if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] in SHARED_FIGURES:
             yield f"{metric['pods']['metric']['name']} is the same on every replica: ask for it as External"
+    for trigger in spec.get("triggers", []):
+        host = trigger["metadata"].get("natsServerMonitoringEndpoint", "").partition(":")[0]
+        service, _, namespace = host.partition(".")
+        if host and (namespace != scaler["metadata"]["namespace"] or manifests.find("Service", service) is None):
+            yield f"{host} is no Service with its namespace, and KEDA asks from a namespace of its own"
     behavior = spec.get("behavior") or spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {}).get("behavior")
     grace = manifests.workload(spec["scaleTargetRef"]["name"]).pod["terminationGracePeriodSeconds"]
     down = (behavior or {}).get("scaleDown", {})
