@@ -99,7 +99,7 @@ READERS: dict[str, tuple[Role, ...]] = {
     "$JS.>": (),
     "wake.request.>": ("waker",),
     "activity.*": ("waker", "meter", "site", "operator", "reaper"),
-    "limits.*": ("gateway",),
+    "limits.*": ("gateway", "site"),
     "machine.notice.*": ("waker",),
     "fleet.journal.>": ("operator",),
     "waker.command": ("waker",),
