@@ -104,6 +104,8 @@ class CommandIssued(Message, frozen=True, kw_only=True, tag="ordered.v1"):
     """The model's name, for `wake`."""
     order: CommandKind
     by: str
+    reason: str = ""
+    """Why, in the operator's words; empty if none was given."""
 
 
 JournalEntry = Transition | ProviderCall | PhaseEnded | CommandIssued
@@ -121,6 +123,8 @@ class WakerCommand(Message, frozen=True, kw_only=True, tag="waker_command.v1"):
     """`hibernate` stops the machine even if its engine says that it runs requests. An older waker does not ask it."""
     is_machine: bool = False
     """`wake` names a machine: it is woken once, and nothing keeps it awake. An older waker knows no such model."""
+    reason: str = ""
+    """Why, for the journal. An older waker leaves it out."""
 
 
 class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):

@@ -40,7 +40,7 @@ def _fields(entry: Journalled, names: KeyNames) -> dict[str, object]:
             phase = {"phase": entry.phase, "wake_id": entry.wake_id}
             return {"kind": "phase", **phase, "seconds": entry.seconds, "done": entry.done}
         case CommandIssued():
-            return {"kind": "order", "order": entry.order, "by": entry.by}
+            return {"kind": "order", "order": entry.order, "by": entry.by, "reason": entry.reason}
 
 
 def _describe(entry: Journalled, names: KeyNames) -> str:
@@ -58,7 +58,7 @@ def _describe(entry: Journalled, names: KeyNames) -> str:
         case PhaseEnded():
             return f"{entry.phase} {'done' if entry.done else 'given up'} after {entry.seconds:.3f} s"
         case CommandIssued():
-            return f"{entry.order}, by {entry.by}"
+            return f"{entry.order}, by {entry.by}" + (f": {entry.reason}" if entry.reason else "")
 
 
 def _caused_by(entry: Transition, names: KeyNames) -> str:

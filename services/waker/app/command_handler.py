@@ -43,6 +43,7 @@ class CommandHandler:
                     by=command.by,
                     force=command.force,
                     is_machine=command.is_machine,
+                    reason=command.reason,
                 )
             )
         except BusError as error:

@@ -15,7 +15,10 @@ REASON = "the operator's command"
 
 def apply(step: Step, command: Command) -> None:
     """Apply a command whose model or machine exists; the caller rejects any other."""
-    step.journal(CommandIssued(at=step.now, machine=command.target, order=command.order, by=command.by))
+    said = CommandIssued(
+        at=step.now, machine=command.target, order=command.order, by=command.by, reason=command.reason
+    )
+    step.journal(said)
     if command.order == "wake" and command.is_machine:
         _wake_once(step, step.machines[command.target])
         return

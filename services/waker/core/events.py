@@ -129,6 +129,8 @@ class Command:
     """`hibernate` stops the machine even if its engine says that it runs requests."""
     is_machine: bool = False
     """`wake` names a machine, which is woken once."""
+    reason: str = ""
+    """Why, for the journal."""
 
 
 @dataclass(frozen=True, kw_only=True)

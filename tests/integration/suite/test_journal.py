@@ -65,9 +65,9 @@ EVERY_KIND: Sequence[tuple[JournalEntry, dict[str, Any], str]] = (
         "loading given up after 81.500 s",
     ),
     (
-        CommandIssued(at=AT, machine="m1", order="cordon", by="me@here"),
-        {"kind": "order", "order": "cordon", "by": "me@here"},
-        "cordon, by me@here",
+        CommandIssued(at=AT, machine="m1", order="cordon", by="me@here", reason="its driver is replaced"),
+        {"kind": "order", "order": "cordon", "by": "me@here", "reason": "its driver is replaced"},
+        "cordon, by me@here: its driver is replaced",
     ),
 )
 
