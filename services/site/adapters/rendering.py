@@ -52,6 +52,7 @@ class Renderer:
             "count": words.format_count,
             "share": words.format_share,
             "moment": _moment,
+            "second": _second,
         }
         self._environment.filters |= FILTERS
         self._environment.globals |= GLOBALS
@@ -74,3 +75,8 @@ class Renderer:
 def _moment(at: float | None) -> str | None:
     """Unix seconds as people read them, in UTC."""
     return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _second(at: float) -> str:
+    """The same to the second."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -76,8 +76,11 @@ class SqlSessionStore:
             )
         return cookie, length_s
 
-    async def find(self, cookie: str, now: float) -> tuple[Person, Session] | None:
-        """Return whose session this is; None: it is unknown, has ended or its person is blocked."""
+    async def find(self, cookie: str, now: float, *, is_use: bool = True) -> tuple[Person, Session] | None:
+        """Return whose session this is; None: it is unknown, has ended or its person is blocked.
+
+        `is_use`: somebody did something, and did not only leave a page open.
+        """
         query = select(sessions, *(column.label(f"person_{column.name}") for column in people.c)).join(
             people, people.c.id == sessions.c.person
         )
@@ -90,7 +93,7 @@ class SqlSessionStore:
         if now >= min(row.ends_at, row.created_at + limits.max_s) or now >= row.seen_at + limits.idle_s:
             await self._write(_end(now, "expired").where(sessions.c.sha256 == row.sha256))
             return None
-        if now - row.seen_at >= SEEN_EVERY_S:
+        if is_use and now - row.seen_at >= SEEN_EVERY_S:
             await self._write(update(sessions).where(sessions.c.sha256 == row.sha256).values(seen_at=now))
         person = Person(
             identity=row.person,

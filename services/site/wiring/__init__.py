@@ -20,6 +20,7 @@ from services.site.app.status import StatusPage
 from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
 from services.site.wiring.accounts import account_routes, open_database
+from services.site.wiring.operator import open_fleet
 from services.site.wiring.service_levels import open_journal, open_status, service_level_pages
 from shared.runtime.listener import origin
 from shared.runtime.process import Runtime
@@ -44,7 +45,8 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         public = PublicPages(renderer, metrics, runtime.monotonic)
         await reports.start(runtime.bus)
         async with (
-            account_routes(runtime, renderer, engine) as accounts,
+            open_fleet(runtime, renderer) as fleet,
+            account_routes(runtime, renderer, engine, fleet) as accounts,
             serve_site(
                 [*public.routes(pages, _public_files(runtime, pages)), *accounts],
                 renderer,
@@ -53,6 +55,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
                 port=config.port if runtime.port is None else runtime.port,
                 drain_s=config.drain_grace,
                 is_https=config.is_https,
+                on_drain=fleet.feed.close,
             ) as port,
         ):
             runtime.url = origin(config.host, port)

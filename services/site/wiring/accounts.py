@@ -29,6 +29,7 @@ from services.site.app.own_usage import OwnUsage
 from services.site.app.sign_in import SignIn
 from services.site.core.people import SessionLimits, SignupPolicy
 from services.site.ports import IdentityProvider
+from services.site.wiring.operator import Fleet, operator_table
 from shared import database
 from shared.config.load import environment
 from shared.config.sections import SiteSection
@@ -50,13 +51,13 @@ async def open_database(runtime: Runtime) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def account_routes(
-    runtime: Runtime, renderer: Renderer, engine: AsyncEngine
+    runtime: Runtime, renderer: Renderer, engine: AsyncEngine, fleet: Fleet
 ) -> AsyncIterator[list[web.RouteDef]]:
     """The routes of the sign-in and of everything behind it, and what they stand on."""
     config = runtime.config.site
     renderer.has_sign_in(config.github is not None or config.oidc is not None)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http, _own_keys(runtime) as keys:
-        yield _account_routes(runtime, renderer, engine, http, keys)
+        yield _account_routes(runtime, renderer, engine, http, keys=keys, fleet=fleet)
 
 
 @asynccontextmanager
@@ -70,7 +71,13 @@ async def _own_keys(runtime: Runtime) -> AsyncIterator[OwnKeys]:
 
 
 def _account_routes(
-    runtime: Runtime, renderer: Renderer, engine: AsyncEngine, http: aiohttp.ClientSession, keys: OwnKeys
+    runtime: Runtime,
+    renderer: Renderer,
+    engine: AsyncEngine,
+    http: aiohttp.ClientSession,
+    *,
+    keys: OwnKeys,
+    fleet: Fleet,
 ) -> list[web.RouteDef]:
     """The sign-in and everything behind it."""
     config, now = runtime.config.site, runtime.now
@@ -98,6 +105,7 @@ def _account_routes(
         *PlaygroundPage(gate, usage, api_url=runtime.config.api_url, models=models).table(),
         *SessionPages(gate, sessions, audit, review_url=_review_url(config)).table(),
         *sign_in_pages.table(),
+        *operator_table(runtime, gate, fleet, keys, sessions=sessions, people=people, audit=audit),
     ]
     sign_in_pages.names = frozenset(route.name for route in tables if route.name is not None)
     return [*sign_in_pages.open_routes(), *gate.routes(tables)]

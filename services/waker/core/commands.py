@@ -15,10 +15,10 @@ REASON = "the operator's command"
 
 def apply(step: Step, command: Command) -> None:
     """Apply a command whose model or machine exists; the caller rejects any other."""
-    said = CommandIssued(
+    issued = CommandIssued(
         at=step.now, machine=command.target, order=command.order, by=command.by, reason=command.reason
     )
-    step.journal(said)
+    step.journal(issued)
     if command.order == "wake" and command.is_machine:
         _wake_once(step, step.machines[command.target])
         return

@@ -145,7 +145,7 @@ async def use_rows(suite: UpProcess, folder: Path) -> None:
         assert [record.id for _, record, _ in await read_keys(site)] == [key_id]
         for bucket in (topology.FLEET, topology.BUDGET, topology.REPORTS, topology.LEASES):
             await site.get(bucket, "x")
-        await site.read(topology.FLEET_JOURNAL)
+        await site.page(topology.FLEET_JOURNAL, after=0, most=1)
         assert await site.get_object(topology.BOOKS_FILES, "none") is None
         await request_reply(site, subjects.METER_GAPS, GapsQuery(), Gaps)
         await request_reply(site, subjects.BILLING_GATE, GatesQuery(), Gates)

@@ -40,9 +40,22 @@ async def serve_site(
     port: int,
     drain_s: float,
     is_https: bool,
+    on_drain: Callable[[], None],
 ) -> AsyncIterator[int]:
-    """Serve and yield the port. On exit, responses under way have `drain_s`. Raises `OSError` if the port is taken."""
-    app = web.Application(client_max_size=MAX_FORM_BYTES, middlewares=[_middleware(renderer, metrics, is_https)])
+    """Serve and yield the port. Raises `OSError` if it is taken.
+
+    On exit `on_drain` ends the responses that would not end by themselves, and the others have `drain_s`.
+    """
+    app = web.Application(client_max_size=MAX_FORM_BYTES, middlewares=[_middleware(renderer, metrics)])
+
+    async def prepare(_request: web.Request, response: web.StreamResponse) -> None:
+        add_headers(response, is_https=is_https)
+
+    async def drain(_app: web.Application) -> None:
+        on_drain()
+
+    app.on_response_prepare.append(prepare)
+    app.on_shutdown.append(drain)
     app.add_routes(routes)
     runner = web.AppRunner(
         app,
@@ -60,7 +73,7 @@ async def serve_site(
         await runner.cleanup()
 
 
-def _middleware(renderer: Renderer, metrics: Metrics, is_https: bool) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _middleware(renderer: Renderer, metrics: Metrics) -> Callable[..., Awaitable[web.StreamResponse]]:
     @web.middleware
     async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -75,8 +88,6 @@ def _middleware(renderer: Renderer, metrics: Metrics, is_https: bool) -> Callabl
         except Exception:
             log.exception("page_crashed", path=request.path)
             response = error_page(renderer, 500)
-        if not response.prepared:
-            add_headers(response, is_https=is_https)
         metrics.responses.labels(str(response.status), request.get(PAGE, "other")).inc()
         return response
 

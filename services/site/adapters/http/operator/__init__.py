@@ -1,0 +1,1 @@
+"""The operator's pages. Viewers see all of them; whoever acts confirms it and says why."""

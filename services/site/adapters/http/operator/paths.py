@@ -1,0 +1,24 @@
+"""Names in paths. Those of machines, models and people may have any characters, so they stand there as on the bus."""
+
+from aiohttp import web
+
+from shared.bus import subjects
+from shared.messages.codec import Unreadable
+
+
+def name_in(request: web.Request, variable: str) -> str:
+    """Return the name that stands in a request's path. Raises `HTTPNotFound` if it is none."""
+    try:
+        return subjects.name(request.match_info[variable])
+    except Unreadable:
+        raise web.HTTPNotFound from None
+
+
+def number_in(request: web.Request, name: str) -> int | None:
+    """Return the positive number in the query, None if it is absent. Raises `HTTPNotFound` if it is no number."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 15):
+        raise web.HTTPNotFound
+    return int(text)
