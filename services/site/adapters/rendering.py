@@ -56,7 +56,7 @@ class Renderer:
         }
         self._environment.filters |= FILTERS
         self._environment.globals |= GLOBALS
-        for name in self._environment.list_templates():
+        for name in self._environment.list_templates(extensions=["html"]):
             self._environment.get_template(name)
 
     def has_sign_in(self, has_it: bool) -> None:
