@@ -1,6 +1,19 @@
 """Every page of the site, for the tests that look at each: whoever adds a page adds a line."""
 
-PUBLIC = ("/", "/economics", "/pricing", "/learn", "/glossary", "/api", "/sign-in", "/nowhere")
+PUBLIC = (
+    "/",
+    "/economics",
+    "/pricing",
+    "/performance",
+    "/reliability",
+    "/status",
+    "/learn",
+    "/learn/cost",
+    "/glossary",
+    "/api",
+    "/sign-in",
+    "/nowhere",
+)
 USER = (
     "/account",
     "/account/sessions",
@@ -11,5 +24,12 @@ USER = (
     "/account/playground",
 )
 """Behind the sign-in. `k1` is a key of the person who is signed in."""
-OPERATOR: tuple[str, ...] = ()
+OPERATOR = (
+    "/operator",
+    "/operator/keys",
+    "/operator/people",
+    "/operator/journal",
+    "/operator/gates",
+    "/operator/audit",
+)
 """For viewers and operators."""
