@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from shared.bus.memory import MemoryBus
@@ -35,7 +36,7 @@ async def test_earlier_secret_ends_after_the_overlap_and_the_key_stays_the_same(
     before = await record_of(bus, first)
     second = await roll_key(bus, key_id, overlap_s=60.0, now=NOW)
     assert second != first
-    assert await record_of(bus, second) == before
+    assert await record_of(bus, second) == msgspec.structs.replace(before, hint=second[-4:])
     assert await ends(bus, first, second) == [NOW + 60.0, math.inf]
     earlier = await record_of(bus, first)
     assert (earlier.id, earlier.requests_per_minute, earlier.replaced_at) == (key_id, 3, NOW)
