@@ -11,6 +11,7 @@ from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.waiting_queue import Ticket
+from services.gateway.core.wake_estimate import WakeEstimate
 from shared.config.fleet import Model
 from shared.messages.waker import MachineRecord
 
@@ -39,6 +40,8 @@ class HeldRequest:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     _timer: asyncio.TimerHandle | None = None
+    _estimate: WakeEstimate | None = None
+    """What the client was shown last."""
 
     def on_granted(self, machine: MachineRecord) -> None:
         if self._outcome.done():  # the client has just left
@@ -90,5 +93,6 @@ class HeldRequest:
             return
         if self.comment is not None and now >= self.next_comment:
             self.next_comment = now + self.heartbeat
-            self.comment(self.dispatcher.estimate(self.model).comment())
+            self._estimate = self.dispatcher.estimate(self.model).after(self._estimate)
+            self.comment(self._estimate.comment())
         self._arm(ticket, cap)

@@ -26,6 +26,12 @@ class WakeEstimate:
         """Whole seconds, 1 to 60."""
         return UNKNOWN_RETRY_SECONDS if self.eta_s is None else min(MAX_RETRY_SECONDS, max(1, self.eta_s))
 
+    def after(self, previous: "WakeEstimate | None") -> "WakeEstimate":
+        """Return what to show after `previous`. A record that arrived late counts a second more; nothing changed."""
+        if previous is None or previous.eta_s is None or (previous.tier, previous.phase) != (self.tier, self.phase):
+            return self
+        return previous if self.eta_s == previous.eta_s + 1 else self
+
     def comment(self) -> bytes:
         """Return the comment for a waiting stream. Anything but a comment breaks one SDK or another."""
         eta = "?" if self.eta_s is None else self.eta_s
