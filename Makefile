@@ -11,6 +11,8 @@ NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Four workers on two cores: the tests spend much of their time waiting for what they start (clouds, engines).
 WORKERS ?= 4
+# A start of a service compiles hundreds of modules where a shell says this, and the tests start a thousand.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo up test test-all test-other check images check-vllm proof bench manifests observability requirements clean
 
