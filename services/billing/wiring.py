@@ -151,7 +151,12 @@ class BillingLeader:
         prices = SqlBandStore(engine)
         self._periods = PeriodReports(shelf, SqlDayStore(engine), chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
-        self._trails = Trails(self._reports, SqlRevisionStore(engine).newest_revisions)
+        self._trails = Trails(
+            self._reports,
+            SqlRevisionStore(engine).newest_revisions,
+            lambda: [one.state for one in fetches],
+            now=runtime.now,
+        )
         self._statements = Statements(meter, prices, names)
         self._publisher = ReportPublisher(
             bus,

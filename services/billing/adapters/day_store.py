@@ -127,7 +127,7 @@ async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[Fil
     names: dict[int, list[str]] = {}
     for one in sorted(file_rows, key=lambda one: one.file_name):
         names.setdefault(one.id, []).append(one.file_name)
-    return sorted(files), {one.id: ChargeOrigin(one.source, _few(names[one.id])) for one in file_rows}
+    return sorted(files), {one.id: ChargeOrigin(one.source, _few(names[one.id]), one.sha256) for one in file_rows}
 
 
 def _few(names: Sequence[str]) -> str:

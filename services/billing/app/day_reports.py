@@ -20,12 +20,14 @@ from services.billing.core.day_records import DayRecords
 from services.billing.core.money import to_usd
 from services.billing.core.reconciliation import is_settled, period_of
 from services.billing.core.reports.bill_coverage import last_charges
+from services.billing.core.reports.charge_list import ListedCharge, list_charges
 from services.billing.core.reports.cost_lines import ChargeOrigin, CostLines, build_cost_lines, to_explanations
 from services.billing.core.reports.day_report import always_on_cost, build_day_report
 from services.billing.core.reports.key_names import add_key_names
 from services.billing.core.revisions.change_reason import change_reason
 from services.billing.core.revisions.charge_digest import charges_by_source
 from services.billing.core.revisions.revision import FileInput, RevisionInputs, needs_revision, next_revision, sha256
+from services.billing.core.revisions.trail import DayTrace
 from services.billing.core.token_usage import DIMENSIONS, TokenUsage, token_usage, total_tokens
 from services.billing.core.utc_time import Window, day_window
 from services.billing.metrics import Metrics
@@ -35,6 +37,7 @@ from shared.bus.reply import MAX_REPLY_BYTES, attempt_query
 from shared.errors import Rejected
 from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import encode
+from shared.messages.invoices import InvoiceStanding
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 from shared.units import to_millis
 
@@ -76,6 +79,7 @@ class _Read(NamedTuple):
     origins: Sequence[ChargeOrigin]
     """Where each of the rows is from."""
     allocation: Allocation
+    invoices: Sequence[InvoiceStanding]
 
 
 class DayReports:
@@ -127,10 +131,18 @@ class DayReports:
 
     async def explain(self, day: str) -> tuple[DayReport, CostLines]:
         """Return the report and the lines of its figures, read at one moment, so that each figure equals its sum."""
-        report, facts, origins, allocation = await self._read(day)
+        report, facts, origins, allocation, _ = await self._read(day)
         if not report.causes:  # an unknown figure has no lines, not even 0
             return report, CostLines()
         return report, await asyncio.to_thread(build_cost_lines, facts, origins, allocation)
+
+    async def trace(self, day: str) -> DayTrace:
+        """Return the report with all that it was made from, read at one moment."""
+        read = await self._read(day)
+        if not read.report.causes:
+            return DayTrace(read.report, CostLines(), [], {}, read.invoices)
+        lines, charges = await asyncio.to_thread(_trace, read)
+        return DayTrace(read.report, lines, charges, read.allocation.estimate_parts, read.invoices)
 
     async def _read(self, day: str) -> _Read:
         window = day_window(day)
@@ -149,14 +161,14 @@ class DayReports:
                 allocation = await asyncio.to_thread(allocate, facts)
             report, inputs = await asyncio.to_thread(self._make_report, day, day_state, allocation, answer)
             if newest is not None and not needs_revision(report, inputs, newest):
-                return _Read(newest.report, facts, records.origins, allocation)
+                return _Read(newest.report, facts, records.origins, allocation, records.invoices)
             published = await self._published(day)
             if newest is None:
                 report = msgspec.structs.replace(report, revision=published + 1)
             else:
                 report, inputs = next_revision(report, inputs, newest, change_reason(report, inputs, newest), published)
             await self._revisions.save(report, inputs, now)
-            return _Read(report, facts, records.origins, allocation)
+            return _Read(report, facts, records.origins, allocation, records.invoices)
 
     async def _on_bill(self, day: _Day) -> frozenset[str]:
         """The machines for whose use there are charges in the billing periods that have the day."""
@@ -239,6 +251,11 @@ class DayReports:
             estimate=to_usd(allocation.accrued),
             settings=self._settings.named,
         )
+
+
+def _trace(read: _Read) -> tuple[CostLines, list[ListedCharge]]:
+    made_from = read.facts, read.origins, read.allocation
+    return build_cost_lines(*made_from), list_charges(*made_from)
 
 
 def fit_to_message(report: DayReport) -> DayReport:

@@ -9,7 +9,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from services.site.adapters.filters import FILTERS
 from services.site.adapters.plots import GLOBALS
-from services.site.core.words import BAND_REASONS, CHANGES, REASONS
+from services.site.core.words import BAND_REASONS, BILL_STATES, CHANGES, REASONS
 from shared.report_forms import words
 
 ASSETS: Mapping[str, str] = {
@@ -46,9 +46,11 @@ class Renderer:
             "reasons": REASONS,
             "band_reasons": BAND_REASONS,
             "change_words": CHANGES,
+            "bill_words": BILL_STATES,
         }
         self._environment.filters |= {
             "usd": words.format_usd,
+            "exact": words.format_decimal,
             "count": words.format_count,
             "share": words.format_share,
             "moment": _moment,

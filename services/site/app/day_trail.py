@@ -1,6 +1,7 @@
 """One day: its figures as published, and where they come from as far as billing answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 
 import msgspec
 
@@ -9,12 +10,15 @@ from shared.bus import subjects
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
 from shared.errors import BusUnavailable, Rejected
+from shared.messages.explanation import LineKind
 from shared.messages.meter_audit import Audit
-from shared.messages.public import PublicDay
+from shared.messages.public import PublicDay, PublishedDay
 from shared.messages.trail import Trail, TrailQuery
 from shared.report_forms.charts import Bar, cause_bars
 
 TRAIL_TIMEOUT_S = 10.0
+FIRST_CHARGES = 20
+"""Of the largest amounts, on the day's own page; the others are on pages of their own."""
 COLUMNS = ("day", "owner", "tier", "what", "source", "category", "charges", "amount_usd")
 
 
@@ -46,37 +50,65 @@ class DayTrail(msgspec.Struct, frozen=True, kw_only=True):
         return cause_bars(self.figures.causes)
 
     @property
+    def charged(self) -> Decimal:
+        """USD of all charges without tax."""
+        return self._sum("charges")
+
+    @property
+    def estimated(self) -> Decimal:
+        """USD of what no charge covers yet."""
+        return self._sum("estimate")
+
+    def _sum(self, what: LineKind) -> Decimal:
+        costs = self.trail.costs if self.trail else ()
+        return sum((cost.amount for cost in costs if cost.what == what), Decimal(0))
+
+    @property
     def revision_times(self) -> list[str]:
         return [rfc3339(one.at) for one in self.trail.revisions] if self.trail else []
 
 
-class DayTrailPage:
-    """Loads one published day. Another day is no page, so nobody makes billing work on days without figures."""
+class DayTrails:
+    """Published days and their trails. Nobody makes billing work on a day without figures."""
 
     def __init__(self, bus: Bus, reports: ReportView) -> None:
         self._bus = bus
         self._reports = reports
 
-    async def load(self, variables: Mapping[str, str]) -> DayTrail | None:
-        published = self._reports.day(variables["day"])
-        if published is None:
-            return None
-        audit = self._reports.audit(published.figures.day)
-        return DayTrail(
-            as_of=rfc3339(published.at),
-            figures=published.figures,
-            count=None if audit is None else day_count(audit),
-            trail=await self._trail(published.figures.day),
-        )
+    def published(self, day: str) -> PublishedDay | None:
+        return self._reports.day(day)
 
-    async def _trail(self, day: str) -> Trail | None:
-        query = TrailQuery(day=day)
+    def audit(self, day: str) -> Audit | None:
+        return self._reports.audit(day)
+
+    async def trail(self, day: str, *, charges_from: int = 0, most_charges: int) -> Trail | None:
+        """Ask billing for a published day's trail; None: it does not answer now."""
+        query = TrailQuery(day=day, charges_from=charges_from, most_charges=most_charges)
         try:
             return await request_reply(
                 self._bus, subjects.BILLING_TRAIL, query, Trail, timeout=TRAIL_TIMEOUT_S, patience_s=0.0
             )
         except (Rejected, BusUnavailable):
             return None
+
+
+class DayTrailPage:
+    """Loads one published day. Another day is no page."""
+
+    def __init__(self, trails: DayTrails) -> None:
+        self._trails = trails
+
+    async def load(self, variables: Mapping[str, str]) -> DayTrail | None:
+        published = self._trails.published(variables["day"])
+        if published is None:
+            return None
+        audit = self._trails.audit(published.figures.day)
+        return DayTrail(
+            as_of=rfc3339(published.at),
+            figures=published.figures,
+            count=None if audit is None else day_count(audit),
+            trail=await self._trails.trail(published.figures.day, most_charges=FIRST_CHARGES),
+        )
 
 
 def day_count(audit: Audit) -> DayCount:

@@ -1,5 +1,6 @@
 """What the pages say where a figure is missing: each reason in words."""
 
+from shared.messages.invoices import InvoiceState
 from shared.messages.public import BandReason, PublicReason
 from shared.messages.trail import ChangeCause
 
@@ -15,6 +16,12 @@ BAND_REASONS: dict[BandReason, str] = {
     "no_cost": "its tokens cost nothing",
     "above_ladder": "it costs more than the last step",
     "not_made": "no band has been made yet",
+}
+BILL_STATES: dict[InvoiceState, str] = {
+    "open": "what is payable has not been recorded yet",
+    "ties": "ties to what is payable",
+    "differs": "does not tie to what is payable",
+    "voided": "voided: its charges do not count",
 }
 CHANGES: dict[ChangeCause, str] = {
     "first": "the first one",

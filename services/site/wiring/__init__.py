@@ -7,7 +7,8 @@ from services.site.adapters.http.public_pages import PublicPages
 from services.site.adapters.http.server import serve_site
 from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
-from services.site.app.day_trail import DayTrailPage, trail_rows
+from services.site.app.day_charges import DayChargesPage, charge_rows
+from services.site.app.day_trail import DayTrailPage, DayTrails, trail_rows
 from services.site.app.economics import EconomicsPage, economics_rows
 from services.site.app.feed import Feed
 from services.site.app.live_figures import LiveFigures
@@ -66,6 +67,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 def _public_pages(
     runtime: Runtime, reports: ReportView, status: StatusPage, service_levels: Sequence[Page]
 ) -> list[Page]:
+    trails = DayTrails(runtime.bus, reports)
     overview = OverviewPage(runtime.config, reports, status.load)
     figures = LiveFigures(reports)
     texts = TextPages(content_files(), settings_in_words(runtime.config), figures.load, MarkdownRenderer().render)
@@ -81,8 +83,15 @@ def _public_pages(
         Page(
             path="/economics/{day:[0-9-]+}",
             template="day_trail.html",
-            load=DayTrailPage(runtime.bus, reports).load,
+            load=DayTrailPage(trails).load,
             rows=trail_rows,
+            fresh_s=TRAIL_FRESH_S,
+        ),
+        Page(
+            path="/economics/{day:[0-9-]+}/charges/{page:[0-9]{1,6}}",
+            template="day_charges.html",
+            load=DayChargesPage(trails).load,
+            rows=charge_rows,
             fresh_s=TRAIL_FRESH_S,
         ),
         Page(

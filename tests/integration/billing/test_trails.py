@@ -15,12 +15,13 @@ NAT = {"ResourceId": "nat-secret", "ServiceName": "VPC-secret", "ServiceCategory
 SECRETS = ("secret", "i-b", "b-1", "bill.csv")
 
 
-async def ask(books: Billing, day: str = DAY) -> bytes:
-    return await books.bus.request(subjects.BILLING_TRAIL, encode(TrailQuery(day=day)), timeout=30)
+async def ask(books: Billing, day: str = DAY, **more: int) -> bytes:
+    return await books.bus.request(subjects.BILLING_TRAIL, encode(TrailQuery(day=day, **more)), timeout=30)
 
 
 def bill(*, machine: str) -> bytes:
     rows = [{"BilledCost": "3.00", **DISK}, {"BilledCost": "6.00", **NAT}, {"BilledCost": machine, "ResourceId": "i-b"}]
+    rows.append({"BilledCost": "1.50", **NAT, "ChargeCategory": "Tax", "InvoiceIssuerName": "Cloud Inc."})
     return focus_csv(*rows)
 
 
@@ -40,8 +41,21 @@ async def test_a_trail_sums_to_the_figures_and_names_nothing(tmp_path: Path) -> 
             assert sum(amounts, Decimal(0)) == report.causes[owner]
         assert [(one.revision, one.causes) for one in trail.revisions] == [(2, ("charges",)), (1, ("first",))]
         assert trail.revisions[0].spend == report.spend
+        single = decode(await ask(books, most_charges=2), Trail)
+        rest = decode(await ask(books, charges_from=2, most_charges=500), Trail)
+        answer += encode(single) + encode(rest)
+        charges = [*single.charges, *rest.charges]
+        assert (len(single.charges), len(charges), rest.all_charges, trail.charges) == (2, 4, 4, ())
+        by_cause = dict.fromkeys(report.causes, Decimal(0))
+        for part in [*(part for charge in charges for part in charge.parts), *trail.estimates]:
+            by_cause[part.cause] += part.amount
+        assert by_cause == report.causes
+        assert sum(charge.amount for charge in charges) == (report.spend or 0) + report.tax
+        assert [(c.service, c.category) for c in charges][-1] == ("Networking", "Tax")
+        assert {charge.delivery for charge in charges} == {trail.invoices[0].sha256}
+        assert [(bill.source, bill.state, bill.billed) for bill in trail.bills] == [("cloud", "open", Decimal("41.5"))]
         (invoice,) = trail.invoices
-        assert (invoice.source, len(invoice.sha256), invoice.rows) == ("cloud", 64, 3)
+        assert (invoice.source, len(invoice.sha256), invoice.rows) == ("cloud", 64, 4)
         assert not [secret for secret in SECRETS if secret in answer.decode()]
 
 

@@ -23,7 +23,7 @@ from shared.messages.billing import CAUSES, Band, DayReport, Published
 from shared.messages.codec import decode, encode
 from shared.messages.meter_audit import Audit
 from shared.messages.public import Headline, PublishedDay
-from shared.messages.trail import Trail
+from shared.messages.trail import Trail, TrailQuery
 from tests.kit.site import CONFIG, running_site
 from tests.unit.billing.export.full_reports import WEIGHTS, day_report, lacking
 
@@ -156,20 +156,37 @@ async def test_a_day_shows_its_figures_without_billing_and_its_trail_with_it(sit
     assert "billing does not answer" in html
     assert "The ledger has" in html
 
-    async def answer(_data: bytes) -> bytes:
-        return encode(replace(decode(example("trail.v1"), Trail), day=DAYS[1].day))
+    async def answer(data: bytes) -> bytes:
+        query = decode(data, TrailQuery)
+        trail = decode(example("trail.v1.charges"), Trail)
+        charges = trail.charges * min(query.most_charges, 201 - query.charges_from)
+        return encode(replace(trail, day=query.day, revision=DAYS[1].revision, charges=charges, all_charges=201))
 
     await site.bus.respond("billing", subjects.BILLING_TRAIL, answer)
     html = await site.text(f"/economics/{DAYS[1].day}")
-    for text in ("ab" * 32, "charges of the bill", "h100x2", "$9.90"):
+    spend, usd_per_mtok = f"{DAYS[1].spend:f}", f"{DAYS[1].usd_per_mtok:f}"
+    for text in ("ab" * 32, "charges of the bill", "h100x2", "$9.90", "20 of 201", spend, usd_per_mtok):
         assert text in html, text
+    for text in ("2 more files", "1 more invoices", "Files of azure could not be imported", "warm idle: 3.3", ">0.1<"):
+        assert text in html, text
+    for page, charges in (("1", 200), ("2", 1)):
+        fields = await site.json(f"/economics/{DAYS[1].day}/charges/{page}.json")
+        assert (len(fields["charges"]), fields["all_charges"], fields["pages"]) == (charges, 201, 2)
+    rows = list(csv.DictReader(io.StringIO(await site.text(f"/economics/{DAYS[1].day}/charges/2.csv"))))
+    assert [(row["number"], row["amount_usd"], row["serving_usd"]) for row in rows] == [("201", "9.9", "6.6")]
+    assert "Charges 201 to 201 of 201" in await site.text(f"/economics/{DAYS[1].day}/charges/2")
     rows = list(csv.DictReader(io.StringIO(await site.text(f"/economics/{DAYS[1].day}.csv"))))
     assert [(row["tier"], row["charges"], row["amount_usd"]) for row in rows] == [("h100x2", "12", "9.9")]
 
 
 async def test_a_day_that_was_not_published_is_no_page(site: Site) -> None:
     await publish(site.bus, DAYS)
-    for path in ("/economics/1990-01-01", "/economics/0", "/economics/published"):
+    for path in (
+        "/economics/1990-01-01",
+        "/economics/0",
+        "/economics/published",
+        f"/economics/{DAYS[0].day}/charges/0",
+    ):
         with pytest.raises(AssertionError):
             await site.text(path)
 

@@ -1,5 +1,7 @@
 """An explanation's lines sum to exactly the figure that they explain, largest first, however many there are."""
 
+from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +14,7 @@ from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime
 from services.billing.core.cost_row import CostRow
 from services.billing.core.money import to_usd
+from services.billing.core.reports.charge_list import list_charges
 from services.billing.core.reports.cost_lines import (
     MAX_LINES,
     ChargeOrigin,
@@ -61,6 +64,40 @@ def test_each_figure_is_the_sum_of_its_lines(
     assert amounts(lines, "shared") == allocation.causes["shared"]
     assert amounts(lines, "estimate") == allocation.accrued
     assert amounts(lines, "charges") == allocation.spend - allocation.accrued
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(cost_rows().filter(covers), st.sampled_from(["1", "0.92", "7.3"])), max_size=8),
+    st.fixed_dictionaries({"a-1": LIVES, "b-1": LIVES}),
+    st.sampled_from([{}, {"A": 3 * 10**12}]),
+    st.sampled_from([FLEET, Fleet(tiers=(), tier_of={}, machine_of={}, tier_tag="tier")]),
+)
+def test_single_charges_and_estimates_sum_to_the_figures(
+    priced: list[tuple[CostRow, str]], times: dict[str, MachineTime], prices: dict[str, int], fleet: Fleet
+) -> None:
+    rows = [replace(row, per_usd=rate) for row, rate in priced]
+    facts = DayInputs(day=DAY_WINDOW, now=LATER, rows=rows, fleet=fleet, times=times, prices=prices)
+    allocation = allocate(facts)
+    origins = [ChargeOrigin("cloud", f"{number}.csv") for number in range(len(rows))]
+    charges = list_charges(facts, origins, allocation)
+    assert sorted(one.origin.file for one in charges) == sorted(origin.file for origin in origins)
+    by_cause: Counter[str] = Counter()
+    by_tier: Counter[str | None] = Counter()
+    for one in charges:
+        assert sum(one.parts.values()) == (0 if one.row.category == "Tax" else one.amount)
+        for (tier, cause), amount in one.parts.items():
+            by_cause[cause] += amount
+            by_tier[tier] += amount
+    for part, amount in allocation.estimate_parts.items():
+        by_cause[part.cause] += amount
+        by_tier[part.tier] += amount
+    assert {cause: by_cause[cause] for cause in allocation.causes} == allocation.causes
+    assert by_cause.total() == allocation.spend
+    assert sum(one.amount for one in charges if one.row.category == "Tax") == allocation.tax
+    assert by_tier[None] == allocation.causes["shared"] + allocation.causes["unattributed"]
+    reordered = list_charges(replace(facts, rows=rows[::-1]), origins[::-1], allocate(replace(facts, rows=rows[::-1])))
+    assert [(one.row, one.parts) for one in reordered] == [(one.row, one.parts) for one in charges]
 
 
 def test_cost_line_has_resource_service_and_origin() -> None:

@@ -3,7 +3,7 @@
 So no figure depends on how many rows a charge was delivered, or is kept, in.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -112,25 +112,11 @@ def is_early(row: CostRow, now: int) -> bool:
 
 
 def group_charges(
-    rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int
+    rows: Collection[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int
 ) -> dict[ChargeKey, ChargeSum]:
-    """Add up charges by key, in the order in which they come.
-
-    As long as the day goes on, a charge longer than a day is taken for one that came early: it may have ended a while
-    ago, and still does not say what its machine costs in an hour.
-    """
-    owners: dict[tuple[str | None, ...], Owner] = {}
+    """Add up charges by key, in the order in which they come."""
     sums: dict[ChargeKey, ChargeSum] = {}
-    for row in rows:
-        identity = (row.resource_id, row.tags, row.parent_id, row.service_category)
-        if (row_owner := owners.get(identity)) is None:
-            row_owner = owners[identity] = owner(row)
-        per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
-        start, end = _counted_period(row, row_owner)
-        is_machines = isinstance(row_owner, DirectOwner) and row_owner.machine is not None
-        early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY_MS)
-        arrived = _arrival_ms(row, now) // HOUR_MS * HOUR_MS if is_machines and early else None
-        kind = ChargeKey(start, end, row_owner, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
+    for kind, row in zip(charge_keys(rows, owner, day, now), rows, strict=True):
         if (charge := sums.get(kind)) is None:
             charge = sums[kind] = ChargeSum()
         billed = to_units(row.billed)
@@ -140,9 +126,34 @@ def group_charges(
         charge.rows += row.rows
         charge.is_negative = charge.is_negative and billed < 0
         charge.arrived = max(charge.arrived, _arrival_ms(row, now))
-        if per_hour and row.consumed_quantity is not None:
-            charge.quantity += divide(quantity_units(row.consumed_quantity), per_hour)
+        if kind.counts_hours and row.consumed_quantity is not None:
+            charge.quantity += divide(quantity_units(row.consumed_quantity), _units_per_hour(row))
     return sums
+
+
+def charge_keys(
+    rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int
+) -> Iterator[ChargeKey]:
+    """Yield the key of each charge.
+
+    As long as the day goes on, a charge longer than a day is taken for one that came early: it may have ended a while
+    ago, and still does not say what its machine costs in an hour.
+    """
+    owners: dict[tuple[str | None, ...], Owner] = {}
+    for row in rows:
+        identity = (row.resource_id, row.tags, row.parent_id, row.service_category)
+        if (row_owner := owners.get(identity)) is None:
+            row_owner = owners[identity] = owner(row)
+        start, end = _counted_period(row, row_owner)
+        is_machines = isinstance(row_owner, DirectOwner) and row_owner.machine is not None
+        early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY_MS)
+        arrived = _arrival_ms(row, now) // HOUR_MS * HOUR_MS if is_machines and early else None
+        counts_hours = _units_per_hour(row) > 0
+        yield ChargeKey(start, end, row_owner, row.category, row.service_category, counts_hours, row.per_usd, arrived)
+
+
+def _units_per_hour(row: CostRow) -> int:
+    return UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
 
 
 def quantity_units(quantity: Decimal) -> int:

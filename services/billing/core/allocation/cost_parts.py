@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+from services.billing.core.allocation.charge_groups import ChargeKey
 from services.billing.core.allocation.machine_time import BILLABLE_CAUSES, TimeUse
 from services.billing.core.money import split_exactly
 from services.billing.core.utc_time import Window
@@ -17,6 +19,14 @@ class CostPart(NamedTuple):
     tier: str
     cause: Cause
     key_id: str | None = None
+
+
+@dataclass(frozen=True)
+class CostSplit:
+    """Charges whose cost was split as one sum, and by what: so each of them can be split alike."""
+
+    kinds: tuple[ChargeKey, ...]
+    weights: Mapping[CostPart, int]
 
 
 def weights_by_time(home: str, window: Window, use: TimeUse, *, in_every_state: bool = False) -> Counter[CostPart]:

@@ -1,13 +1,13 @@
 """A day's spend by cause and by tier, from charges, machine time and tokens. Every part of it sums exactly."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from services.billing.core.allocation.charge_groups import group_charges
-from services.billing.core.allocation.cost_parts import sum_by_tier
+from services.billing.core.allocation.cost_parts import CostPart, CostSplit, sum_by_tier
 from services.billing.core.allocation.day_costs import CostOwner, DayCosts, DayInputs
 from services.billing.core.allocation.estimates import CostEstimator
 from services.billing.core.allocation.machine_hours import BilledHours
@@ -60,6 +60,10 @@ class Allocation:
     """What each tier bears of the charges of each configured tier and machine."""
     estimated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """What each tier bears of what each machine accrued and no charge covers yet."""
+    estimate_parts: Mapping[CostPart, int] = field(default_factory=dict)
+    """The same by tier, cause and waking key, all machines together: they sum to `accrued`."""
+    splits: Sequence[CostSplit] = ()
+    """How the charges of tiers were split; the other charges are `loose`."""
 
     @property
     def unestimated(self) -> tuple[UnbilledTime, ...]:
@@ -83,6 +87,7 @@ def allocate(facts: DayInputs) -> Allocation:
     accrued = 0
     variance: list[tuple[int, int]] = []
     estimates: Counter[str] = Counter()
+    estimate_parts: Counter[CostPart] = Counter()
     unbilled: list[UnbilledTime] = []
     uncertain: set[str] = set()
     for machine in machines:
@@ -91,6 +96,7 @@ def allocate(facts: DayInputs) -> Allocation:
         if not (settled or facts.fleet.is_billed_by_tag(machine, sums.tagged_after)):
             estimate = estimator.beyond(machine, free, sums.early.get(machine, {}))
             accrued += estimate.total()
+            estimate_parts.update(estimate)
             sums.estimated[machine] = sum_by_tier(estimate)
             sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), estimate)
             for part, amount in estimator.accrual(machine, free).items():
@@ -130,6 +136,8 @@ def allocate(facts: DayInputs) -> Allocation:
         loose=sums.loose,
         charged=sums.charged,
         estimated=sums.estimated,
+        estimate_parts=estimate_parts,
+        splits=sums.splits,
         unbilled=tuple(unbilled),
         uncertain=frozenset(uncertain),
     )

@@ -10,6 +10,7 @@ from services.billing.core.allocation.attribution import DirectOwner, Fleet
 from services.billing.core.allocation.charge_groups import ChargeKey, ChargeSum, billed_time_ms, cost_on_day
 from services.billing.core.allocation.cost_parts import (
     CostPart,
+    CostSplit,
     positive_parts,
     split_cost,
     sum_by_tier,
@@ -78,8 +79,10 @@ class DayCosts:
     """Those of them with such charges that came when the day was over."""
     _owned: dict[CostOwner, Counter[CostPart]] = field(default_factory=dict)
     """The cost parts, by owner."""
-    _adjustments: Counter[tuple[CostOwner, bool]] = field(default_factory=Counter)
-    """By owner, and whether they are credits."""
+    _adjustments: dict[tuple[CostOwner, bool], Counter[ChargeKey]] = field(default_factory=dict)
+    """By owner, and whether they are credits, the cost of each kind."""
+    splits: list[CostSplit] = field(default_factory=list)
+    """How the charges of tiers were split."""
     _claims: dict[str, ChargedHours] = field(default_factory=dict)
     charged: dict[CostOwner, Counter[str]] = field(default_factory=dict)
     estimated: dict[str, Counter[str]] = field(default_factory=dict)
@@ -113,7 +116,8 @@ class DayCosts:
             if charge.arrived >= day.end:
                 self.tagged_after.add(kind.owner.tier)
         if kind.category != "Usage" or (charge.is_refund and not self._use_in(kind).billable):
-            self._adjustments[(kind.owner.tier, kind.machine), is_credit] += cost
+            whose = kind.owner.tier, kind.machine
+            self._adjustments.setdefault((whose, is_credit), Counter())[kind] += cost
         else:
             self._add_usage(kind, charge, kind.owner, cost)
 
@@ -121,11 +125,10 @@ class DayCosts:
         window, use = self._window(kind), self._use_in(kind)
         if not kind.is_use or owner.machine is None:
             weights = weights_by_time(owner.tier, window, use, in_every_state=kind.is_storage or owner.is_part)
-            self._charge((owner.tier, owner.machine), split_cost(cost, weights))
+            self._charge(kind, owner, cost, weights)
             return
         hours = billed_time_ms(kind, charge, self.facts.day, window)
-        parts = split_cost(cost, weights_by_use(owner.tier, window, use, hours))
-        self._charge((owner.tier, owner.machine), parts)
+        parts = self._charge(kind, owner, cost, weights_by_use(owner.tier, window, use, hours))
         if charge.is_refund or charge.is_negative:
             return
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
@@ -141,9 +144,14 @@ class DayCosts:
             early[kind.covers] = early.get(kind.covers, 0) + cost
             self.early_time.setdefault(owner.machine, []).append(kind.known_until(charge.arrived))
 
-    def _charge(self, whose: CostOwner, parts: Mapping[CostPart, int]) -> None:
+    def _charge(
+        self, kind: ChargeKey, owner: DirectOwner, cost: int, weights: Mapping[CostPart, int]
+    ) -> Mapping[CostPart, int]:
+        whose, parts = (owner.tier, owner.machine), split_cost(cost, weights)
+        self.splits.append(CostSplit((kind,), weights))
         self.add_parts(whose, parts)
         self.charged.setdefault(whose, Counter()).update(sum_by_tier(parts))
+        return parts
 
     def add_parts(self, whose: CostOwner, parts: Mapping[CostPart, int]) -> None:
         self.parts.update(parts)
@@ -155,13 +163,14 @@ class DayCosts:
         for parts in self._owned.values():
             for part, amount in parts.items():
                 by_tier.setdefault(part.tier, Counter())[part] += amount
-        for (whose, is_credit), cost in self._adjustments.items():
+        for (whose, is_credit), costs in self._adjustments.items():
             tier, machine = whose
             weights = positive_parts(self._owned.get(whose, {})) or positive_parts(by_tier.get(tier, {}))
             if not weights:
                 day = self._elapsed(self.facts.day)
                 weights = weights_by_time(tier, day, self.use(machine, day))
-            parts = split_cost(cost, weights)
+            self.splits.append(CostSplit(tuple(costs), weights))
+            parts = split_cost(costs.total(), weights)
             self.parts.update(parts)
             self.charged.setdefault(whose, Counter()).update(sum_by_tier(parts))
             self.credit_parts.update(parts if is_credit else {})

@@ -23,6 +23,8 @@ class ChargeOrigin(NamedTuple):
     source: str
     file: str
     """Its name; of several delivered together the first, and how many more."""
+    delivery: str = ""
+    """The SHA-256 of the delivery: that of its one file, or that of the hashes of several."""
 
 
 class Figure(NamedTuple):
@@ -113,7 +115,9 @@ def _charges_by_bearer(facts: DayInputs, origins: Iterable[ChargeOrigin]) -> dic
         named = (row.resource_id, row.tags, row.parent_id, row.service_category)
         if (owner := owners.get(named)) is None:
             owner = owners[named] = facts.fleet.owner_of(row)
-        label = LineLabel("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), *origin)
+        label = LineLabel(
+            "charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), origin.source, origin.file
+        )
         alike.setdefault((owner, label), []).append(row)
     by_figure: dict[_Bearer, dict[LineLabel, LineTotal]] = {}
     for (owner, label), rows in alike.items():
