@@ -121,11 +121,13 @@ def _apply_activity(step: Step, event: ActivityReported) -> None:
         # The gateway is alive, even if its clock was set back: a drain keeps waiting for it.
         step.gateways[activity.gateway] = GatewayReport(known.activity, step.now)
         return
+    tiers_used_at = _tiers_used_at(step)
     for name, use in activity.machines.items():
         if machine := step.machines.get(name):
             used_at = _last_use(use, step.now)
             if used_at > machine.last_used_at:
-                _record_gap(step, machine, used_at)
+                _record_gap(step, machine, tiers_used_at[machine.spec.tier], used_at)
+                tiers_used_at[machine.spec.tier] = max(tiers_used_at[machine.spec.tier], used_at)
                 step.put(replace(machine, last_used_at=used_at))
     if activity.leaving:
         step.gateways.pop(activity.gateway, None)
@@ -140,9 +142,17 @@ def _last_use(use: MachineActivity, now: float) -> float:
     return min(now, use.last_used_at or 0.0) if use.idle_s is None else now - max(0.0, use.idle_s)
 
 
-def _record_gap(step: Step, machine: Machine, used_at: float) -> None:
-    """Record how long the tier was unused until `used_at`."""
-    before = max(m.last_used_at for m in step.machines.values() if m.spec.tier == machine.spec.tier)
+def _tiers_used_at(step: Step) -> dict[str, float]:
+    """When each tier was last used. One pass: a report names every machine, and fleets have a thousand."""
+    used_at: dict[str, float] = {}
+    for machine in step.machines.values():
+        tier = machine.spec.tier
+        used_at[tier] = max(used_at.get(tier, 0.0), machine.last_used_at)
+    return used_at
+
+
+def _record_gap(step: Step, machine: Machine, before: float, used_at: float) -> None:
+    """Record how long the tier was unused: from its last use until `used_at`."""
     if before and used_at > before and machine.spec.sleeps:
         history = step.history_of(machine).with_gap(used_at - before)
         if history.gaps != step.history_of(machine).gaps:

@@ -81,7 +81,8 @@ def may_drain(fleet: Fleet, machine: Machine, now: float) -> bool:
 
     Every gateway has reported, its provider can be observed, and what is stopped can be started again.
     """
-    if not is_unused(fleet, machine, now) or now < may_sleep_at(fleet, machine):
+    # The time first: whether it is unused takes a look at every gateway's report.
+    if now < may_sleep_at(fleet, machine) or not is_unused(fleet, machine, now):
         return False
     return not is_kept_warm(fleet, machine, now)
 
