@@ -34,7 +34,10 @@ def backup(context: Context, folder: Path) -> None:
         f"saved {len(manifest.keys)} keys, {len(manifest.streams)} streams and {len(manifest.databases)} databases"
     )
     if not manifest.databases:
-        print_line("no SQLite database is on this host: save ledger and books with pg_dump", err=True)
+        print_line(
+            "no SQLite database is on this host: save the database with pg_dump: it has ledger, books and accounts",
+            err=True,
+        )
 
 
 async def save(bus: JetStreamBus, folder: Path, databases: list[Path]) -> Manifest:

@@ -1,4 +1,4 @@
-"""Ledger and books in a backup: SQLite files by SQLite's own copy, which is consistent while they are in use."""
+"""Databases in a backup: SQLite files by SQLite's own copy, which is consistent while they are in use."""
 
 import filecmp
 import os
@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from services.billing.adapters.schema import BOOKS_FILE
 from services.meter.adapters.schema import LEDGER_FILE
+from services.site.adapters.schema import SITE_FILE
 from shared.config.sections import Config
 from shared.database import database_url
 from shared.errors import Rejected
@@ -19,8 +20,14 @@ from shared.errors import Rejected
 
 def sqlite_files(config: Config, data_dir: Path) -> list[Path]:
     """The SQLite databases of this host, ledger first; none if they are on a server."""
-    urls = [make_url(database_url(config, data_dir, name)) for name in (LEDGER_FILE, BOOKS_FILE)]
-    return list(dict.fromkeys(Path(url.database or "") for url in urls if url.get_backend_name() == "sqlite"))
+    files = [sqlite_file(config, data_dir, name) for name in (LEDGER_FILE, BOOKS_FILE, SITE_FILE)]
+    return list(dict.fromkeys(file for file in files if file is not None))
+
+
+def sqlite_file(config: Config, data_dir: Path, name: str) -> Path | None:
+    """The SQLite database of this name, None if it is on a server."""
+    url = make_url(database_url(config, data_dir, name))
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
 
 def save_database(source: Path, folder: Path) -> None:
@@ -36,11 +43,11 @@ def save_database(source: Path, folder: Path) -> None:
         raise Rejected(f"{source}: {error}") from error
 
 
-def check_free(folder: Path, target: Path) -> None:
-    """Raise `Rejected` if a database is there, other than the saved one, which an earlier restore left."""
+def check_free(copy: Path, target: Path) -> None:
+    """Raise `Rejected` if a database is there, other than the copy, which an earlier restore left."""
     files = [target, *(target.with_name(target.name + end) for end in ("-wal", "-shm"))]
     present = [path for path in files if path.exists()]
-    if present and not (present == [target] and filecmp.cmp(folder / target.name, target, shallow=False)):
+    if present and not (present == [target] and filecmp.cmp(copy, target, shallow=False)):
         raise Rejected(f"{present[0]}: exists: stop the suite, and move it away first")
 
 

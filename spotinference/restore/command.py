@@ -2,19 +2,22 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 
+from services.site.adapters.restored_accounts import ClosedAccounts, close_accounts
+from services.site.adapters.schema import SITE_FILE
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.jetstream_snapshot import delete_streams, make_room, restore_stream
 from shared.bus.provision import provision
-from shared.errors import BusError, SpotinferenceError
+from shared.errors import BusError, Rejected, SpotinferenceError
 from shared.key_records import merge_keys
 from shared.runtime import suite_file
-from spotinference.backup.databases import check_free, copy_database, put_in_place, sqlite_files
+from spotinference.backup.databases import check_free, copy_database, put_in_place, sqlite_file, sqlite_files
 from spotinference.backup.files import Manifest, read_manifest, stream_path
 from spotinference.context import BUS_SECONDS, Context, suite_options
 from spotinference.terminal import print_line
@@ -29,23 +32,36 @@ def restore(context: Context, folder: Path) -> None:
     """Restore the backup in DIR into an empty bus and in the place of databases that are gone.
 
     Stop all services first. A PostgreSQL database is restored with pg_restore. A key stays revoked if it is revoked
-    here or in the backup.
+    here or in the backup. On the site all sessions end, and operators let everybody else in again: the backup does not
+    know whom they have blocked since.
     """
     manifest = read_manifest(folder)
     targets = [
         file for file in sqlite_files(context.config(), context.data_dir.resolve()) if file.name in manifest.databases
     ]
-    for target in targets:
-        check_free(folder, target)
     copies: dict[Path, Path] = {}
+    accounts = ClosedAccounts(0, 0)
     try:
         for target in targets:  # a full disk shows before the bus is touched
-            copies[copy_database(folder, target)] = target
+            copy = copy_database(folder, target)
+            copies[copy] = target
+            if target == sqlite_file(context.config(), context.data_dir.resolve(), SITE_FILE):
+                accounts = _close_accounts(copy, manifest.at, context.config().site.operators)
+            check_free(copy, target)
         keys = asyncio.run(_restore(context, folder, manifest, copies))
     finally:
         for copy in copies:
             copy.unlink(missing_ok=True)
     print_line(f"restored {keys} keys, {len(manifest.streams)} streams and {len(targets)} databases")
+    if accounts.people:
+        print_line(f"{accounts.people} people cannot sign in to the site until an operator lets them in: page People")
+
+
+def _close_accounts(copy: Path, at: float, operators: Collection[str]) -> ClosedAccounts:
+    try:
+        return close_accounts(copy, at, operators)
+    except sqlite3.Error as error:
+        raise Rejected(f"{copy}: {error}") from error
 
 
 async def _restore(context: Context, folder: Path, manifest: Manifest, copies: dict[Path, Path]) -> int:
