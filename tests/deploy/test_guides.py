@@ -102,4 +102,5 @@ def test_the_guide_creates_every_secret_with_its_keys() -> None:
     for name in ("nats-tls", "bus-reaper", "hyperstack-reaper"):
         del documented[name]  # of cert-manager and of a component that the example does not have
     documented["engine-keys"] = {"h100x2"}  # one for each tier of the example
+    documented["sign-in"] = {"github-client-secret"}
     assert created_secrets(KUBERNETES) == documented

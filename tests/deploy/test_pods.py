@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,8 +20,12 @@ from tests.deploy.manifests import SETUP, Manifests, load
 from tests.deploy.pods import Pod, Secrets
 from tests.deploy.rules.code import SERVICES
 from tests.docs.pages import page
+from tests.kit.github import CLIENT_SECRET, Account, github_config, running_github
 from tests.kit.hyperstack_cloud import hyperstack_cloud
 from tests.kit.scripted_engine import ScriptedEngine
+from tests.kit.site import Browser
+from tests.kit.tls import make_certificate
+from tests.kit.tls_balancer import running_balancer
 from tests.kit.waiting import until
 
 PORTS = {
@@ -62,7 +67,13 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    manifests: Manifests, folder: Path, replaced: dict[str, str], secrets: Secrets, operator_config: str
+    manifests: Manifests,
+    folder: Path,
+    replaced: dict[str, str],
+    secrets: Secrets,
+    operator_config: str = LOCAL_OPERATOR,
+    *,
+    names: tuple[str, ...] = (*SERVICES, SETUP),
 ) -> AsyncIterator[Cluster]:
     """Everything started at once and not waited for, as `kubectl apply` does. `replaced`: other hosts."""
     home = folder / "operator"
@@ -76,8 +87,10 @@ async def cluster(
     async with AsyncExitStack() as stack:
         stack.enter_context(servers.running())
         pods = {}
-        for name in (*SERVICES, SETUP):
-            pods[name] = Pod(manifests, name, folder, {**of_bus, **secrets}, {**PORTS, **urls, **replaced})
+        for name in names:
+            service, _, replica = name.partition("-")
+            home = folder / "pods" / replica
+            pods[name] = Pod(manifests, service, home, {**of_bus, **secrets}, {**PORTS, **urls, **replaced})
             stack.push_async_callback(pods[name].close)
             await pods[name].start()
         yield Cluster(servers, home, pods, operator_config)
@@ -145,3 +158,37 @@ async def test_the_overlay_of_the_guide_wakes_a_machine_and_serves(
             assert {seen.headers["authorization"] for seen in scripted_engine.requests} == {f"Bearer {ENGINE_KEY}"}
             for name in ("waker", "meter", "billing", "site"):
                 assert await one.pods[name].stop() == 0, name
+
+
+@pytest.mark.long
+async def test_people_sign_in_through_the_balancer_and_keep_their_session_on_each_replica(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    certificate = make_certificate(tmp_path, "balancer")
+    trusted = ssl.create_default_context(cafile=certificate.certificate)
+    async with running_github(Account(583231, "ann"), Account(2, "bob")) as github, AsyncExitStack() as stack:
+        balancer = await stack.enter_async_context(running_balancer(certificate))
+        replaced = {
+            '[site.github]\nclient_id = "Iv1.0123456789abcdef"': github_config(github),
+            "https://www.example.org": balancer.url,
+            "10.30.0.0/16": "127.0.0.0/8",
+        }
+        secrets: Secrets = {
+            "database": {"url": postgres_url, "ca.crt": ""},
+            "sign-in": {"github-client-secret": CLIENT_SECRET},
+        }
+        pods = (SETUP, "site-0", "site-1")
+        one = await stack.enter_async_context(cluster(load("production"), tmp_path, replaced, secrets, names=pods))
+        assert await one.pods[SETUP].ended() == 0, one.pods[SETUP].log.read_text("utf-8")
+        balancer.backends += [(await one.pods[name].ready()).url for name in pods[1:]]
+        async with Browser(balancer.url, trusted) as ann, Browser(balancer.url, trusted) as bob:
+            answer = await ann.sign_in("ann", "sessions")
+            assert (answer.status, answer.location) == (303, "/account/sessions")
+            assert all("; Secure" in cookie for cookie in answer.cookies)
+            assert [(await ann.get("/account")).status for _ in balancer.backends] == [200, 200]
+            assert "127.0.0.0/24" not in (await ann.get("/account/sessions")).text  # the balancer's
+            form = (await ann.get("/account/sessions")).form("/sign-out")
+            assert (await ann.post("/sign-out", form)).status == 303
+            assert [(await ann.get("/account")).status for _ in balancer.backends] == [303, 303]
+            assert (await bob.sign_in("bob")).status == 403
+        assert {query["redirect_uri"] for query in github.authorized} == {f"{balancer.url}/sign-in/github/callback"}

@@ -84,7 +84,7 @@ def without(kind: str, name: str) -> Change:
 CRON = "spec.jobTemplate.spec.template.spec"
 HPA = "HorizontalPodAutoscaler"
 GATEWAY, WAKER, METER = "StatefulSet gateway", "Deployment waker", "Deployment meter"
-BILLING, NATS, JOB = "Deployment billing", "StatefulSet nats", "Job setup-"
+BILLING, SITE, NATS, JOB = "Deployment billing", "Deployment site", "StatefulSet nats", "Job setup-"
 PROBE = "livenessProbe.httpGet"
 OPEN = {
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "meter", "app.kubernetes.io/part-of": "spotinference"}}
@@ -125,6 +125,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (references, put("HorizontalPodAutoscaler meter", "spec.scaleTargetRef.apiVersion", ""), "does not exist"),
     (references, put("HTTPRoute gateway", "spec.rules.0.backendRefs.0.port", 8080), "port 8080"),
     (references, put("HTTPRoute gateway", "spec.rules.0.timeouts.request", "15s"), "cuts requests"),
+    (references, put("HTTPRoute site", "spec.rules.0.timeouts", GONE), "sent events"),
+    (references, put("HTTPRoute site", "spec.parentRefs.0.sectionName", GONE), "in the clear"),
     (references, put("Certificate nats", "spec.issuerRef.name", "ca"), "issuer ca"),
     (images, container(GATEWAY, "image", "spotinference/gateway:latest"), "not pinned"),
     (images, container(GATEWAY, "image", "spotinference/gateway"), "not pinned"),
@@ -180,6 +182,11 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (configuration, config("nkey_file", "creds_file"), "needs nkey_file"),
     (configuration, pod(WAKER, "containers.0.env", []), "belongs with [provider.hyperstack]"),
     (configuration, without("NetworkPolicy", "pod-identity"), "component eks-identity"),
+    (configuration, container(SITE, "env", []), "needs GITHUB_CLIENT_SECRET_FILE"),
+    (configuration, container(SITE, "env.0.value", "/etc/secret"), "names /etc/secret"),
+    (configuration, config("[site.github]\nclient_id", "# client_id"), "sign-in belongs with"),
+    (configuration, config("trusted_proxies", "# trusted_proxies"), "count as the balancer's"),
+    (configuration, config("cors_origins", "# cors_origins"), "refuse the playground"),
     (grace, pod(GATEWAY, "terminationGracePeriodSeconds", 30), "the drain takes 595"),
     (grace, pod(GATEWAY, "containers.0.lifecycle", {"preStop": {"sleep": {"seconds": 15}}}), "the drain takes 610"),
     (grace, config('drain_grace = "570s"', 'drain_grace = "10m"'), "autoscaler waits 600"),
@@ -219,7 +226,12 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (network, policy("gateway", "egress.1", {"to": [OPEN], "ports": [{"port": 9090}]}), "is allowed"),
     (network, policy("gateway", "egress.0.ports", GONE), "is allowed, but nothing needs it"),
     (network, policy("engines", "podSelector.matchExpressions.0.values.3", "billing"), "billing: to engines"),
-    (network, policy("clouds", "podSelector.matchExpressions.0.values.0", "meter"), "meter: to clouds"),
+    (network, policy("clouds", "podSelector.matchExpressions.0.values.0", "meter"), "meter: to any IPv4 address: 443"),
+    (network, policy("clouds", "egress.0.to.1", GONE), "waker: to any IPv6 address: 443 is needed"),
+    (network, policy("clouds", "egress.0.to.1.ipBlock.except", ["fe80::/10"]), "fc00::/7"),
+    (network, without("NetworkPolicy", "sign-in"), "site: to any IPv4 address: 443 is needed"),
+    (network, config("[site.github]\nclient_id", "# client_id"), "site: to any IPv4 address: 443 is allowed, but"),
+    (network, config("[site.github]", '[site.github]\napi_url = "https://ghe:8443"'), "address: 8443 is needed"),
     (network, policy("clouds", "egress.0.to.0.ipBlock.except", GONE), "metadata"),
     (network, policy("engines", "egress.0.to.0.ipBlock.cidr", "10.99.0.0/16"), "no block has 10.30.4.11"),
     (network, policy("engines", "egress.0.ports.0.port", 9000), "engines is needed"),

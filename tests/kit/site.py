@@ -1,5 +1,6 @@
 """The site in this process, on a bus in memory, for tests of its pages, and browsers for what is behind the sign-in."""
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -61,9 +62,10 @@ class Answer:
 class Browser:
     """Keeps cookies and sends forms as a browser does."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, trusted: ssl.SSLContext | None = None) -> None:
         self.origin = origin
-        self.http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+        connector = None if trusted is None else aiohttp.TCPConnector(ssl=trusted)
+        self.http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), connector=connector)
 
     async def __aenter__(self) -> Self:
         return self

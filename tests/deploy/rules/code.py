@@ -49,3 +49,7 @@ def talks_to_clouds(service: str) -> bool:
     """Who calls them by itself, or builds the waker's providers."""
     of_clouds = ("boto3", "shared.clouds.", "services.waker.wiring.build_providers")
     return any(name.startswith(of_clouds) for name in imports(service))
+
+
+def talks_to_identity_providers(service: str) -> bool:
+    return any(name.startswith(f"services.{service}.adapters.identity.") for name in imports(service))

@@ -57,6 +57,7 @@ def configuration(manifests: Manifests) -> list[str]:
             faults += (f"{workload.place}: {fault}" for fault in _port_faults(workload, section))
     faults += _bus_faults(manifests, config)
     faults += _account_faults(manifests, config)
+    faults += _sign_in_faults(manifests, config)
     return faults
 
 
@@ -168,3 +169,18 @@ def _account_faults(manifests: Manifests, config: Config) -> Iterator[str]:
             yield f"{workload.place}: HYPERSTACK_API_KEY_FILE belongs with [provider.hyperstack]"
     if (config.provider.ec2 is not None) != (manifests.find("NetworkPolicy", "pod-identity") is not None):
         yield "[provider.ec2] belongs with the component eks-identity"
+
+
+def _sign_in_faults(manifests: Manifests, config: Config) -> Iterator[str]:
+    """Who signs in needs the client's secret, an address of its own for the bound of attempts, and the gateway."""
+    site = config.site
+    variables = {v["name"] for c in manifests.workload("site").containers for v in c.get("env", [])}
+    configured = {"GITHUB_CLIENT_SECRET_FILE": site.github, "OIDC_CLIENT_SECRET_FILE": site.oidc}
+    needed = {name for name, section in configured.items() if section is not None}
+    yield from (f"Deployment site: needs {name}: the component sign-in" for name in sorted(needed - variables))
+    if variables & set(configured) and not needed:
+        yield "the component sign-in belongs with [site.github] or [site.oidc]"
+    if needed and not site.trusted_proxies:
+        yield "[site] trusted_proxies: without it everybody's attempts to sign in count as the balancer's"
+    if needed and site.public_url not in config.gateway.cors_origins:
+        yield f"[gateway] cors_origins has to have {site.public_url}, or browsers refuse the playground"

@@ -127,6 +127,7 @@ class PrometheusRule(_Part):
 class _ParentRef(_Part):
     name: str
     namespace: str
+    section_name: Host | None = None
 
 
 class _BackendRef(_Part):
@@ -148,9 +149,20 @@ class _Timeouts(_Part):
     backend_request: Duration
 
 
+class _Redirect(_Part):
+    scheme: Literal["http", "https"]
+    status_code: Literal[301, 302]
+
+
+class _Filter(_Part):
+    type: Literal["RequestRedirect"]
+    request_redirect: _Redirect
+
+
 class _RouteRule(_Part):
-    matches: list[_Match]
-    backend_refs: Annotated[list[_BackendRef], msgspec.Meta(min_length=1)]
+    matches: list[_Match] = []
+    filters: list[_Filter] = []
+    backend_refs: list[_BackendRef] = []
     timeouts: _Timeouts | None = None
 
 

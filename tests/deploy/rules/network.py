@@ -7,14 +7,23 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 from shared.bus.permissions import ROLES
+from shared.config.sections import SiteSection
 from tests.deploy.manifests import BUS, Document, Manifests, place_of
-from tests.deploy.rules.code import SERVICES, talks_to_clouds, talks_to_database, talks_to_engines
+from tests.deploy.rules.code import (
+    SERVICES,
+    talks_to_clouds,
+    talks_to_database,
+    talks_to_engines,
+    talks_to_identity_providers,
+)
 from tests.deploy.rules.configuration import present
 from tests.deploy.rules.selectors import EVERY_POD, matching
 
 POD_IDENTITY = {"169.254.170.23/32", "fd00:ec2::23/128"}
-METADATA = "169.254.0.0/16"
-ANYWHERE = "0.0.0.0/0"
+ANYWHERE = {"0.0.0.0/0": "IPv4", "::/0": "IPv6"}
+METADATA = {"0.0.0.0/0": {"169.254.0.0/16"}, "::/0": {"fc00::/7", "fe80::/10"}}
+"""Where nodes have their metadata: link-local addresses, and with IPv6 unique local ones."""
+HTTPS_PORT = 443
 LOCAL_DNS = "169.254.20.10/32"
 DATABASE_PORT = 5432
 MACHINES = "nats-machines"
@@ -66,14 +75,27 @@ def _needed(manifests: Manifests) -> Iterator[Edge]:
 def _peers_outside(manifests: Manifests, service: str) -> Iterator[str]:
     if service == "meter" and manifests.config.otel.endpoint is not None:
         yield "collector"
+    if talks_to_identity_providers(service):
+        yield from (edge for port in _provider_ports(manifests.config.site) for edge in _anywhere(port))
     if talks_to_engines(service):
         yield "engines"
     if talks_to_database(service):
         yield "database"
     if talks_to_clouds(service):
-        yield "clouds"
+        yield from _anywhere(HTTPS_PORT)
         if manifests.config.provider.ec2 is not None:
             yield "pod identity"
+
+
+def _anywhere(port: int) -> list[str]:
+    return [f"any {family} address: {port}" for family in ANYWHERE.values()]
+
+
+def _provider_ports(site: SiteSection) -> set[int]:
+    """Return the ports at which the site asks who somebody is."""
+    urls = [site.github.web_url, site.github.api_url] if site.github else []
+    urls += [site.oidc.issuer] if site.oidc else []
+    return {urlsplit(url).port or HTTPS_PORT for url in urls}
 
 
 def _edges(manifests: Manifests, policy: Document) -> Iterator[Edge]:
@@ -103,8 +125,8 @@ def _destination(manifests: Manifests, peer: Document, port: Document) -> str:
     cidr = block.get("cidr")
     if cidr in POD_IDENTITY:
         meanings = {80: "pod identity"}
-    elif cidr == ANYWHERE:
-        meanings = {443: "clouds"}
+    elif cidr in ANYWHERE:
+        return f"any {ANYWHERE[cidr]} address: {number}"
     else:
         meanings = {DATABASE_PORT: "database", **dict.fromkeys(_engine_ports(manifests), "engines")}
     return meanings.get(number or 0, f"{peer}:{number}")
@@ -148,8 +170,8 @@ def _policy_faults(manifests: Manifests, policy: Document) -> Iterator[str]:
             if not is_known or "protocol" not in port:
                 yield f"port {name!r} is no port of a container, or has no protocol"
     blocks = [p["ipBlock"] for rule in spec.get("egress", []) for p in rule.get("to", []) if "ipBlock" in p]
-    if any(b["cidr"] == ANYWHERE and METADATA not in b.get("except", []) for b in blocks):
-        yield f"lets pods reach the node's metadata: except {METADATA}"
+    missing = {net for b in blocks for net in METADATA.get(b["cidr"], set()) - set(b.get("except", []))}
+    yield from (f"lets pods reach the node's metadata: except {net}" for net in sorted(missing))
     if policy["metadata"]["name"] == "engines":
         networks = [ip_network(block["cidr"]) for block in blocks]
         for host, _ in _endpoints(manifests):

@@ -103,11 +103,15 @@ def _ingress_faults(manifests: Manifests, ingress: Document) -> Iterator[str]:
 
 
 def _route_faults(manifests: Manifests, route: Document) -> Iterator[str]:
+    backends = [backend for rule in route["spec"]["rules"] for backend in rule.get("backendRefs", [])]
+    if backends and any("sectionName" not in parent for parent in route["spec"]["parentRefs"]):
+        yield "without a sectionName it is served by plain http too, with keys and cookies in the clear"
     for rule in route["spec"]["rules"]:
-        for backend in rule["backendRefs"]:
+        for backend in rule.get("backendRefs", []):
             service = manifests.find("Service", backend["name"])
             ports = [port["port"] for port in service["spec"]["ports"]] if service else []
             if backend["port"] not in ports:
                 yield f"there is no Service {backend['name']} with port {backend['port']}"
-            if backend["name"] == "gateway" and set(rule.get("timeouts", {}).values()) != {"0s"}:
-                yield "a timeout cuts requests that wait for a machine: both have to be 0s"
+            timeouts = rule.get("timeouts", {})
+            if [timeouts.get(name) for name in ("request", "backendRequest")] != ["0s", "0s"]:
+                yield "a timeout cuts requests that wait for a machine, and pages that are sent events: both are 0s"
