@@ -11,7 +11,7 @@ MOST_ENTRIES = 500
 
 
 class PageCache(Generic[V]):
-    """Values by key, each loaded once at a time. A failed load is not kept; a value of None is."""
+    """Values by key, each loaded once at a time. A failed load is not kept; nor is None, which would displace pages."""
 
     def __init__(self, monotonic: Callable[[], float], *, most: int = MOST_ENTRIES) -> None:
         self._monotonic = monotonic
@@ -37,6 +37,8 @@ class PageCache(Generic[V]):
             value = await load()
         finally:
             del self._loading[key]
+        if value is None:
+            return value
         self._kept[key] = (self._monotonic(), value)
         self._kept.move_to_end(key)
         while len(self._kept) > self._most:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.site.app import own_keys
 from services.site.core.origins import form_token
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS, key_wakes_key, month_key
@@ -129,6 +130,33 @@ async def test_a_key_is_rolled_and_revoked(github: Github, tmp_path: Path) -> No
         assert {(r.revoked_at is not None, r.revoked_by) for r in (await records(bus)).values()} == {(True, "github:1")}
         assert "revoked" in (await browser.get("/account/keys")).text
         assert "key revoked" in (await browser.get("/account")).text
+
+
+async def test_the_secrets_of_a_day_are_bounded_by_what_the_bus_has(
+    github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither revoking nor rolling makes room: the records stay, and so does the bound after a restart."""
+    monkeypatch.setattr(own_keys, "MOST_SECRETS_A_DAY", 3)
+    bus = MemoryBus()
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        await make(browser, lifetime="")
+        (record,) = (await records(bus)).values()
+        page = f"/account/keys/{record.id}"
+        for _ in range(2):
+            roll = (await browser.get(page)).form(f"{page}/roll")
+            assert (await browser.post(f"{page}/roll", {**roll, "overlap": "0"})).status == 200
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as browser, Browser(url) as other:
+        await browser.sign_in("ann")
+        roll = (await browser.get(page)).form(f"{page}/roll")
+        answers = [await browser.post(f"{page}/roll", {**roll, "overlap": "0"}), await make(browser)]
+        revoke = (await browser.get(page)).form(f"{page}/revoke")
+        assert (await browser.post(f"{page}/revoke", {**revoke, "sure": "yes"})).status == 303
+        answers.append(await make(browser))
+        assert [("3 secrets in 24 hours" in answer.text, answer.status) for answer in answers] == [(True, 400)] * 3
+        await other.sign_in("bob")
+        assert (await make(other)).status == 200
+    assert len(await records(bus)) == 4
 
 
 async def test_the_key_of_somebody_else_is_not_there(github: Github, tmp_path: Path) -> None:

@@ -1,13 +1,20 @@
 """The public pages as any client gets them."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
+from services.site.adapters.http import connections
+from services.site.app.page_cache import PageCache
 from tests.kit.site import running_site
+from tests.kit.waiting import PATIENCE_SECONDS
 
 FORBIDDEN = ("unsafe-inline", "unsafe-eval", "*", "http:", "https:")
 
@@ -62,3 +69,59 @@ async def test_an_error_page_shows_neither_the_path_nor_a_traceback(client: aioh
     assert "There is no such page." in text
     assert "<script>alert" not in text
     assert "Traceback" not in text
+
+
+async def test_connections_that_only_wait_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
+    async with running_site(tmp_path) as url, AsyncExitStack() as stack:
+        waiting = [await stack.enter_async_context(raw_connection(url)) for _ in range(8)]
+        for _, writer in waiting:
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+        async with aiohttp.ClientSession(url) as session, session.get("/") as response:
+            assert response.status == 200
+        for reader, _ in waiting[:4]:  # the page took the place of one more
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+
+
+async def test_a_client_that_asks_or_reads_too_slowly_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "FIRST_REQUEST_S", 0.1)
+    monkeypatch.setattr(connections, "SEND_S", 0.1)
+    async with running_site(tmp_path) as url:
+        async with raw_connection(url) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        async with raw_connection(url) as (_, writer):
+            while not writer.transport.is_closing():
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+                with suppress(ConnectionError):
+                    await writer.drain()
+
+
+@asynccontextmanager
+async def raw_connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection of a client that reads only what it is asked to."""
+    parts = urlsplit(url)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1)
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
+
+
+async def test_pages_that_are_not_there_displace_none() -> None:
+    cache, loads = PageCache[str | None](lambda: 0.0, most=3), list[str]()
+
+    async def load(key: str, value: str | None) -> str | None:
+        loads.append(key)
+        return value
+
+    for _ in range(2):
+        assert await cache.get("/", lambda: load("/", "page"), fresh_s=60) == "page"
+        for day in range(5):
+            assert await cache.get(f"/{day}", partial(load, f"/{day}", None), fresh_s=60) is None
+    assert loads.count("/") == 1

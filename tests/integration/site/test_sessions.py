@@ -1,5 +1,6 @@
 """Sessions: what ends them, whose forms count, and who may use which route."""
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from services.site.adapters.http.account import gate as gate_module
 from services.site.adapters.http.account.gate import AccountRoute
 from services.site.core.origins import form_token
 from services.site.core.people import Role
+from services.site.wiring import accounts
 from tests.kit.github import Account, Github, github_config, running_github
 from tests.kit.site import Browser, running_site
 
@@ -174,10 +176,44 @@ async def test_what_is_no_form_is_refused(github: Github, tmp_path: Path) -> Non
             ("application/x-www-form-urlencoded", f"token={token}&token={token}", 400),
             ("application/json", f'{{"token": "{token}"}}', 400),
             ("application/x-www-form-urlencoded", "token=" + "a" * 20_000, 413),
+            ("application/x-www-form-urlencoded", b"token=\xff\xfe", 400),
+            ("application/x-www-form-urlencoded; charset=nothing", f"token={token}", 400),
+            ("application/x-www-form-urlencoded; charset=unicode_escape", "token=\\ud800", 400),
         ):
             headers = {"Content-Type": type_, **own}
             async with browser.http.post(f"{url}/sign-out", data=body, headers=headers) as answer:
                 assert answer.status == status
+
+
+async def test_a_form_that_does_not_arrive_is_not_awaited(
+    github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "FORM_S", 0.1)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"token="
+        await asyncio.Event().wait()
+
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+        async with browser.http.post(f"{url}/sign-out", data=body(), headers=headers) as answer:
+            assert (answer.status, "did not arrive" in await answer.text()) == (400, True)
+
+
+async def test_the_forms_of_a_person_are_bounded(
+    github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may write to the bus and to the audit, so one person's further sessions do not help."""
+    monkeypatch.setattr(accounts, "FORMS_PER_MINUTE", 3)
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as ann, Browser(url) as bob:
+        await bob.sign_in("bob")
+        statuses = []
+        for _ in range(2):
+            await ann.sign_in("ann")
+            statuses += [(await ann.post("/sign-out")).status for _ in range(2)]
+        assert statuses == [403, 403, 403, 429]
+        assert (await bob.post("/sign-out")).status == 403
 
 
 async def test_the_session_of_somebody_else_is_not_there(github: Github, tmp_path: Path) -> None:

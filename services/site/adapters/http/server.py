@@ -1,11 +1,13 @@
 """The site's HTTP server: routes in, every response with its headers, every failure as a page."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import structlog
 from aiohttp import web
 
+from services.site.adapters.http.connections import ClientConnection, Connections
 from services.site.adapters.http.headers import add_headers
 from services.site.adapters.rendering import Renderer
 from services.site.metrics import Metrics
@@ -57,18 +59,27 @@ async def serve_site(
     app.on_response_prepare.append(prepare)
     app.on_shutdown.append(drain)
     app.add_routes(routes)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=drain_s,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-    )
+    runner, connections = web.AppRunner(app, shutdown_timeout=drain_s), Connections()
     await runner.setup()
+    server = runner.server
+    assert server is not None, "the runner is set up"
+
+    def connect() -> ClientConnection:
+        return ClientConnection(
+            server,
+            connections,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+
     try:
-        await web.SockSite(runner, bind(host, port)).start()
-        yield runner.addresses[0][1]
+        listener = await asyncio.get_running_loop().create_server(connect, sock=bind(host, port))
+        try:
+            yield listener.sockets[0].getsockname()[1]
+        finally:
+            listener.close()
     finally:
         await runner.cleanup()
 
@@ -76,6 +87,8 @@ async def serve_site(
 def _middleware(renderer: Renderer, metrics: Metrics) -> Callable[..., Awaitable[web.StreamResponse]]:
     @web.middleware
     async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if isinstance(request.protocol, ClientConnection):
+            request.protocol.on_request()
         try:
             response = await handler(request)
         except web.HTTPException as error:
