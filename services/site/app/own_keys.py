@@ -19,10 +19,12 @@ from shared.messages.gateway import QuotaReport
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import KeyMonth, month_of
 from shared.messages.waker import KeyWakes
-from shared.units import HOUR_S
+from shared.units import DAY_S, HOUR_S
 
 MOST_KEYS = 50
 """Of one person that are not revoked."""
+MOST_SECRETS_A_DAY = 100
+"""Made for one person, by new keys and by rolling: records stay on the bus, and every gateway holds them."""
 VISIBLE_S = 2.0
 """How long an answer waits until the site's own view shows what it wrote."""
 SILENT_S = 10.0
@@ -126,6 +128,7 @@ class OwnKeys:
         """Create a key and return its id and secret. Raises `Rejected`: the person has too many."""
         if sum(own.state == "usable" for own in self.of(person.identity)) >= MOST_KEYS:
             raise Rejected(f"You have {MOST_KEYS} usable keys, which is the most. Revoke one first.")
+        self._check_day(person)
         key_id, secret = await create_key(
             self._bus,
             name=key.name,
@@ -141,8 +144,9 @@ class OwnKeys:
         await self._wait_until(lambda: digest(secret) in self._keys)
         return key_id, secret
 
-    async def roll(self, key_id: str, *, overlap_s: float) -> str:
-        """Give a key a new secret and return it. Raises `Rejected`."""
+    async def roll(self, person: Person, key_id: str, *, overlap_s: float) -> str:
+        """Give a person's key a new secret and return it. Raises `Rejected`."""
+        self._check_day(person)
         secret = await roll_key(self._bus, key_id, overlap_s=overlap_s, now=self._now())
         await self._wait_until(lambda: digest(secret) in self._keys)
         return secret
@@ -154,6 +158,13 @@ class OwnKeys:
             lambda: all(record.revoked_at is not None for record in self._keys.values() if record.id == key_id)
         )
         return is_known
+
+    def _check_day(self, person: Person) -> None:
+        """Raise `Rejected` if a person has made too many secrets in the last 24 hours, wherever that was."""
+        begin = self._now() - DAY_S
+        own = (record for record in self._keys.values() if record.owner == person.identity)
+        if sum(max(record.created_at, record.replaced_at or 0.0) > begin for record in own) >= MOST_SECRETS_A_DAY:
+            raise Rejected(f"You made {MOST_SECRETS_A_DAY} secrets in 24 hours, which is the most. Try again later.")
 
     async def _wait_until(self, is_visible: Callable[[], bool]) -> None:
         """Wait a little for the site's own view: the next page is to show what was done."""

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.site.adapters.audit_log import SqlAuditLog
 from services.site.adapters.database_check import DatabaseCheck
 from services.site.adapters.http.account.cookies import Cookies
-from services.site.adapters.http.account.gate import Gate
+from services.site.adapters.http.account.gate import FORMS_PER_MINUTE, Gate
 from services.site.adapters.http.account.key_pages import KeyPages
 from services.site.adapters.http.account.playground_page import PlaygroundPage
 from services.site.adapters.http.account.session_pages import SessionPages
@@ -85,7 +85,9 @@ def _account_routes(
     sessions = SqlSessionStore(engine, policy, SessionLimits(config.session_idle, config.session_max))
     people, audit, cookies = SqlSignInStore(engine, policy), SqlAuditLog(engine), Cookies(is_https=config.is_https)
     own_origin = partial(_origin, runtime)
-    gate = Gate(renderer, sessions, audit, cookies, origin=own_origin, trusted_proxies=config.trusted_proxies, now=now)
+    forms = Attempts(runtime.monotonic, per_minute=FORMS_PER_MINUTE)
+    proxies = config.trusted_proxies
+    gate = Gate(renderer, sessions, audit, cookies, forms, origin=own_origin, trusted_proxies=proxies, now=now)
     sign_in = SignIn(_providers(config, http, policy), people, policy, origin=own_origin, now=now)
     sign_in_pages = SignInPages(
         gate=gate,

@@ -84,7 +84,7 @@ async def test_connections_that_only_wait_make_room_for_others(tmp_path: Path, m
                 assert await reader.read() == b""
 
 
-async def test_a_client_that_asks_or_reads_too_slowly_is_cut_off(
+async def test_a_slow_client_is_disconnected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "FIRST_REQUEST_S", 0.1)

@@ -1,5 +1,6 @@
 """The one way to a page behind the sign-in: whose session it is, what role the route needs, whose form was sent."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -12,11 +13,16 @@ from services.site.adapters.http.account.cookies import Cookies
 from services.site.adapters.http.server import PAGE, error_page
 from services.site.adapters.rendering import Renderer
 from services.site.adapters.session_store import Session, SqlSessionStore
+from services.site.app.attempts import Attempts
 from services.site.core.origins import client_address, form_token, is_form_token, is_own_request, network_of
 from services.site.core.people import Person, Role
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 TOKEN_FIELD = "token"  # noqa: S105 - the name of a field
+FORMS_PER_MINUTE = 60
+"""Of one person: each may write to the bus and to the audit."""
+FORM_S = 10.0
+"""How long a form may take to arrive."""
 MAX_FORWARDED = 20
 """Addresses in `X-Forwarded-For` that are looked at, from the last."""
 
@@ -68,6 +74,7 @@ class Gate:
         sessions: SqlSessionStore,
         audit: SqlAuditLog,
         cookies: Cookies,
+        forms: Attempts,
         *,
         origin: Callable[[], str],
         trusted_proxies: Sequence[str],
@@ -77,6 +84,7 @@ class Gate:
         self._sessions = sessions
         self._audit = audit
         self._cookies = cookies
+        self._forms = forms
         self._origin = origin
         self._trusted = [ip_network(proxy) for proxy in trusted_proxies]
         self._now = now
@@ -143,19 +151,27 @@ class Gate:
             person, session = visitor
             if person.role < route.role:
                 return self._refuse(403, f"This page is for the role {route.role.label}.")
-            form: dict[str, str] = {}
-            if route.method != "GET":
-                read = await _read_form(request, route.fields)
-                if isinstance(read, str):
-                    return self._refuse(400, read)
-                if not is_form_token(read.pop(TOKEN_FIELD, ""), cookie, request.path):
-                    return self._refuse(403, "This form is of another session. Open its page again and send it anew.")
-                form = read
+            form = {} if route.method == "GET" else await self._form(request, route, person, cookie)
+            if isinstance(form, web.Response):
+                return form
             return await route.handle(
                 Visit(request=request, person=person, session=session, cookie=cookie, now=now, form=form)
             )
 
         return handle
+
+    async def _form(
+        self, request: web.Request, route: AccountRoute, person: Person, cookie: str
+    ) -> dict[str, str] | web.Response:
+        """Return the fields of a form without its token, or the refusal."""
+        if not self._forms.admit(person.identity):
+            return self._refuse(429, "You sent too many forms. Try again in a minute.")
+        form = await _read_form(request, route.fields)
+        if isinstance(form, str):
+            return self._refuse(400, form)
+        if not is_form_token(form.pop(TOKEN_FIELD, ""), cookie, request.path):
+            return self._refuse(403, "This form is of another session. Open its page again and send it anew.")
+        return form
 
     def _refuse(self, status: int, words: str) -> web.Response:
         return error_page(self._renderer, status, words)
@@ -168,10 +184,16 @@ class Gate:
 
 async def _read_form(request: web.Request, names: Sequence[str]) -> dict[str, str] | str:
     """Return the fields of a form, or what is wrong with it."""
-    if request.content_type != FORM_TYPE:
-        return f"A form is sent as {FORM_TYPE}."
+    if request.content_type != FORM_TYPE or (request.charset or "utf-8").lower() != "utf-8":
+        return f"A form is sent as {FORM_TYPE}, in UTF-8."
+    try:
+        async with asyncio.timeout(FORM_S):
+            fields = await request.post()
+    except (TimeoutError, UnicodeDecodeError) as error:
+        late = isinstance(error, TimeoutError)
+        return "The form did not arrive in time. Send it again." if late else "The form is not text in UTF-8."
     form: dict[str, str] = {}
-    for name, value in (await request.post()).items():
+    for name, value in fields.items():
         if not any(
             name == known or (known.endswith("*") and name.startswith(known[:-1])) for known in (*names, "token")
         ):

@@ -78,7 +78,7 @@ class KeyPages:
             length_s = overlap_s(visit.form)
             if not await self._is_first(visit):
                 return self._made_already(visit)
-            secret = await self._keys.roll(own.record.id, overlap_s=length_s)
+            secret = await self._keys.roll(visit.person, own.record.id, overlap_s=length_s)
         except (FormFault, Rejected) as error:
             return self._page_of(visit, own, str(error))
         await self._gate.record(visit, "key_rolled", target=own.record.id)
