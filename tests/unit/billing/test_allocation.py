@@ -56,6 +56,12 @@ def test_case_4_reversals_add_up() -> None:
     assert to_usd(allocation.spend) == 27
 
 
+def test_a_refund_larger_than_the_charge_beside_it_does_not_hide_that_the_machine_is_billed() -> None:
+    allocation = allocated(charge("5.00"), charge("-9.13"), times=AWAKE)
+    assert (causes(allocation), allocation.unbilled) == ({"serving": Decimal("-4.13")}, ())
+    assert allocated(charge("-9.13"), times=AWAKE).unbilled
+
+
 def test_case_6_a_covered_hour_counts_what_is_billed_and_nothing_twice() -> None:
     covered = charge("0", effective=Decimal(60), list_cost=Decimal(100))
     unused = charge("0", effective=Decimal(12), resource_id=None)

@@ -76,7 +76,8 @@ def test_each_figure_is_the_sum_of_its_lines(
 def test_single_charges_and_estimates_sum_to_the_figures(
     priced: list[tuple[CostRow, str]], times: dict[str, MachineTime], prices: dict[str, int], fleet: Fleet
 ) -> None:
-    rows = [replace(row, per_usd=rate) for row, rate in priced]
+    alike = [Decimal("0.000000000007"), Decimal("-1.000000000001"), Decimal(3)]
+    rows = [replace(row, per_usd=rate, billed=billed) for row, rate in priced for billed in (row.billed, *alike)]
     facts = DayInputs(day=DAY_WINDOW, now=LATER, rows=rows, fleet=fleet, times=times, prices=prices)
     allocation = allocate(facts)
     origins = [ChargeOrigin("cloud", f"{number}.csv") for number in range(len(rows))]

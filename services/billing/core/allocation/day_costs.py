@@ -129,7 +129,7 @@ class DayCosts:
             return
         hours = billed_time_ms(kind, charge, self.facts.day, window)
         parts = self._charge(kind, owner, cost, weights_by_use(owner.tier, window, use, hours))
-        if charge.is_refund or charge.is_negative:
+        if charge.is_negative:
             return
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
