@@ -60,6 +60,17 @@ class ResponseSums(msgspec.Struct, frozen=True, kw_only=True):
     """Status 503."""
     timed_out: int = 0
     """Status 504."""
+    failed: int | None = None
+    """Status 5xx, or 2xx with an error; not 503 `waking`, since that caller asked not to wait. None: the meter that
+    answers is of an older version."""
+
+    @property
+    def judged(self) -> int | None:
+        """The responses of which success is a share: those that succeeded or failed.
+
+        That a client left, sent what cannot be served or came to a limit of its key says nothing about the service.
+        """
+        return None if self.failed is None else self.succeeded + self.failed
 
 
 class ResponsesRow(msgspec.Struct, frozen=True, kw_only=True):

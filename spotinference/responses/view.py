@@ -36,7 +36,9 @@ def print_responses(columns: Sequence[str], answer: Responses) -> None:
 def _fields(sums: ResponseSums) -> dict[str, object]:
     """Return the counts, and what share of all responses each is; null if there are none."""
     shares = {f"{name}_share": share(sums, name) for name in SHARES}
-    return {**msgspec.structs.asdict(sums), **{name: None if s is None else str(s) for name, s in shares.items()}}
+    success = (Decimal(sums.succeeded) / sums.judged).quantize(PLACES) if sums.judged else None
+    parts = {**shares, "success_share": success}
+    return {**msgspec.structs.asdict(sums), **{name: None if s is None else str(s) for name, s in parts.items()}}
 
 
 def _cells(sums: ResponseSums) -> list[str]:

@@ -64,7 +64,7 @@ def build_responses(query: ResponsesQuery, groups: Mapping[Group, int]) -> Respo
     """Build the answer from the responses of each group."""
     rows: dict[tuple[int | str, ...], ResponseSums] = {}
     for (values, status, code), responses in sorted(groups.items(), key=lambda item: str(item[0])):
-        rows[values] = _add(rows.get(values, ResponseSums()), status, code, responses)
+        rows[values] = _add(rows.get(values, ResponseSums(failed=0)), status, code, responses)
     return Responses(
         day=query.day,
         to=query.to,
@@ -81,9 +81,11 @@ def _named(by: Sequence[str], values: tuple[int | str, ...]) -> Iterator[tuple[s
 
 
 def _add(sums: ResponseSums, status: int, code: str, responses: int) -> ResponseSums:
+    is_ok, is_waking = 200 <= status < 300, (status, code) == (503, "waking")
     return ResponseSums(
         responses=sums.responses + responses,
-        succeeded=sums.succeeded + responses * (200 <= status < 300 and not code),
+        succeeded=sums.succeeded + responses * (is_ok and not code),
+        failed=(sums.failed or 0) + responses * ((status >= 500 and not is_waking) or (is_ok and bool(code))),
         unavailable=sums.unavailable + responses * (status == 503),
         timed_out=sums.timed_out + responses * (status == 504),
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -13,6 +13,8 @@ from services.site.adapters.wake_tables import wake_facts, wakes
 from services.site.core.wakes import Wake, WakeFact, fold
 from shared.database import read_transaction
 from shared.units import Millis
+
+EVER = Millis(-(2**62))
 
 
 class SqlWakeStore:
@@ -53,9 +55,10 @@ class SqlWakeStore:
             at: Millis | None = (await connection.execute(select(func.max(wake_facts.c.at)))).scalar_one()
         return at
 
-    async def wakes(self) -> list[Wake]:
-        """Return all wakes, oldest first."""
-        query = select(wakes).order_by(wakes.c.began_at, wakes.c.wake_id)
+    async def wakes(self, since: Millis = EVER) -> list[Wake]:
+        """Return the wakes that began since a moment, oldest first; those without a beginning are of any time."""
+        began = wakes.c.began_at
+        query = select(wakes).where(or_(began.is_(None), began >= since)).order_by(began, wakes.c.wake_id)
         async with read_transaction(self._engine) as connection:
             return [Wake(**row) for row in (await connection.execute(query)).mappings()]
 

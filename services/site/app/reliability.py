@@ -31,7 +31,7 @@ READ_S = 120.0
 class WakeHistory(Protocol):
     """The wakes on record. Each method raises what `DATABASE_ERRORS` lists while the database is down."""
 
-    async def wakes(self) -> list[Wake]: ...
+    async def wakes(self, since: Millis = ...) -> list[Wake]: ...
 
     async def phases(self, since: Millis) -> list[tuple[str, str, float]]: ...
 
@@ -96,10 +96,13 @@ def reliability_rows(page: Reliability) -> Iterable[Sequence[object]]:
         "succeeded",
         "status_503",
         "status_504",
+        "failed",
+        "success_share",
     )
     for p in (*page.months, *page.days):
         spread = (p.wakes.p50, p.wakes.p95, p.wakes.worst)
-        yield p.period, p.wakes.count, p.failed_wakes, *spread, p.responses, p.succeeded, p.unavailable, p.timed_out
+        counts = (p.responses, p.succeeded, p.unavailable, p.timed_out, p.failed)
+        yield p.period, p.wakes.count, p.failed_wakes, *spread, *counts, p.success_share
 
 
 def _journal_fault(read_at: float | None, now: float) -> str | None:

@@ -1,10 +1,13 @@
 """The feed: what happened, in public words, each entry under an id that never changes."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from uuid import NAMESPACE_URL, uuid5
 
+from services.site.core.reliability import day_of, reason_of
+from services.site.core.wakes import Wake
 from shared.budget_gates import FLEET_SCOPE
 from shared.messages.budget import GateTurned
 from shared.messages.codec import rfc3339
@@ -67,6 +70,26 @@ def gate_entries(turns: Iterable[GateTurned]) -> list[FeedEntry]:
                 title=f"New requests to {where} are {what}",
                 summary=why,
                 path="/status",
+            )
+        )
+    return entries
+
+
+def wake_entries(failed: Iterable[Wake]) -> list[FeedEntry]:
+    """The failed wakes of each day and tier, with their reasons. A day's entry is updated as more of them fail."""
+    groups: defaultdict[tuple[str, str], list[Wake]] = defaultdict(list)
+    for wake in failed:
+        groups[day_of((wake.began_at or 0) / 1000), wake.tier].append(wake)
+    entries = []
+    for (day, tier), wakes in groups.items():
+        reasons = Counter(map(reason_of, wakes))
+        entries.append(
+            FeedEntry(
+                key=f"failed-wakes/{day}/{tier}",
+                at=max((wake.ended_at or wake.began_at or 0) for wake in wakes) / 1000,
+                title=f"{day}: {len(wakes)} wake{'' if len(wakes) == 1 else 's'} of tier {tier} failed",
+                summary=" ".join(f"{count} of them: {reason}" for reason, count in sorted(reasons.items())),
+                path="/reliability",
             )
         )
     return entries

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
@@ -61,7 +61,10 @@ class FailedWake(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeriodReliability(msgspec.Struct, frozen=True, kw_only=True):
-    """A day or a month. The responses are None where the ledger did not answer, or has none of it yet."""
+    """A day or a month. The responses are None where the ledger did not answer, or has none of it yet.
+
+    Success is the share of `succeeded` among `succeeded` and `failed`: as `ResponseSums.judged` says.
+    """
 
     period: str
     wakes: Distribution
@@ -70,11 +73,9 @@ class PeriodReliability(msgspec.Struct, frozen=True, kw_only=True):
     succeeded: int | None
     unavailable: int | None
     timed_out: int | None
-
-    @property
-    def success_share(self) -> float | None:
-        """None: there was no response."""
-        return self.succeeded / self.responses if self.responses and self.succeeded is not None else None
+    failed: int | None
+    success_share: float | None
+    """None: none succeeded or failed, or it is not known."""
 
 
 class Reliability(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,13 +141,24 @@ def reliability(
         cap_seconds=cap_s,
         tiers=tuple(_tier(tier, recent, over) for tier in ([ALL_TIERS, *tiers] if tiers else [])),
         phases=_phases(phases),
-        failed=_failed([wake for wake in recent if over.state(wake) == "failed"]),
+        failed=_failed(failed_wakes(recent, cap_s=cap_s, now=now)),
         under_way=open_states.count("under_way"),
         without_end=open_states.count("without_end"),
         not_from_asleep=len(wakes) - len(counted),
         days=_periods(reversed(days), counted, responses, lambda day: day, over),
         months=_periods(sorted(months, reverse=True), counted, responses, month_of_day, over),
     )
+
+
+def failed_wakes(wakes: Iterable[Wake], *, cap_s: float, now: float) -> list[Wake]:
+    """Return the wakes from asleep that no machine answered within their cap."""
+    over = _Over(cap_s, now)
+    return [wake for wake in wakes if wake.was_asleep and over.state(wake) == "failed"]
+
+
+def reason_of(wake: Wake) -> str:
+    """Return why a wake failed, in public words."""
+    return FAILED_IN.get(wake.failed_phase, FAILED_IN[""])
 
 
 @dataclass(frozen=True)
@@ -199,7 +211,7 @@ def _failed(wakes: Iterable[Wake]) -> tuple[FailedWake, ...]:
     counts: Counter[tuple[str, str]] = Counter()
     last: dict[tuple[str, str], str] = {}
     for wake in wakes:
-        key = wake.tier, FAILED_IN.get(wake.failed_phase, FAILED_IN[""])
+        key = wake.tier, reason_of(wake)
         counts[key] += 1
         last[key] = max(last.get(key, ""), day_of((wake.began_at or 0) / 1000))
     return tuple(
@@ -226,8 +238,8 @@ def _periods(
     sums: dict[str, ResponseSums] = {}
     for day, more in (responses or {}).items():
         period = period_of(day)
-        sums[period] = _add(sums.get(period, ResponseSums()), more)
-    nothing = None if responses is None else ResponseSums()
+        sums[period] = _add(sums.get(period, ResponseSums(failed=0)), more)
+    nothing = None if responses is None else ResponseSums(failed=0)
     return tuple(_period(name, seconds[name], failed[name], sums.get(name, nothing)) for name in names)
 
 
@@ -240,12 +252,17 @@ def _period(name: str, seconds: Iterable[float], failed: int, sums: ResponseSums
         succeeded=None if sums is None else sums.succeeded,
         unavailable=None if sums is None else sums.unavailable,
         timed_out=None if sums is None else sums.timed_out,
+        failed=None if sums is None else sums.failed,
+        success_share=sums.succeeded / sums.judged if sums is not None and sums.judged else None,
     )
 
 
 def _add(one: ResponseSums, other: ResponseSums) -> ResponseSums:
-    fields = ResponseSums.__struct_fields__
-    return ResponseSums(**{name: getattr(one, name) + getattr(other, name) for name in fields})
+    parts: dict[str, Any] = {}
+    for name in ResponseSums.__struct_fields__:
+        pair = getattr(one, name), getattr(other, name)
+        parts[name] = None if None in pair else sum(pair)
+    return ResponseSums(**parts)
 
 
 def day_of(moment: float) -> str:

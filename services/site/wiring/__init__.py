@@ -7,6 +7,7 @@ from services.site.adapters.http.public_pages import PublicPages
 from services.site.adapters.http.server import serve_site
 from services.site.adapters.markdown import MarkdownRenderer, content_files
 from services.site.adapters.rendering import Renderer
+from services.site.adapters.wake_store import SqlWakeStore
 from services.site.app.day_charges import DayChargesPage, charge_rows
 from services.site.app.day_trail import DayTrailPage, DayTrails, trail_rows
 from services.site.app.economics import EconomicsPage, economics_rows
@@ -15,6 +16,7 @@ from services.site.app.live_figures import LiveFigures
 from services.site.app.overview import OverviewPage
 from services.site.app.page import Page, PublicFile
 from services.site.app.pricing import PricingPage, pricing_rows
+from services.site.app.reliability import WakeHistory
 from services.site.app.report_view import ReportView
 from services.site.app.site_index import SiteIndex
 from services.site.app.status import StatusPage
@@ -49,7 +51,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
             open_fleet(runtime, renderer) as fleet,
             account_routes(runtime, renderer, engine, fleet) as accounts,
             serve_site(
-                [*public.routes(pages, _public_files(runtime, pages)), *accounts],
+                [*public.routes(pages, _public_files(runtime, pages, SqlWakeStore(engine))), *accounts],
                 renderer,
                 metrics,
                 host=config.host,
@@ -106,11 +108,12 @@ def _public_pages(
     ]
 
 
-def _public_files(runtime: Runtime, pages: Sequence[Page]) -> list[PublicFile]:
+def _public_files(runtime: Runtime, pages: Sequence[Page], history: WakeHistory) -> list[PublicFile]:
     site = runtime.config.site
 
     def origin_of_site() -> str:
         return site.public_url or runtime.url or ""
 
-    feed = Feed(site.title, origin_of_site, runtime.bus, runtime.now)
+    cap_s = float(runtime.config.wake_cap)
+    feed = Feed(site.title, origin_of_site, runtime.bus, history, wake_cap_s=cap_s, now=runtime.now)
     return [*SiteIndex(site.title, origin_of_site, pages).files(), feed.file()]

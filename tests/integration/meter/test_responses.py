@@ -57,7 +57,7 @@ async def test_totals_count_once_however_often_and_in_whatever_order_they_come(m
     other = message("gw-2", HOUR + 1, ("m", 200, "", 10), ("n", 499, "", 1))
     for messages in ((early,), (late, other), (early,), (late, early)):
         await meter.take(*messages)
-    expected = ResponseSums(responses=19, succeeded=15, unavailable=1, timed_out=2)
+    expected = ResponseSums(responses=19, succeeded=15, unavailable=1, timed_out=2, failed=2)
     assert (await meter.answer()).totals == expected
     rows = (await meter.answer("status", "code")).rows
     assert [(*row.dimensions.values(), row.sums.responses) for row in rows] == [
@@ -72,7 +72,7 @@ async def test_totals_count_once_however_often_and_in_whatever_order_they_come(m
         ("2026-11-23T01:00:00Z", "m", 10),
         ("2026-11-23T01:00:00Z", "n", 1),
     ]
-    assert (await meter.answer(day="2026-11-24")).totals == ResponseSums()
+    assert (await meter.answer(day="2026-11-24")).totals == ResponseSums(failed=0)
 
 
 async def test_old_days_are_summed_up_and_stay(meter: Meter) -> None:
@@ -86,8 +86,8 @@ async def test_old_days_are_summed_up_and_stay(meter: Meter) -> None:
         await meter.recorder.fold()
         both = await meter.answer("day", to="2026-11-24")
         assert [(row.dimensions["day"], row.sums) for row in both.rows] == [
-            ("2026-11-23", ResponseSums(responses=5, succeeded=3, timed_out=2)),
-            ("2026-11-24", ResponseSums(responses=7, succeeded=7)),
+            ("2026-11-23", ResponseSums(responses=5, succeeded=3, timed_out=2, failed=2)),
+            ("2026-11-24", ResponseSums(responses=7, succeeded=7, failed=0)),
         ]
     hours = (await meter.answer("hour")).rows
     assert [(row.dimensions["hour"], row.sums.responses) for row in hours] == [("2026-11-23T00:00:00Z", 5)]

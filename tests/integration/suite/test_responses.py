@@ -38,9 +38,11 @@ async def test_shares_of_503_and_504_are_published_and_strangers_change_none(tmp
             "succeeded": 0,
             "unavailable": 2,
             "timed_out": 0,
+            "failed": 0,
             "succeeded_share": "0.000000",
             "unavailable_share": "0.666667",
             "timed_out_share": "0.000000",
+            "success_share": None,
         }
         shown = await suite.command("responses", "--by", "code,model")
         assert "waking" in shown.out
