@@ -50,7 +50,9 @@ class FiguresRow(msgspec.Struct, frozen=True, kw_only=True):
 
     dimensions: dict[str, str]
     measures: dict[str, Spread]
-    """`ttft`, `tpot`, `wake_wait`, `overhead` in seconds, `stream_rate` in tokens per second; only those with data."""
+    """`ttft`, `ttft_warm`, `ttft_cold`, `tpot`, `wake_wait`, `overhead` in seconds, `stream_rate` in tokens per second;
+    only those with data. `ttft` leaves a wait for a wake out. The requests that waited for one are `ttft_cold`, with
+    that wait, the others are `ttft_warm`."""
     output: Pace | None
     """Completion tokens."""
     total: Pace | None

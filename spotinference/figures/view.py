@@ -4,13 +4,15 @@ from shared.messages.meter_figures import FiguresRow, Pace
 
 NAMES = {
     "ttft": "time to first token, ms",
+    "ttft_warm": "the same without a wake, ms",
+    "ttft_cold": "the same with a wake, s",
     "tpot": "time per token, ms",
     "stream_rate": "tokens/s per stream",
     "wake_wait": "wait for a wake, s",
     "overhead": "gateway overhead, ms",
 }
 """The columns, in the order of the table."""
-MILLISECONDS = ("ttft", "tpot", "overhead")
+MILLISECONDS = ("ttft", "ttft_warm", "tpot", "overhead")
 
 
 def figure_lines(row: FiguresRow) -> list[list[str]]:

@@ -39,6 +39,10 @@ def metrics_of(e: UsageEvent) -> Iterator[tuple[str, float]]:
     if not e.streamed or e.first_token is None:
         return
     yield "ttft", e.first_token
+    if e.wake_wait > 0:
+        yield "ttft_cold", e.wake_wait + e.first_token
+    else:
+        yield "ttft_warm", e.first_token
     following, seconds = e.completion_tokens - 1, e.duration - e.wake_wait - e.first_token
     if e.outcome == "completed" and following > 0 and seconds > 0:
         yield "tpot", seconds / following

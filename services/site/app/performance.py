@@ -4,21 +4,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
+from services.site.app.report_view import ReportView
 from services.site.core.performance import (
     LIVE_DAYS,
     LiveFigures,
     MeasuredRun,
     Performance,
+    first_tokens,
     live_figures,
     newest_runs,
 )
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
-from shared.bus.subjects import METER_FIGURES, bench_key
-from shared.bus.topology import REPORTS
+from shared.bus.subjects import METER_FIGURES
 from shared.errors import BusError, Rejected
-from shared.messages.bench import BenchRun
-from shared.messages.codec import Unreadable, decode, rfc3339
+from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Figures, FiguresQuery
 from shared.units import DAY_S
 
@@ -30,57 +30,42 @@ REQUEST_S = 5.0
 class PerformancePage:
     """Loads the performance page."""
 
-    def __init__(self, bus: Bus, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, reports: ReportView, now: Callable[[], float]) -> None:
         self._bus = bus
+        self._reports = reports
         self._now = now
 
     async def load(self, _variables: Mapping[str, str]) -> Performance:
         now = self._now()
         end = (now // DAY_S + 1) * DAY_S
         start = end - LIVE_DAYS * DAY_S
-        live, days, fault, error = await self._live(start, end)
+        answers = await self._live(start, end)
+        whole, by_day = answers or (None, None)
         return Performance(
             as_of=rfc3339(now),
-            runs=newest_runs(await self._runs(), now),
-            live_fault=fault,
+            runs=newest_runs(self._reports.bench_runs(), now),
+            live_fault=None if answers else "The ledger does not answer now, so live figures are not known.",
             first_day=rfc3339(start)[:10],
             last_day=rfc3339(now)[:10],
-            relative_error=error,
-            live=live,
-            days=days,
+            relative_error=whole.relative_error if whole else None,
+            live=live_figures(whole) if whole else (),
+            first_tokens=first_tokens(whole) if whole else (),
+            days=live_figures(by_day) if by_day else (),
         )
 
-    async def _runs(self) -> list[BenchRun]:
-        """Return the measured runs on the bus. One that cannot be decoded is left out, counted and logged."""
-        runs: list[BenchRun] = []
-        for key, entry in (await self._bus.entries(REPORTS)).items():
-            if key.startswith(bench_key("")):
-                try:
-                    runs.append(decode(entry.value, BenchRun))
-                except Unreadable as error:
-                    self._bus.rejections.record(REPORTS.name, error, entry=key)
-        return runs
-
-    async def _live(
-        self, start: float, end: float
-    ) -> tuple[tuple[LiveFigures, ...], tuple[LiveFigures, ...], str | None, float | None]:
-        """Return the figures of the span and of each of its days, why there are none, and their relative error."""
+    async def _live(self, start: float, end: float) -> tuple[Figures, Figures] | None:
+        """Return the figures of the span and of each of its days; None: the ledger does not answer."""
         try:
-            answers = [
-                await request_reply(
-                    self._bus,
-                    METER_FIGURES,
-                    FiguresQuery(start=start, end=end, by=by),
-                    Figures,
-                    timeout=REQUEST_S,
-                    patience_s=0.0,
-                )
-                for by in (("tier", "model"), ("day", "tier", "model"))
-            ]
+            return await self._figures(start, end, "tier", "model"), await self._figures(
+                start, end, "day", "tier", "model"
+            )
         except (BusError, Rejected) as error:
             log.warning("figures_unknown", reason=str(error))
-            return (), (), "The ledger does not answer at the moment, so live figures are not known.", None
-        return live_figures(answers[0]), live_figures(answers[1]), None, answers[0].relative_error
+            return None
+
+    async def _figures(self, start: float, end: float, *by: str) -> Figures:
+        query = FiguresQuery(start=start, end=end, by=by)
+        return await request_reply(self._bus, METER_FIGURES, query, Figures, timeout=REQUEST_S, patience_s=0.0)
 
 
 def performance_rows(page: Performance) -> Iterable[Sequence[object]]:
@@ -91,6 +76,11 @@ def performance_rows(page: Performance) -> Iterable[Sequence[object]]:
     for run in page.runs:
         place = ("measured run", run.tier, run.model, run.day, run.day)
         yield (*place, run.certainty, run.streams, run.tokens_per_second, *_cells(run, measures))
+    for first in page.first_tokens:
+        source = "live traffic, ready machine" if first.kind == "warm" else "live traffic, with a wake"
+        place = (source, first.tier, first.model, page.first_day, page.last_day)
+        measure = first.seconds
+        yield (*place, first.certainty, None, None, *[None] * 3, measure.count, measure.p50, measure.p95, *[None] * 3)
     for row in (*page.live, *page.days):
         span = ("live traffic", row.tier, row.model, row.day or page.first_day, row.day or page.last_day)
         names = ("stream_tokens_per_second", "ttft_seconds", "overhead_seconds")

@@ -61,6 +61,19 @@ class MeasuredRun(msgspec.Struct, frozen=True, kw_only=True):
     gateway_version: str
 
 
+class FirstToken(msgspec.Struct, frozen=True, kw_only=True):
+    """How long streams of live traffic took to their first token, as their clients saw it.
+
+    `warm`: a machine was ready; `cold`: the request was held for a wake, which is in it.
+    """
+
+    tier: str
+    model: str
+    kind: Literal["warm", "cold"]
+    certainty: Certainty
+    seconds: Measure
+
+
 class LiveFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Live traffic of a model on a tier; of one day where `day` is set."""
 
@@ -91,8 +104,9 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     relative_error: float | None
     """Of the live percentiles."""
     live: tuple[LiveFigures, ...]
+    first_tokens: tuple[FirstToken, ...]
     days: tuple[LiveFigures, ...]
-    """The same by day, oldest first."""
+    """`live` by day, oldest first."""
 
     def first_tokens_by_day(self, row: LiveFigures) -> list[tuple[str, Measure | None]]:
         """Return the days of a row's tier and model, and the time to the first token on each."""
@@ -111,6 +125,23 @@ def newest_runs(published: Iterable[BenchRun], now: float) -> tuple[MeasuredRun,
 def live_figures(answer: Figures) -> tuple[LiveFigures, ...]:
     """Return what the ledger answered by model and tier, and by day if it was asked so."""
     return tuple(_live(row) for row in answer.rows)
+
+
+def first_tokens(answer: Figures) -> tuple[FirstToken, ...]:
+    """Return what the ledger answered by model and tier of the first token, without and with a wake."""
+    kinds: tuple[tuple[Literal["warm", "cold"], str], ...] = (("warm", "ttft_warm"), ("cold", "ttft_cold"))
+    return tuple(
+        FirstToken(
+            tier=row.dimensions["tier"],
+            model=row.dimensions["model"],
+            kind=kind,
+            certainty="measured" if measure.count >= LEAST_REQUESTS else "experimental",
+            seconds=measure,
+        )
+        for row in answer.rows
+        for kind, name in kinds
+        if (measure := _measure(row.measures.get(name))) is not None
+    )
 
 
 def _measured(runs: Sequence[BenchRun], now: float) -> MeasuredRun:

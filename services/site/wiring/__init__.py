@@ -43,7 +43,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         open_status(runtime) as status,
         open_journal(runtime, engine) as journal,
     ):
-        pages = _public_pages(runtime, reports, status, service_level_pages(runtime, engine, status, journal))
+        pages = _public_pages(runtime, reports, status, service_level_pages(runtime, engine, reports, status, journal))
         renderer = Renderer(title=config.title, nav=[(page.path, page.label) for page in pages if page.label])
         public = PublicPages(renderer, metrics, runtime.monotonic)
         await reports.start(runtime.bus)

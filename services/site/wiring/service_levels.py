@@ -10,6 +10,7 @@ from services.site.app.journal_reader import JournalReader
 from services.site.app.page import Page
 from services.site.app.performance import PerformancePage, performance_rows
 from services.site.app.reliability import ReliabilityPage, reliability_rows
+from services.site.app.report_view import ReportView
 from services.site.app.status import FleetViews, StatusPage
 from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
@@ -46,7 +47,7 @@ async def open_journal(runtime: Runtime, engine: AsyncEngine) -> AsyncIterator[J
 
 
 def service_level_pages(
-    runtime: Runtime, engine: AsyncEngine, status: StatusPage, journal: JournalReader
+    runtime: Runtime, engine: AsyncEngine, reports: ReportView, status: StatusPage, journal: JournalReader
 ) -> list[Page]:
     cap_s = float(runtime.config.wake_cap)
     reliability = ReliabilityPage(runtime.bus, SqlWakeStore(engine), journal, cap_s=cap_s, now=runtime.now)
@@ -55,7 +56,7 @@ def service_level_pages(
             path="/performance",
             label="Performance",
             template="performance.html",
-            load=PerformancePage(runtime.bus, runtime.now).load,
+            load=PerformancePage(runtime.bus, reports, runtime.now).load,
             rows=performance_rows,
             fresh_s=60.0,
         ),

@@ -89,7 +89,7 @@ async def test_figures_match_the_events(ledger: SqlLedger) -> None:
 
 
 def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
-    assert set(row.measures) == {"ttft", "tpot", "stream_rate", "wake_wait", "overhead"}
+    assert set(row.measures) == {"ttft", "ttft_warm", "ttft_cold", "tpot", "stream_rate", "wake_wait", "overhead"}
     for metric, spread in row.measures.items():
         values = sorted(value for e in its for name, value in metrics_of(e) if name == metric)
         assert spread.count == len(values)

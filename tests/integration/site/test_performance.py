@@ -107,6 +107,7 @@ async def ledger(database_url: str) -> AsyncIterator[Ledger]:
             event(source_seq=i, tier="h100x2", model="m", first_token=0.1 + i / 1000, duration=2.0)
             for i in range(1, 130)
         ]
+        events.append(event(source_seq=130, tier="h100x2", model="m", first_token=0.5, wake_wait=100.0, duration=110.0))
         await SqlLedger(engine).record(parse_batch([encode(e) for e in events], NOW))
         yield Ledger(SqlPerformanceReader(engine))
 
@@ -131,8 +132,17 @@ async def test_page_json_and_csv_have_the_figures_of_the_meter(tmp_path: Path, l
     assert live["ttft_seconds"] == {"count": ttft.count, "p50": ttft.p50, "p95": ttft.p95}
     assert (live["certainty"], ttft.count >= LEAST_REQUESTS) == ("measured", True)
     assert live["minutes"] == expected.output.minutes if expected.output else 0
-    assert [row["source"] for row in rows] == ["measured run", "live traffic", "live traffic"]
-    assert float(rows[1]["ttft_seconds_p95"]) == ttft.p95
+    warm, cold = page["first_tokens"]
+    assert [(one["kind"], one["seconds"]["count"], one["certainty"]) for one in (warm, cold)] == [
+        ("warm", 129, "measured"),
+        ("cold", 1, "experimental"),
+    ]
+    assert cold["seconds"]["p95"] == pytest.approx(100.5, rel=0.01)
+    sources = ["live traffic, ready machine", "live traffic, with a wake", "live traffic", "live traffic"]
+    assert [row["source"] for row in rows] == ["measured run", *sources]
+    assert float(rows[3]["ttft_seconds_p95"]) == ttft.p95
+    assert rows[2]["ttft_seconds_p95"] == str(cold["seconds"]["p95"])
+    assert "had to wake" in html
     assert "8 streams at once, 40 requests, 1 of them failed" in html
     assert "experimental" in html
     for text in (html, str(page), str(rows)):

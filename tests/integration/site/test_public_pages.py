@@ -84,9 +84,7 @@ async def test_connections_that_only_wait_make_room_for_others(tmp_path: Path, m
                 assert await reader.read() == b""
 
 
-async def test_a_slow_client_is_disconnected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_client_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "FIRST_REQUEST_S", 0.1)
     monkeypatch.setattr(connections, "SEND_S", 0.1)
     async with running_site(tmp_path) as url:

@@ -22,7 +22,7 @@ HOUR = int(MIDNIGHT / 3600)
 def test_completed_stream_has_every_metric() -> None:
     e = event(duration=160.5, wake_wait=150.0, first_token=0.5, completion_tokens=101, overhead=0.002)
     assert dict(metrics_of(e)) == pytest.approx(
-        {"wake_wait": 150.0, "overhead": 0.002, "ttft": 0.5, "tpot": 0.1, "stream_rate": 10.0}
+        {"wake_wait": 150.0, "overhead": 0.002, "ttft": 0.5, "ttft_cold": 150.5, "tpot": 0.1, "stream_rate": 10.0}
     )
 
 
@@ -32,11 +32,11 @@ def test_completed_stream_has_every_metric() -> None:
         (event(outcome="failed", wake_wait=2.0), {"wake_wait"}),
         (event(streamed=False), {"overhead"}),
         (event(first_token=None), {"overhead"}),
-        (event(outcome="client_closed"), {"overhead", "ttft"}),
-        (event(outcome="engine_lost"), {"overhead", "ttft"}),
-        (event(completion_tokens=1), {"overhead", "ttft"}),
-        (event(completion_tokens=0), {"overhead", "ttft"}),
-        (event(first_token=1.0, duration=1.0), {"overhead", "ttft"}),
+        (event(outcome="client_closed"), {"overhead", "ttft", "ttft_warm"}),
+        (event(outcome="engine_lost"), {"overhead", "ttft", "ttft_warm"}),
+        (event(completion_tokens=1), {"overhead", "ttft", "ttft_warm"}),
+        (event(completion_tokens=0), {"overhead", "ttft", "ttft_warm"}),
+        (event(first_token=1.0, duration=1.0, wake_wait=0.5), {"wake_wait", "overhead", "ttft", "ttft_cold"}),
     ],
 )
 def test_other_requests_have_only_the_metrics_they_show(e: UsageEvent, metrics: set[str]) -> None:
