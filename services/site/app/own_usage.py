@@ -1,23 +1,31 @@
 """What a person's keys used: tokens by day, model and key from the ledger, and their cost from the books."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
+from services.site.app.own_keys import OwnKey
+from services.site.app.page_cache import PageCache
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_BANDS, BILLING_STATEMENT, METER_TOKENS
 from shared.errors import BusUnavailable, Rejected
 from shared.messages.billing import Band, Bands, BandsQuery, Statement, StatementQuery
 from shared.messages.meter import Tokens, TokensQuery, TokenSums, month_of, plausible
+from shared.units import DAY_S
 
 DAYS = 30
 """Shown, today included."""
-MOST_AT_ONCE = 8
-"""Requests to a service at the same time, for one page."""
+MOST_AT_ONCE = 4
+"""Requests to services at the same time, for all pages of this process: the meter has usage to record as well."""
+MOST_READ = 200
+"""Keys on a page."""
+ENDED_S = 32 * DAY_S
+"""Keys that ended before this have no usage on the page."""
 TIMEOUT_S = 5.0
 HEADING = ("day", "model", "key", "key_id", "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 T = TypeVar("T")
@@ -75,18 +83,29 @@ class Usage:
 class OwnUsage:
     """Reads the meter and billing, one key at a time: nobody's query is about another's key."""
 
-    def __init__(self, bus: Bus, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._bus = bus
         self._now = now
+        self._room = asyncio.Semaphore(MOST_AT_ONCE)
+        # A reload shares what is being read, and keeps nothing.
+        self._usages: PageCache[Usage] = PageCache(monotonic, most=0)
+        self._days: PageCache[dict[str, str | None]] = PageCache(monotonic, most=0)
 
-    async def read(self, keys: Sequence[tuple[str, str]]) -> Usage:
-        """Return the usage of these keys, by id and name."""
+    async def read(self, keys: Sequence[OwnKey]) -> Usage:
+        """Return the usage of a person's keys, of the first `MOST_READ` of those that can have any."""
+        listed = [(key.record.id, key.record.name) for key in keys if not self._has_ended(key)]
+        return await self._usages.get(" ".join(key_id for key_id, _ in listed), lambda: self._read(listed), fresh_s=0.0)
+
+    async def _read(self, listed: Sequence[tuple[str, str]]) -> Usage:
+        keys = listed[:MOST_READ]
         today, month = self._today(), month_of(self._now())
         first = (today - timedelta(days=DAYS - 1)).isoformat()
-        answers = await _gather([self._tokens(key_id, first, ("day", "model")) for key_id, _ in keys])
-        statements = await _gather([self._statement(key_id, month) for key_id, _ in keys])
+        answers = await self._gather([self._tokens(key_id, first, ("day", "model")) for key_id, _ in keys])
+        statements = await self._gather([self._statement(key_id, month) for key_id, _ in keys])
         rows, faults, is_complete = list[UsageRow](), list[str](), True
         costs = list[KeyCost]()
+        if len(listed) > MOST_READ:
+            faults.append(f"You have {len(listed)} keys; the usage of {MOST_READ} of them is shown.")
         for (key_id, name), answer, statement in zip(keys, answers, statements, strict=True):
             if isinstance(answer, str):
                 faults.append(f"The usage of {name} is not known now: {answer}")
@@ -130,10 +149,15 @@ class OwnUsage:
             faults=tuple(faults),
         )
 
-    async def last_days(self, key_ids: Sequence[str]) -> dict[str, str | None]:
+    async def last_days(self, keys: Sequence[OwnKey]) -> dict[str, str | None]:
         """Return by key its last UTC day of use within `DAYS`, if any. What is not known is left out."""
+        ended: dict[str, str | None] = {key.record.id: None for key in keys if self._has_ended(key)}
+        ids = [key.record.id for key in keys if key.record.id not in ended][:MOST_READ]
+        return ended | await self._days.get(" ".join(ids), lambda: self._last_days(ids), fresh_s=0.0)
+
+    async def _last_days(self, key_ids: Sequence[str]) -> dict[str, str | None]:
         first = (self._today() - timedelta(days=DAYS - 1)).isoformat()
-        answers = await _gather([self._tokens(key_id, first, ("day",)) for key_id in key_ids])
+        answers = await self._gather([self._tokens(key_id, first, ("day",)) for key_id in key_ids])
         return {
             key_id: max((row.dimensions["day"] for row in answer.rows), default=None)
             for key_id, answer in zip(key_ids, answers, strict=True)
@@ -167,6 +191,20 @@ class OwnUsage:
         except Rejected as error:
             return str(error)
 
+    def _has_ended(self, key: OwnKey) -> bool:
+        record = key.record
+        ends = (at for at in (record.expires_at, record.revoked_at) if at is not None)
+        return min(ends, default=math.inf) < self._now() - ENDED_S
+
+    async def _gather(self, work: Sequence[Awaitable[T]]) -> list[T]:
+        """Await all, a few at a time."""
+
+        async def run(each: Awaitable[T]) -> T:
+            async with self._room:
+                return await each
+
+        return list(await asyncio.gather(*(run(each) for each in work)))
+
     def _today(self) -> date:
         return datetime.fromtimestamp(self._now(), UTC).date()
 
@@ -174,14 +212,3 @@ class OwnUsage:
 def _sum(sums: Iterable[TokenSums]) -> TokenSums:
     listed = list(sums)
     return TokenSums(**{name: sum(getattr(each, name) for each in listed) for name in TokenSums.__struct_fields__})
-
-
-async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:
-    """Await all, a few at a time."""
-    room = asyncio.Semaphore(MOST_AT_ONCE)
-
-    async def run(each: Awaitable[T]) -> T:
-        async with room:
-            return await each
-
-    return list(await asyncio.gather(*(run(each) for each in work)))

@@ -99,7 +99,7 @@ def _account_routes(
         attempts=Attempts(runtime.monotonic),
         now=now,
     )
-    usage = OwnUsage(runtime.bus, now)
+    usage = OwnUsage(runtime.bus, now=now, monotonic=runtime.monotonic)
     models = sorted(runtime.config.models)
     tables = [
         *KeyPages(gate, keys, usage, sessions, models=models, max_age_s=config.key_max_age).table(),

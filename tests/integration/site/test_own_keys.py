@@ -1,16 +1,18 @@
 """A person's keys and their usage: shown once, theirs alone, and the same figures on the page and in the CSV."""
 
+import asyncio
 import csv
 import io
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from services.site.app import own_keys
+from services.site.app import own_keys, own_usage
 from services.site.core.origins import form_token
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS, key_wakes_key, month_key
@@ -222,6 +224,35 @@ async def billing(data: bytes) -> bytes:
     return encode(
         Statement(key_id=query.key_id, month=query.month, complete=False, tokens=35 * used, amount=amount, lines=())
     )
+
+
+async def test_usage_never_takes_more_of_the_services_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a page is loaded at once, and however many keys there were."""
+    monkeypatch.setattr(own_usage, "MOST_READ", 6)
+    bus, now, queries, most, running = MemoryBus(), time.time(), list[str | None](), list[int](), set[object]()
+    records = [KeyRecord(id=f"k{number}", name="n", created_at=0.0) for number in range(7)]
+    records += [KeyRecord(id=f"old{number}", name="n", created_at=0.0, revoked_at=now - 40 * 86400) for number in "12"]
+    keys = [own_keys.OwnKey(record=record, state="", earlier_until=None, limits=()) for record in records]
+
+    async def slow_meter(data: bytes) -> bytes:
+        queries.append(decode(data, TokensQuery).key)
+        running.add(query := object())
+        most.append(len(running))
+        await asyncio.sleep(0)
+        running.discard(query)
+        return await meter(data)
+
+    await bus.respond("meter", METER_TOKENS, slow_meter)
+    await bus.respond("billing", BILLING_STATEMENT, billing)
+    usage = own_usage.OwnUsage(bus, now=lambda: now, monotonic=lambda: 0.0)
+    pages, days = await asyncio.gather(
+        asyncio.gather(*(usage.read(keys) for _ in range(5))),
+        asyncio.gather(*(usage.last_days(keys) for _ in range(5))),
+    )
+    assert pages[-1].faults == ("You have 7 keys; the usage of 6 of them is shown.",)
+    assert max(most) == own_usage.MOST_AT_ONCE
+    assert Counter(queries) == {f"k{number}": 2 for number in range(6)}  # once for either page
+    assert days[-1].keys() == {*queries, "old1", "old2"}
 
 
 async def test_usage_is_ones_own_and_equal_in_the_csv(github: Github, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class KeyPages:
 
     async def _list(self, visit: Visit) -> web.Response:
         keys = self._keys.of(visit.person.identity)
-        last_days = await self._usage.last_days([key.record.id for key in keys])
+        last_days = await self._usage.last_days(keys)
         return self._gate.page(visit, "keys.html", keys=keys, last_days=last_days)
 
     async def _new(self, visit: Visit) -> web.Response:

@@ -36,5 +36,4 @@ class UsagePages:
         return web.Response(body=body, content_type="text/csv", charset="utf-8", headers=headers)
 
     async def _read(self, visit: Visit) -> Usage:
-        keys = self._keys.of(visit.person.identity)
-        return await self._usage.read([(key.record.id, key.record.name) for key in keys])
+        return await self._usage.read(self._keys.of(visit.person.identity))
