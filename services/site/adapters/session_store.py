@@ -77,7 +77,7 @@ class SqlSessionStore:
         return cookie, length_s
 
     async def find(self, cookie: str, now: float, *, is_use: bool = True) -> tuple[Person, Session] | None:
-        """Return whose session this is; None: it is unknown, has ended or its person is blocked.
+        """Return whose session this is; None: it is unknown, has ended or its person is out.
 
         `is_use`: somebody did something, and did not only leave a page open.
         """
@@ -86,7 +86,9 @@ class SqlSessionStore:
         )
         async with read_transaction(self._engine) as connection:
             row = (await connection.execute(query.where(sessions.c.sha256 == sha256(cookie)))).one_or_none()
-        if row is None or row.ended_at is not None or row.person_blocked_at is not None:
+        if row is None or row.ended_at is not None:
+            return None
+        if row.person_blocked_at is not None or self._policy.has_removed(row.person):
             return None
         role = self._policy.role_of(row.person)
         limits = self._limits.of(role)

@@ -66,6 +66,11 @@ class SignupPolicy:
         """Whether a provider has to be asked for them."""
         return self.signup == "list" and bool(self.organisations)
 
+    def has_removed(self, identity: str) -> bool:
+        """Return whether the list no longer has somebody; of organisations, only a sign-in can tell."""
+        is_listed = self.organisations or identity in self.allowed or self.role_of(identity) > Role.USER
+        return self.signup == "list" and not is_listed
+
     def refusal(self, profile: Profile, *, is_known: bool) -> str | None:
         """Return why this account may not sign in; None: it may. `is_known`: it has signed in before."""
         if self.role_of(profile.identity) > Role.USER or self.signup == "open":

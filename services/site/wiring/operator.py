@@ -55,7 +55,7 @@ def operator_table(
         *FleetPages(gate, sessions, bus, views.watcher, fleet.feed, models=models, now=now).table(),
         *GatePages(gate, bus, config, views.budget).table(),
         *AllKeyPages(gate, bus, keys, people).table(),
-        *PeoplePages(gate, people, sessions, audit, now).table(),
+        *PeoplePages(gate, people, sessions, audit, keys, now=now).table(),
         *BookPages(gate, bus, keys).table(),
     ]
 

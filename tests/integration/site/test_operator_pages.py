@@ -265,6 +265,8 @@ async def test_an_operator_searches_sorts_and_revokes_keys(desk: Desk) -> None:
 
 
 async def test_a_blocked_person_is_out_at_once_and_stays_out(desk: Desk) -> None:
+    for owner in ("github:1", "github:3"):
+        await create_key(desk.bus, name="n", owner=owner)
     async with Browser(desk.url) as ann:
         await ann.sign_in("ann")
         assert (await desk.do("/operator/people/github=3A1/end-sessions")).status == 303
@@ -276,10 +278,16 @@ async def test_a_blocked_person_is_out_at_once_and_stays_out(desk: Desk) -> None
         assert "blocked 20" in (await desk.vic.get("/operator/people")).text
         assert (await desk.do("/operator/people/github=3A1/unblock")).status == 303
         assert (await ann.sign_in("ann")).status == 303
+        assert not [record for record in await keys(desk) if record.revoked_at is not None]
+        assert (await desk.do("/operator/people/github=3A1/block", keys="on")).status == 303
+        assert {record.owner: record.revoked_by for record in await keys(desk)} == {
+            "github:1": "github:2",
+            "github:3": None,
+        }
     assert (await desk.do("/operator/people/github=3A2/block")).status == 409
     audit = await desk.deeds()
     for action in ("sessions ended by operator", "person blocked", "person unblocked"):
-        assert audit.count(action) == 1
+        assert audit.count(action) == (2 if action == "person blocked" else 1)
 
 
 async def test_the_journal_is_read_a_page_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

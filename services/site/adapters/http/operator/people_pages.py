@@ -10,11 +10,13 @@ from services.site.adapters.http.operator.asking import Asker, Question
 from services.site.adapters.http.operator.paths import name_in
 from services.site.adapters.session_store import SqlSessionStore
 from services.site.adapters.sign_in_store import SqlSignInStore
+from services.site.app.own_keys import OwnKeys
 from services.site.core.people import Person, Role
 from shared.bus.subjects import token
 from shared.errors import Rejected
 
 MAX_ID = 100
+WITH_KEYS = ("keys", "Revoke all their keys as well, for good")
 
 
 class PeoplePages:
@@ -26,12 +28,15 @@ class PeoplePages:
         people: SqlSignInStore,
         sessions: SqlSessionStore,
         audit: SqlAuditLog,
+        keys: OwnKeys,
+        *,
         now: Callable[[], float],
     ) -> None:
         self._gate = gate
         self._people = people
         self._sessions = sessions
         self._audit = audit
+        self._keys = keys
         self._now = now
 
     def table(self) -> list[AccountRoute]:
@@ -53,7 +58,7 @@ class PeoplePages:
                 name="operator-audit",
                 label="Audit",
             ),
-            *asker.routes("/operator/people/{person}/block", self._ask_block),
+            *asker.routes("/operator/people/{person}/block", self._ask_block, checks=[WITH_KEYS]),
             *asker.routes("/operator/people/{person}/unblock", self._ask_unblock),
             *asker.routes("/operator/people/{person}/end-sessions", self._ask_end),
         ]
@@ -69,15 +74,20 @@ class PeoplePages:
         return self._gate.page(visit, "operator_audit.html", deeds=deeds, older=older, is_newest=before is None)
 
     async def _ask_block(self, visit: Visit) -> Question:
-        async def do(_reason: str) -> None:
+        async def do(reason: str) -> None:
             if identity == visit.person.identity:
                 raise Rejected("nobody blocks themself: ask another operator")
             await self._people.set_blocked(identity, self._now())
             await self._sessions.end(identity, self._now(), why="blocked")
+            if visit.form.get(WITH_KEYS[0]) == "on":
+                for key in self._keys.of(identity):
+                    if key.state != "revoked":
+                        await self._keys.revoke(key.record.id, visit.person)
+                        await self._gate.record(visit, "key_revoked_by_operator", target=key.record.id, detail=reason)
 
         person = await self._person(visit)
         identity = person.identity
-        words = "All sessions end and no new one begins. Keys go on working: revoke them under All keys."
+        words = "All sessions end and no new one begins. Keys go on working unless you revoke them too."
         return _question(person, "person_blocked", do, title=f"Block {person.login}?", words=words, button="Block")
 
     async def _ask_unblock(self, visit: Visit) -> Question:
