@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.site.adapters.identity.oauth import OAuthClient
 from tests.kit.github import Account, Github, github_config, running_github
 from tests.kit.site import Browser, running_site
 
@@ -137,6 +138,30 @@ async def test_a_profile_that_cannot_be_read_signs_nobody_in(github: Github, tmp
         assert "session=" not in "".join(answer.cookies)
         assert (await browser.get("/account")).status == 303
     assert len(github.deleted) == 1
+
+
+async def test_a_session_ends_when_its_person_leaves_the_list(github: Github, tmp_path: Path) -> None:
+    both = config(github, 'signup = "list"\nallowed = ["github:1", "github:2"]')
+    async with running_site(tmp_path, both) as url, Browser(url) as ann, Browser(url) as bob:
+        for browser, login in ((ann, "ann"), (bob, "bob")):
+            await browser.sign_in(login)
+        cookies = ann.cookie(), bob.cookie()
+    one = config(github, 'signup = "list"\nallowed = ["github:2"]')
+    async with running_site(tmp_path, one) as url, Browser(url) as browser:
+        assert [(await browser.get("/account", Cookie=f"session={cookie}")).status for cookie in cookies] == [303, 200]
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"access_token": "t", "expires_in": 1e999}'])
+async def test_a_token_response_that_is_garbage_signs_nobody_in(
+    github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    async def send(*_call: object, **_more: object) -> tuple[int, bytes]:
+        return 200, body
+
+    monkeypatch.setattr(OAuthClient, "send", send)
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        answer = await browser.sign_in("ann")
+    assert (answer.status, "did not answer as it should" in answer.text) == (400, True)
 
 
 async def test_a_code_that_is_refused_with_status_200_signs_nobody_in(github: Github, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class OAuthClient:
         except OAuth2Error as error:
             log.warning("code_exchange_refused", provider=self._label, status=status, error=error.error)
             raise SignInFailed(f"{self._label} did not accept the sign-in. Begin it again.") from None
-        except (Unreadable, ValueError, TypeError, AttributeError):
+        except (Unreadable, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             raise SignInFailed(f"{self._label} did not answer as it should. Try again in a moment.") from None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise SignInFailed(f"{self._label} sent no token. Try again in a moment.")
