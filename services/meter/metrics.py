@@ -39,6 +39,14 @@ class Metrics:
         self.backlog = Gauge(
             "spot_meter_backlog", "Messages of the stream that are not in the ledger yet.", registry=registry
         )
+        self.usage_stream_bytes = Gauge(
+            "spot_meter_usage_stream_bytes", "What the stream of usage holds, on each server.", registry=registry
+        )
+        self.usage_stream_max_bytes = Gauge(
+            "spot_meter_usage_stream_max_bytes",
+            "The bound of that, above which usage waits in the outboxes. 0: only the server's store is one.",
+            registry=registry,
+        )
         self.behind = Gauge(
             "spot_meter_behind",
             "Events that the ledger confirmed and no longer has, as after a restore from an older copy.",

@@ -80,7 +80,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         names = KnownNames(bus, quarantine, runtime.monotonic, key_copies.on_key)
         ledger = SqlLedger(engine, frozenset(runtime.config.models))
         publisher = ProgressPublisher(bus, ledger, now)
-        backlog = Backlog(bus, metrics.backlog, now)
+        backlog = Backlog(bus, metrics, now)
         recorder = Recorder(
             ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now, on_counted=on_counted
         )
@@ -101,6 +101,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         sweeps = {
             "sealing of old days": _sealing(runtime, engine, metrics),
             "sweep of the ledger": publisher.sweep,
+            "size of the stream": backlog.read_size,
             COMPARISON: recovery.compare,
             "what gateways say": heartbeats.flush,
             "ids of keys": names.store_new_keys,

@@ -23,10 +23,10 @@ from shared.bus.access import BusAccess
 from shared.bus.jetstream_client import ConnectionReport, TolerantClient, connect_client, prepare
 from shared.bus.jetstream_clock import ServerClock
 from shared.bus.jetstream_objects import get, put
-from shared.bus.jetstream_page import read_page
+from shared.bus.jetstream_page import read_page, read_size
 from shared.bus.jetstream_pull import Pull, StreamDelivery
 from shared.bus.jetstream_watch import Stop, Watch, conflict, read_bucket, read_stream, unavailable
-from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, WatchEvent
+from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, StreamSize, WatchEvent
 from shared.bus.rejections import Rejections
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
@@ -36,7 +36,6 @@ log = structlog.get_logger()
 
 CALL_SECONDS = 5.0
 """For one call to the server. Electing a cluster's leader takes up to 7 s, and callers retry."""
-SERVICE_VERSION = "1.0.0"
 CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone does not answer
 
 
@@ -157,6 +156,10 @@ class JetStreamBus:
             info = await self.js.consumer_info(consumer.stream, consumer.durable)
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
+    async def size(self, stream: Stream) -> StreamSize:
+        self._check()
+        return await read_size(self.js, stream)
+
     async def get(self, bucket: Bucket, key: str) -> Entry | None:
         self._check()
         try:
@@ -243,7 +246,7 @@ class JetStreamBus:
                 await request.respond(await self.rejections.answer_or_reject(service, subject, handler(request.data)))
 
         async with unavailable(f"respond {subject}"):
-            micro = await add_service(self.client, name=service, version=SERVICE_VERSION)
+            micro = await add_service(self.client, name=service, version="1.0.0")
             await micro.add_endpoint(name=subject.replace(".", "_"), subject=subject, handler=on_request)
             await self.client.flush(int(CALL_SECONDS))  # the server knows the endpoint: every later request is answered
         return Stop(micro.stop)

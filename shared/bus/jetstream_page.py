@@ -1,4 +1,4 @@
-"""Reads a stream of any size page by page, without touching its durable consumers."""
+"""Reads a stream of any size page by page, and how large it is, without touching its durable consumers."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -8,11 +8,20 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from shared.bus.jetstream_pull import Pull
-from shared.bus.ports import Page, Received
+from shared.bus.jetstream_watch import unavailable
+from shared.bus.ports import Page, Received, StreamSize
 from shared.bus.topology import Stream
 
 INACTIVE_SECONDS = 30.0
 """The server removes a page's consumer that could not be deleted after this."""
+
+
+async def read_size(js: JetStreamContext, stream: Stream) -> StreamSize:
+    """Raises `BusUnavailable`."""
+    async with unavailable(f"size of {stream.name}"):
+        info = await js.stream_info(stream.name)
+    most = info.config.max_bytes
+    return StreamSize(info.state.bytes, most if most and most > 0 else None)
 
 
 async def read_page(

@@ -7,7 +7,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from shared.bus.ports import Changed, Delivery, Entry, Handle, Page, Received, Restarted, Stored, Synced, WatchEvent
+from shared.bus.ports import (
+    Changed,
+    Delivery,
+    Entry,
+    Handle,
+    Page,
+    Received,
+    Restarted,
+    Stored,
+    StreamSize,
+    Synced,
+    WatchEvent,
+)
 from shared.bus.rejections import Rejections
 from shared.bus.subjects import matches
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
@@ -39,23 +51,11 @@ class _ConsumerState:
 
 class _Delivery:
     def __init__(self, stored: _Stored, state: _ConsumerState) -> None:
-        self._stored = stored
+        self.data, self.subject, self.sequence = stored.data, stored.subject, stored.sequence
         self._state = state
 
-    @property
-    def data(self) -> bytes:
-        return self._stored.data
-
-    @property
-    def subject(self) -> str:
-        return self._stored.subject
-
-    @property
-    def sequence(self) -> int:
-        return self._stored.sequence
-
     async def ack(self) -> None:
-        self._state.pending.pop(self._stored.sequence, None)
+        self._state.pending.pop(self.sequence, None)
 
 
 class _Handle:
@@ -143,10 +143,8 @@ class MemoryBus:
 
     async def last(self, stream: Stream, subject: str) -> Stored | None:
         self._check()
-        matching = [
-            Stored(m.data, self.now() - m.at) for m in self._streams[stream.name].messages if m.subject == subject
-        ]
-        return matching[-1] if matching else None
+        messages = reversed(self._streams[stream.name].messages)
+        return next((Stored(m.data, self.now() - m.at) for m in messages if m.subject == subject), None)
 
     async def read(self, stream: Stream, subject: str | None = None) -> Sequence[Received]:
         self._check()
@@ -163,21 +161,24 @@ class MemoryBus:
 
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         self._check()
-        matching = self._take(consumer, batch)
-        if not matching:
-            try:
-                async with asyncio.timeout(wait), self._arrived:
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
-            matching = self._take(consumer, batch)
-        return matching
+        if matching := self._take(consumer, batch):
+            return matching
+        try:
+            async with asyncio.timeout(wait), self._arrived:
+                await self._arrived.wait()
+        except TimeoutError:
+            return []
+        return self._take(consumer, batch)
 
     async def backlog(self, consumer: Consumer) -> int:
         self._check()
         state = self._consumer(consumer)
         unread = sum(m.sequence >= state.next_sequence for m in self._streams[consumer.stream].messages)
         return unread + len(state.pending) + len(state.redeliver)
+
+    async def size(self, stream: Stream) -> StreamSize:
+        self._check()
+        return StreamSize(sum(len(m.subject) + len(m.data) for m in self._streams[stream.name].messages), None)
 
     async def get(self, bucket: Bucket, key: str) -> Entry | None:
         self._check()

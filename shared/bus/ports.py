@@ -39,6 +39,15 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class StreamSize:
+    """How full a stream is, on each server that has a copy."""
+
+    used_bytes: int
+    max_bytes: int | None
+    """None: only the server's store bounds it."""
+
+
+@dataclass(frozen=True)
 class Restarted:
     """The watch begins or restarts: the events until `Synced` are the whole bucket."""
 
@@ -178,6 +187,8 @@ class Bus(Protocol):
     async def backlog(self, consumer: Consumer) -> int:
         """Return how many messages the consumer has not acknowledged, delivered or not."""
         ...
+
+    async def size(self, stream: Stream) -> StreamSize: ...
 
     async def get(self, bucket: Bucket, key: str) -> Entry | None: ...
 

@@ -31,6 +31,9 @@ class BusSection(Section, frozen=True, kw_only=True):
     """A service whose view of a bucket has not been confirmed as current for this long is not ready."""
     replicas: Annotated[int, Bounds(1, 5)] = 1
     """Copies of each stream in a cluster. `provision` never lowers the count of an existing stream."""
+    usage_max_bytes: Annotated[int, Bounds(1024 * 1024)] | None = None
+    """How much usage the bus may hold, on each server with a copy. Beyond it usage waits in the outboxes, and the
+    streams that control the fleet still have room. Default: as much as the servers have."""
 
 
 class DatabaseSection(Section, frozen=True, kw_only=True):

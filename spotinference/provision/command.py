@@ -21,10 +21,11 @@ def provision(context: Context, replicas: int | None) -> None:
 
     A stream that has more copies keeps them.
     """
-    copies = context.config().bus.replicas if replicas is None else replicas
+    config = context.config().bus
+    copies = config.replicas if replicas is None else replicas
 
     async def work(bus: JetStreamBus) -> None:
-        await provision_bus(bus, replicas=copies)
+        await provision_bus(bus, replicas=copies, usage_bytes=config.usage_max_bytes)
 
     context.run_with_bus(work, role="setup")
     print_line("the bus is provisioned")

@@ -66,14 +66,14 @@ def _close_accounts(copy: Path, at: float, operators: Collection[str]) -> Closed
 
 async def _restore(context: Context, folder: Path, manifest: Manifest, copies: dict[Path, Path]) -> int:
     """Restore everything, the databases last. Returns how many keys changed."""
-    replicas = context.config().bus.replicas
+    config = context.config().bus
     async with _empty_bus(context) as bus:
         missing = await make_room(bus, manifest.streams)
         async with _all_or_none(bus, missing):
             for name in missing:
                 with stream_path(folder, name).open("rb") as file:
-                    await restore_stream(bus, name, manifest.streams[name], file, replicas=replicas)
-            await provision(bus, replicas=replicas)
+                    await restore_stream(bus, name, manifest.streams[name], file, replicas=config.replicas)
+            await provision(bus, replicas=config.replicas, usage_bytes=config.usage_max_bytes)
             keys = (await merge_keys(bus, manifest.keys)).changed
             put_in_place(copies)
         return keys

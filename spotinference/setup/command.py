@@ -32,7 +32,7 @@ def setup(context: Context) -> None:
     ledger_url = database.database_url(config, data_dir, ledger.LEDGER_FILE)
 
     async def work(bus: JetStreamBus) -> None:
-        await provision(bus, replicas=config.bus.replicas)
+        await provision(bus, replicas=config.bus.replicas, usage_bytes=config.bus.usage_max_bytes)
         print_line("the bus is provisioned")
         for name, url, scripts, version_table in _schemas(config, data_dir):
             try:

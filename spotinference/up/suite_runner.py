@@ -74,7 +74,8 @@ class SuiteRunner:
             else:
                 access = suite_file.bus_access(self._config, self._data_dir, "setup")
                 async with connect(access, name="provision", wait=10.0) as bus:
-                    await provision(bus, replicas=self._config.bus.replicas)
+                    config = self._config.bus
+                    await provision(bus, replicas=config.replicas, usage_bytes=config.usage_max_bytes)
                     await self._return_keys(bus)
             await self._start_services()
             if not self._stop.is_set():

@@ -201,6 +201,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (memory, container(NATS, "env.1.value", "2GiB"), "GOMEMLIMIT"),
     (disks, put(GATEWAY, "spec.volumeClaimTemplates.0.spec.resources.requests.storage", "1Gi"), "outbox_max_bytes"),
     (disks, text("nats.conf", "max_file_store: 45GB", "max_file_store: 50GB"), "max_file_store"),
+    (disks, config("usage_max_bytes = 42949672960", ""), "usage_max_bytes has to leave"),
+    (disks, text("nats.conf", "max_file_store: 45GB", "max_file_store: 42GB"), "usage_max_bytes has to leave"),
     (disks, pod(WAKER, "volumes.3.emptyDir", {}), "sizeLimit"),
     (availability, put("PodDisruptionBudget gateway", "spec.maxUnavailable", 0), "PodDisruptionBudget"),
     (availability, without("PodDisruptionBudget", "nats"), "PodDisruptionBudget"),

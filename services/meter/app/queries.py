@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import structlog
-from prometheus_client import Gauge
 
 from services.meter.app.database_outage import DATABASE_DOWN
 from services.meter.app.recovery import Recovery
 from services.meter.core.day_tokens import build_tokens, requested_days, with_reason
 from services.meter.core.performance import build_figures, requested_hours
 from services.meter.core.token_pages import tokens_page
+from services.meter.metrics import Metrics
 from services.meter.ports import Ledger, PerformanceReader
 from shared.bus import topology
 from shared.bus.ports import Bus
@@ -27,9 +27,9 @@ PAGE_BYTES = MAX_REPLY_BYTES - 100_000
 class Backlog:
     """How many messages of the stream the ledger does not have yet, and when there were none."""
 
-    def __init__(self, bus: Bus, gauge: Gauge, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, metrics: Metrics, now: Callable[[], float]) -> None:
         self._bus = bus
-        self._gauge = gauge
+        self._metrics = metrics
         self._now = now
         self.empty_at: float | None = None
         """Unix seconds; None: the backlog was never empty."""
@@ -37,9 +37,15 @@ class Backlog:
     async def refresh(self) -> None:
         checked_at = self._now()
         backlog = await self._bus.backlog(topology.LEDGER)
-        self._gauge.set(backlog)
+        self._metrics.backlog.set(backlog)
         if backlog == 0:
             self.empty_at = checked_at
+
+    async def read_size(self) -> None:
+        """Measure how full the stream is."""
+        size = await self._bus.size(topology.USAGE)
+        self._metrics.usage_stream_bytes.set(size.used_bytes)
+        self._metrics.usage_stream_max_bytes.set(size.max_bytes or 0)
 
 
 class LedgerQueries:

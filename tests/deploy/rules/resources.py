@@ -112,6 +112,8 @@ def disks(manifests: Manifests) -> list[str]:
         faults.append(
             f"{bus.place}: max_file_store has to be below its volume, so that a full store only refuses messages"
         )
+    elif not 0 < (manifests.config.bus.usage_max_bytes or 0) <= 0.9 * size_bytes(match[1]):
+        faults.append("[bus] usage_max_bytes has to leave a tenth of max_file_store to what controls the fleet")
     for workload in manifests.workloads:
         for name, volume in workload.volumes.items():
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:

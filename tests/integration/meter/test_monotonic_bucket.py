@@ -107,6 +107,9 @@ async def test_backlog_counts_unacknowledged_messages(any_bus: Bus) -> None:
         await any_bus.publish(subjects.usage("gw-1"), encode(event(source_seq=n)))
     # The server counts what it has taken when it comes to it.
     await until(lambda: any_bus.backlog(topology.LEDGER), lambda backlog: backlog == 5)
+    size = await any_bus.size(topology.USAGE)
+    assert size.used_bytes > 5 * len(encode(event(source_seq=1)))
+    assert size.max_bytes is None
     deliveries = await any_bus.fetch(topology.LEDGER, batch=3, wait=60.0)
     assert 0 < len(deliveries) < 5
     assert await any_bus.backlog(topology.LEDGER) == 5

@@ -44,7 +44,9 @@ async def run(home: Path, bus_url: str, *program: str) -> tuple[int, str, str]:
 
 
 async def test_setup_prepares_everything_and_can_be_repeated(nats_url: str, database_url: str, tmp_path: Path) -> None:
-    (tmp_path / "spotinference.toml").write_text(f'[database]\nurl = "{database_url}"\n')
+    (tmp_path / "spotinference.toml").write_text(
+        f'[bus]\nusage_max_bytes = 104857600\n[database]\nurl = "{database_url}"\n'
+    )
     together = await asyncio.gather(*(run(tmp_path, nats_url) for _ in range(2)))
     for status, output, errors in (*together, await run(tmp_path, nats_url)):
         assert (status, errors) == (0, "")
@@ -58,6 +60,7 @@ async def test_setup_prepares_everything_and_can_be_repeated(nats_url: str, data
         ), output
     async with connect(nats_url, name="test", wait=PATIENCE_SECONDS) as bus:
         assert await bus.entries(topology.KEYS) == {}
+        assert (await bus.size(topology.USAGE)).max_bytes == 104_857_600
     engine = create_engine(database_url)
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE books_version SET version_num = '9001', required = '9001'"))
