@@ -108,14 +108,13 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
             "recount of known names": recount.recount_new_names,
         }
         refresh = PeriodicTask(name="look at the backlog", run=backlog.refresh, pause=every(BACKLOG_SECONDS))
-        copying = PeriodicTask(name="copy of keys", run=key_copies.refresh, pause=key_copies.wait)
-        repeated = [runtime.spawn(tasks.repeat(task), task.name) for task in (refresh, copying, *_periodic(sweeps))]
+        copy = PeriodicTask(name="copy of keys", run=key_copies.refresh, pause=key_copies.wait)
         queries = LedgerQueries(
             ledger, SqlPerformanceReader(engine), backlog, recovery, now=now, source_silence_s=settings.source_silence
         )
         gauges = LedgerGauges(gap_store, queries.read_tokens, metrics, now)
-        gauge_task = PeriodicTask(name="gauges of the ledger", run=gauges.refresh, pause=every(GAUGES_SECONDS))
-        repeated.append(runtime.spawn(tasks.repeat(gauge_task), gauge_task.name))
+        gauge = PeriodicTask(name="gauges of the ledger", run=gauges.refresh, pause=every(GAUGES_SECONDS))
+        repeated = [runtime.spawn(tasks.repeat(one), one.name) for one in (refresh, copy, gauge, *_periodic(sweeps))]
         audit_metrics = AuditMetrics(runtime.registry)
         auditor = Auditor(bus, SqlAuditStore(engine), queries.handle_tokens, audit_metrics, now)
         handlers = _handlers(queries, GapQueries(gap_store, now), recovery, recount, auditor)
