@@ -1,5 +1,6 @@
 """Debian's Chromium, driven by Playwright, and axe-core, which finds what keeps people from using a page."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,30 +63,70 @@ async def opened(
         await context.close()
 
 
+async def show(page: Page, size: tuple[int, int], scheme: Scheme) -> None:
+    """Show the page that is loaded on a screen of this size and in these colours."""
+    await page.set_viewport_size({"width": size[0], "height": size[1]})
+    await page.emulate_media(color_scheme=scheme)
+
+
 async def axe_violations(page: Page) -> list[str]:
     """What axe finds. It runs outside the page's policy, which would keep an injected script from running."""
-    folder = prepared("axe-core", PINS / "axe-core" / "package-lock.json", install_node)
-    await page.evaluate((folder / "node_modules/axe-core/axe.min.js").read_text("utf-8"))
+    if not await page.evaluate("'axe' in window"):
+        folder = prepared("axe-core", PINS / "axe-core" / "package-lock.json", install_node)
+        await page.evaluate((folder / "node_modules/axe-core/axe.min.js").read_text("utf-8"))
     outcome = await page.evaluate("axe.run()")
-    return [f"{each['id']}: {node['html'][:200]}" for each in outcome["violations"] for node in each["nodes"]]
+    return [f"axe: {each['id']}: {node['html'][:200]}" for each in outcome["violations"] for node in each["nodes"]]
 
 
-async def is_wider_than_its_window(page: Page) -> bool:
-    return bool(await page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+async def layout_faults(page: Page) -> list[str]:
+    """What does not fit into the window, and text that is cut into several lines where it should be one."""
+    return [
+        str(fault)
+        for fault in await page.evaluate(
+            """() => {
+                const width = document.documentElement.scrollWidth, faults = [];
+                if (width > window.innerWidth) faults.push(`${width} pixels wide in ${window.innerWidth}`);
+                for (const badge of document.querySelectorAll(".badge"))
+                    if (badge.offsetHeight > 40) faults.push(`cut: ${badge.outerHTML}`);
+                for (const hidden of document.querySelectorAll("[hidden]"))
+                    if (hidden.checkVisibility()) faults.push(`hidden, and seen: ${hidden.outerHTML}`);
+                return faults;
+            }"""
+        )
+    ]
 
 
-async def unreachable_by_keyboard(page: Page) -> list[str]:
-    """What can be used and is not reached by the key Tab, in one round from the top."""
+async def keyboard_faults(page: Page) -> list[str]:
+    """What the key Tab does not reach in one round from the top, or reaches without showing it.
+
+    The first thing that it reaches leads past the navigation.
+    """
     await page.evaluate(
         f"""() => {{
-            window.reached = new Set();
-            document.addEventListener("focusin", (event) => window.reached.add(event.target));
-            window.usable = [...document.querySelectorAll("{FOCUSABLE}")]
+            const usable = [...document.querySelectorAll("{FOCUSABLE}")]
                 .filter((element) => element.checkVisibility() && !element.disabled);
+            window.tabbing = {{ usable, reached: new Set(), faults: [] }};
+            document.activeElement?.blur();
+            document.addEventListener("focusin", ({{ target }}) => {{
+                const {{ reached, faults }} = window.tabbing;
+                const style = getComputedStyle(target), box = target.getBoundingClientRect();
+                if (!reached.size && (target.className !== "skip" || box.left < 0))
+                    faults.push("nothing leads past the navigation");
+                if (style.outlineStyle === "none" || parseFloat(style.outlineWidth) < 2)
+                    faults.push(`no focus seen: ${{target.outerHTML.slice(0, 120)}}`);
+                reached.add(target);
+            }});
         }}"""
     )
-    count = int(await page.evaluate("window.usable.length"))
-    for _ in range(count + 2):
-        await page.keyboard.press("Tab")
-    missing = "window.usable.filter((e) => !window.reached.has(e)).map((e) => e.outerHTML.slice(0, 120))"
-    return [str(html) for html in await page.evaluate(missing)]
+    count = int(await page.evaluate("window.tabbing.usable.length")) + 2
+    await asyncio.gather(*(page.keyboard.press("Tab") for _ in range(count)))  # sent in order, without waiting for each
+    return [
+        str(fault)
+        for fault in await page.evaluate(
+            """() => {
+                const { usable, reached, faults } = window.tabbing;
+                const missing = usable.filter((element) => !reached.has(element));
+                return [...faults, ...missing.map((element) => `not reached: ${element.outerHTML.slice(0, 120)}`)];
+            }"""
+        )
+    ]

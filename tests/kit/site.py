@@ -26,11 +26,21 @@ port = 0
 
 @asynccontextmanager
 async def running_site(
-    folder: Path, config: str = CONFIG, bus: Bus | None = None, now: Callable[[], float] = time.time
+    folder: Path,
+    config: str = CONFIG,
+    bus: Bus | None = None,
+    now: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[str]:
     """Yields its origin."""
     runtime = Runtime(
-        service="site", config=parse(config, "test"), data_dir=folder, bus=bus or MemoryBus(), port=None, now=now
+        service="site",
+        config=parse(config, "test"),
+        data_dir=folder,
+        bus=bus or MemoryBus(),
+        port=None,
+        now=now,
+        monotonic=monotonic,
     )
     async with wiring.service(runtime):
         assert runtime.url is not None

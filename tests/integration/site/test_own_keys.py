@@ -184,7 +184,7 @@ async def test_limits_show_what_is_used_of_them(github: Github, tmp_path: Path) 
         await browser.sign_in("ann")
         await make(browser, requests_per_minute="60", monthly_tokens="1000")
         (record,) = (await records(bus)).values()
-        assert "not known of 60 used" in (await browser.get("/account/keys")).text
+        assert "60; use not known now" in (await browser.get("/account/keys")).text
         now = time.time()
         month = KeyMonth(key_id=record.id, month=month_of(now), tokens=500, at=now)
         await bus.put(MONTHS, month_key(record.id), encode(month))

@@ -1,100 +1,149 @@
-"""Every page in Chromium: on a phone and a desktop, light and dark, by keyboard alone, without scripts, and by axe."""
+"""Every page in Chromium: on a phone and a desktop, light and dark, by keyboard alone, without scripts, and by axe.
 
-import time
-from collections.abc import AsyncIterator
+One site and one browser serve all pages, and a page is loaded once for all that is looked at: a load costs more than
+a look.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
-from shared.bus.memory import MemoryBus
-from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS
-from shared.bus.topology import KEYS
-from shared.messages.codec import encode
-from shared.messages.keys import KeyRecord, digest
-from tests.integration.site.pages import OPERATOR, PUBLIC, USER
-from tests.integration.site.test_own_keys import MODEL, billing, meter
+from services.site.app.attempts import PER_MINUTE
+from tests.integration.site.pages import DEEDS, OPERATOR, PUBLIC, USER
+from tests.integration.site.scene import running_scene
 from tests.kit.browser import (
     DESKTOP,
     PHONE,
     Scheme,
     axe_violations,
-    is_wider_than_its_window,
+    keyboard_faults,
+    layout_faults,
     opened,
     running_chromium,
-    unreachable_by_keyboard,
+    show,
 )
 from tests.kit.github import Account, github_config, running_github
-from tests.kit.site import running_site
 
-PAGES = [*((path, False) for path in PUBLIC), *((path, True) for path in (*USER, *OPERATOR))]
-SIZES = [(PHONE, "light"), (PHONE, "dark"), (DESKTOP, "light"), (DESKTOP, "dark")]
+SCREENS: tuple[tuple[tuple[int, int], Scheme], ...] = (
+    (PHONE, "light"),
+    (PHONE, "dark"),
+    (DESKTOP, "dark"),
+    (DESKTOP, "light"),
+)
+PEOPLE = Account(1, "ann", "Ann"), Account(2, "vic", "Vic"), Account(3, "bob", "Bob")
+ROLES = 'operators = ["github:1"]\nviewers = ["github:2"]\napi_url = "https://api.example.com"'
+SCRIPTED = ("/operator", "/account/playground")
+"""Without scripts these say that they are not live."""
+PageCheck = Callable[[Page, bool], Awaitable[list[str]]]
+"""What is wrong with a page that is shown. The second argument: it was loaded by its path alone."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The site, and a browser in which an operator is signed in by `state`."""
+
+    url: str
+    browser: Browser
+    state: Any
 
 
 @asynccontextmanager
-async def site(folder: Path) -> AsyncIterator[str]:
-    """With an operator, who has a key that was used."""
-    bus = MemoryBus()
-    record = KeyRecord(
-        id="k1",
-        name="ci",
-        created_at=time.time(),
-        owner="github:1",
-        hint="abcd",
-        requests_per_minute=60,
-        monthly_tokens=9,
-    )
-    await bus.create(KEYS, digest("k1"), encode(record))
-    await bus.respond("meter", METER_TOKENS, meter)
-    await bus.respond("billing", BILLING_STATEMENT, billing)
-    async with running_github(Account(1, "ann", "Ann")) as github:
-        config = f'[site]\nport = 0\noperators = ["github:1"]\n{github_config(github)}{MODEL}'
-        async with running_site(folder, config, bus) as url:
-            yield url
+async def scene(folder: Path) -> AsyncIterator[Scene]:
+    async with (
+        running_github(*PEOPLE) as github,
+        running_scene(folder, f"{ROLES}\n{github_config(github)}") as url,
+        running_chromium() as browser,
+    ):
+        yield Scene(url, browser, await sign_in(browser, url, "ann"))
 
 
-async def sign_in(browser: Browser, url: str) -> Any:
+async def sign_in(browser: Browser, url: str, login: str) -> Any:
     """By the pages themselves, without scripts; returns the cookies."""
     async with opened(browser, scripts=False) as (page, _):
-        await page.goto(f"{url}/account")
-        await page.get_by_role("link", name="Sign in with GitHub").click()
-        await page.get_by_role("link", name="Continue as ann").click()
+        await _begin(page, url, login)
         await page.wait_for_url(f"{url}/account")
         return await page.context.storage_state()
 
 
-@pytest.mark.parametrize(("path", "is_behind"), PAGES, ids=[path for path, _ in PAGES])
-async def test_a_page_works_for_everybody(tmp_path: Path, path: str, is_behind: bool) -> None:
-    async with site(tmp_path) as url, running_chromium() as browser:
-        state = await sign_in(browser, url) if is_behind else None
-        texts = []
-        for size, scheme in SIZES:
-            async with opened(browser, size=size, scheme=_scheme(scheme), state=state) as (page, faults):
-                await page.goto(url + path)
-                assert not await is_wider_than_its_window(page), size
-                assert [fault for fault in faults if "404" not in fault] == []
-                if scheme == "light":
-                    assert await unreachable_by_keyboard(page) == []
-                    assert await page.locator("h1").count() == 1
-                texts.append(await page.locator("main").inner_text())
-        async with opened(browser, scripts=False, state=state) as (page, _):
-            await page.goto(url + path)
-            assert await page.locator("h1").inner_text() in texts[-1]
-            assert await page.locator("main").inner_text()
+async def _begin(page: Page, url: str, login: str) -> None:
+    await page.goto(f"{url}/account")
+    await page.get_by_role("link", name="Sign in with GitHub").click()
+    await page.get_by_role("link", name=f"Continue as {login}").click()
+
+
+async def walk(scene: Scene, check: PageCheck) -> dict[str, list[str]]:
+    """Show every page, and return what is wrong by page."""
+    wrong: dict[str, list[str]] = {}
+    async with opened(scene.browser, state=scene.state) as (page, console):
+
+        async def note(name: str, *, is_path: bool = False) -> None:
+            of_page = [*await check(page, is_path), *(fault for fault in console if not _is_expected(fault))]
+            console.clear()
+            if of_page:
+                wrong[name] = of_page
+
+        for path in (*PUBLIC, *USER, *OPERATOR):
+            await page.goto(scene.url + path)
+            await note(path, is_path=True)
+        for words, do in DEEDS.items():
+            await do(page, scene.url)
+            await page.get_by_text(words).first.wait_for()
+            await note(words)
+        await page.context.clear_cookies()
+        for login, words in (("bob", "Sign-up is closed"), ("vic", "Vic")):
+            await _begin(page, scene.url, login)
+            await page.get_by_text(words).first.wait_for()
+            await note(words)
+        for path, status in (("/operator/keys/k1/revoke", 403), ("/sign-in/github", 429)):
+            for _ in range(PER_MINUTE * (status == 429)):
+                await page.request.get(scene.url + path, max_redirects=0)
+            answer = await page.goto(scene.url + path)
+            assert answer is not None
+            assert answer.status == status
+            await note(f"{status}")
+    return wrong
+
+
+def _is_expected(fault: str) -> bool:
+    """Chromium notes the status of a page that refuses, and that a stream ends when its page is left."""
+    return "responded with a status of 4" in fault or fault.endswith("/operator/events")
+
+
+async def test_every_page_works_on_every_screen_by_keyboard_and_without_scripts(tmp_path: Path) -> None:
+    async def faults_of(page: Page, is_path: bool) -> list[str]:
+        faults = []
+        for size, scheme in SCREENS[::2]:  # colours do not move anything
+            await show(page, size, scheme)
+            faults += [f"{size[0]} {scheme}: {fault}" for fault in await layout_faults(page)]
+        if is_path and page.url.removeprefix(running.url) not in SCRIPTED:
+            await without_scripts.goto(page.url)
+            if await without_scripts.locator("main").inner_text() != await page.locator("main").inner_text():
+                faults.append("says something else without scripts")
+        return [*faults, *await keyboard_faults(page)]
+
+    async with (
+        scene(tmp_path) as running,
+        opened(running.browser, state=running.state, scripts=False) as (without_scripts, _),
+    ):
+        wrong = await walk(running, faults_of)
+    assert wrong == {}, json.dumps(wrong, indent=1)
 
 
 @pytest.mark.long  # axe's package comes from npm's registry
-@pytest.mark.parametrize(("path", "is_behind"), PAGES, ids=[path for path, _ in PAGES])
-async def test_axe_finds_nothing(tmp_path: Path, path: str, is_behind: bool) -> None:
-    async with site(tmp_path) as url, running_chromium() as browser:
-        state = await sign_in(browser, url) if is_behind else None
-        for size, scheme in ((PHONE, "light"), (DESKTOP, "dark")):
-            async with opened(browser, size=size, scheme=_scheme(scheme), state=state) as (page, _):
-                await page.goto(url + path)
-                assert await axe_violations(page) == [], (size, scheme)
+async def test_axe_finds_nothing(tmp_path: Path) -> None:
+    async def faults_of(page: Page, _: bool) -> list[str]:
+        faults = []
+        for size, scheme in SCREENS:
+            await show(page, size, scheme)
+            faults += [f"{size[0]} {scheme}: {fault}" for fault in await axe_violations(page)]
+        return faults
 
-
-def _scheme(name: str) -> Scheme:
-    return "dark" if name == "dark" else "light"
+    async with scene(tmp_path) as running:
+        wrong = await walk(running, faults_of)
+    assert wrong == {}, json.dumps(wrong, indent=1)

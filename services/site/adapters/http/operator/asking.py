@@ -92,5 +92,6 @@ class Asker:
             fault=fault,
             action=visit.request.rel_url.raw_path,
             reason=visit.form.get("reason", ""),
+            ticked=[name for name, _ in checks if visit.form.get(name) == "on"],
             most=MAX_REASON,
         )
