@@ -215,6 +215,8 @@ class SiteSection(ServiceSection, frozen=True, kw_only=True):
     """How long a session lasts without a request."""
     session_max: Annotated[Duration, Bounds(60)] = Duration(7 * DAY_S)
     """How long a session lasts at most."""
+    audit_kept: Annotated[Duration, Bounds(365 * DAY_S)] = Duration(400 * DAY_S)
+    """How long the audit remembers what somebody did."""
     key_max_age: Annotated[Duration, Bounds(60)] | None = None
     """The longest that a key made on the site is valid. Default: for ever, if its owner wants."""
     trusted_proxies: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ class Deed:
 
 
 class SqlAuditLog:
-    """Rows are only added."""
+    """Rows are only added; `Pruner` removes those that are too old."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Update, UpdateBase, delete, select, update
+from sqlalchemy import Update, UpdateBase, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,12 +16,9 @@ from services.site.app.sign_in import sha256
 from services.site.core.people import Person, SessionLimits, SignupPolicy
 from shared.database import read_transaction
 from shared.ids import uuid7
-from shared.units import DAY_S
 
 SEEN_EVERY_S = 60.0
 """How often the last use of a session is written."""
-KEPT_S = 30 * DAY_S
-"""How long ended sessions, and forms that were sent, are remembered."""
 MOST_SESSIONS = 50
 """Of one person at a time; a further one ends the one that has been unused the longest."""
 
@@ -54,8 +51,6 @@ class SqlSessionStore:
         """Begin a session and return its cookie's value and the seconds it lasts. `replaced`: the cookie before."""
         cookie, length_s = secrets.token_urlsafe(32), self._limits.of(person.role).max_s
         async with self._engine.begin() as connection:
-            await connection.execute(delete(sessions).where(sessions.c.ends_at < now - KEPT_S))
-            await connection.execute(delete(sent_forms).where(sent_forms.c.sent_at < now - KEPT_S))
             if replaced is not None:
                 await connection.execute(_end(now, "signed in again").where(sessions.c.sha256 == sha256(replaced)))
             alive = (sessions.c.person == person.identity) & sessions.c.ended_at.is_(None)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.site.adapters.pruner import Pruner
 from services.site.adapters.wake_store import SqlWakeStore
 from services.site.app.journal_reader import JournalReader
 from services.site.app.page import Page
@@ -15,9 +16,12 @@ from services.site.app.status import FleetViews, StatusPage
 from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
+from shared.units import HOUR_S
 
 READ_PAUSE_S = 0.5
 """Between two batches of the journal: how late a page may learn of a wake."""
+
+PRUNE_PAUSE_S = HOUR_S
 
 
 @asynccontextmanager
@@ -33,17 +37,23 @@ async def open_status(runtime: Runtime) -> AsyncIterator[StatusPage]:
 
 @asynccontextmanager
 async def open_journal(runtime: Runtime, engine: AsyncEngine) -> AsyncIterator[JournalReader]:
-    """Copy the fleet's journal into the database."""
+    """Copy the fleet's journal into the database, and remove from the database what is too old."""
     reader = JournalReader(runtime.bus, SqlWakeStore(engine), runtime.now)
+    pruner = Pruner(engine, audit_kept_s=runtime.config.site.audit_kept)
     tasks = PeriodicTasks(runtime.registry)
-    task = PeriodicTask(name="journal of the fleet", run=reader.read_batch, pause=every(READ_PAUSE_S))
     runtime.health.add_check("work", lambda: tasks.fault)
-    reading = runtime.spawn(tasks.repeat(task), task.name)
+    running = [
+        runtime.spawn(tasks.repeat(task), task.name)
+        for task in (
+            PeriodicTask(name="journal of the fleet", run=reader.read_batch, pause=every(READ_PAUSE_S)),
+            PeriodicTask(name="pruning", run=lambda: pruner.prune(runtime.now()), pause=every(PRUNE_PAUSE_S)),
+        )
+    ]
     try:
         yield reader
     finally:
-        async with reader.writing:
-            await cancel_and_wait([reading])  # it uses the engine, which is closed next
+        async with reader.writing, pruner.writing:
+            await cancel_and_wait(running)  # they use the engine, which is closed next
 
 
 def service_level_pages(
