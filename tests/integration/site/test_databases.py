@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.site.adapters.pruner import Pruner
@@ -70,12 +70,18 @@ async def fill(engine: AsyncEngine, now: float, ages: list[float]) -> None:
     deeds = [{**text, "id": uuid7(now - age * DAY_S), "at": now - age * DAY_S} for age in ages]
     ends = {"old": now - 31 * DAY_S, "new": now}
     async with engine.begin() as connection:
-        await connection.execute(insert(site_audit), [{k: deed[k] for k in site_audit.c.keys()} for deed in deeds])  # noqa: SIM118
+        await connection.execute(
+            insert(site_audit), [{name: deed[name] for name in names(site_audit)} for deed in deeds]
+        )
         await connection.execute(insert(sent_forms), [{"sha256": name, "sent_at": at} for name, at in ends.items()])
         for name, at in ends.items():
             moments = dict.fromkeys(("created_at", "seen_at", "ends_at"), at)
             row = {**text, **moments, "id": name, "sha256": name, "ended_at": at, "ended_why": "x"}
-            await connection.execute(insert(sessions), [{k: row[k] for k in sessions.c.keys()}])  # noqa: SIM118
+            await connection.execute(insert(sessions), [{name: row[name] for name in names(sessions)}])
+
+
+def names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
 
 
 async def count(engine: AsyncEngine) -> tuple[int, ...]:
