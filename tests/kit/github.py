@@ -43,6 +43,9 @@ class Github:
     tokens: dict[str, Account] = field(default_factory=dict)
     user_fault: str | None = None
     """What `/user` does: `500`, `silence`, `html`, `no id`, `revoked`."""
+    client_secrets: set[str] = field(default_factory=lambda: {CLIENT_SECRET})
+    """Those that are valid: an app may have two."""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
     now: Callable[[], float] = time.time
     _codes: dict[str, tuple[dict[str, str], Account, float]] = field(default_factory=dict)
 
@@ -73,7 +76,7 @@ class Github:
         self.exchanged.append(form)
         query, account, made_at = self._codes.pop(form.get("code", ""), ({}, None, 0.0))
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
-        if form.get("client_id") != CLIENT_ID or form.get("client_secret") != CLIENT_SECRET:
+        if form.get("client_id") != CLIENT_ID or form.get("client_secret") not in self.client_secrets:
             answer = {"error": "incorrect_client_credentials"}
         elif account is None or self.now() - made_at > CODE_SECONDS:
             answer = {"error": "bad_verification_code", "error_description": "The code passed is incorrect or expired."}
@@ -96,7 +99,7 @@ class Github:
         if self.user_fault == "500":
             return web.json_response({"message": "Server Error"}, status=500)
         if self.user_fault == "silence":
-            await asyncio.sleep(60)
+            await self.closing.wait()
         if self.user_fault == "html":
             return web.Response(text="<html>Unicorn!</html>", content_type="text/html")
         answer: dict[str, Any] = {"login": account.login, "name": account.name}
@@ -112,8 +115,8 @@ class Github:
         return web.json_response({"state": state})
 
     async def delete(self, request: web.Request) -> web.Response:
-        expected = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
-        if request.headers.get("Authorization") != f"Basic {expected}":
+        expected = {base64.b64encode(f"{CLIENT_ID}:{secret}".encode()).decode() for secret in self.client_secrets}
+        if request.headers.get("Authorization", "").removeprefix("Basic ") not in expected:
             return web.json_response({"message": "Not Found"}, status=404)
         token = (await request.json())["access_token"]
         self.deleted.append(token)
@@ -145,6 +148,7 @@ async def running_github(*accounts: Account) -> AsyncIterator[Github]:
     try:
         yield github
     finally:
+        github.closing.set()
         await runner.cleanup()
 
 

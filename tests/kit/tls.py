@@ -1,8 +1,8 @@
-"""A certificate authority of the test's own, and a proxy that gives PostgreSQL the TLS that its wheel lacks."""
+"""A certificate authority of the test's own, and proxies that terminate TLS: for HTTP, and for PostgreSQL's wheel."""
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -49,25 +49,28 @@ def make_certificate(folder: Path, name: str = "server") -> Certificate:
     return paths
 
 
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
 @asynccontextmanager
-async def postgres_with_tls(certificate: Certificate, port: int) -> AsyncIterator[int]:
-    """The port of a server that accepts PostgreSQL's request for TLS and passes the rest on to `port`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.certificate, certificate.key)
+async def _forwarding(
+    port: Callable[[], int],
+    *,
+    tls: ssl.SSLContext | None = None,
+    begin: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None,
+) -> AsyncIterator[int]:
+    """The port of a server that passes each connection on to `port`, after `begin`."""
     connections: set[asyncio.Task[None]] = set()
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(SSL_REQUEST_BYTES)
-        writer.write(b"S")
-        await writer.start_tls(context)
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(copy(reader, back), copy(there, writer))
+        if begin is not None:
+            await begin(reader, writer)
+        there, back = await asyncio.open_connection("127.0.0.1", port())
+        await asyncio.gather(_copy(reader, back), _copy(there, writer))
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(serve(reader, writer))
@@ -76,10 +79,37 @@ async def postgres_with_tls(certificate: Certificate, port: int) -> AsyncIterato
         if not task.cancelled():
             task.exception()  # a client that does not trust the certificate hangs up
 
-    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+    server = await asyncio.start_server(on_connection, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
         for task in connections:
             task.cancel()
+
+
+def _server_context(certificate: Certificate) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+    return context
+
+
+@asynccontextmanager
+async def postgres_with_tls(certificate: Certificate, port: int) -> AsyncIterator[int]:
+    """The port of a server that accepts PostgreSQL's request for TLS and passes the rest on to `port`."""
+    context = _server_context(certificate)
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(SSL_REQUEST_BYTES)
+        writer.write(b"S")
+        await writer.start_tls(context)
+
+    async with _forwarding(lambda: port, begin=begin) as front:
+        yield front
+
+
+@asynccontextmanager
+async def https_in_front(certificate: Certificate, port: Callable[[], int]) -> AsyncIterator[int]:
+    """The port of a server that terminates TLS for the HTTP server at `port`, which may start later."""
+    async with _forwarding(port, tls=_server_context(certificate)) as front:
+        yield front

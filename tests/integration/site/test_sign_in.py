@@ -1,14 +1,18 @@
 """Signing in with GitHub, as it is: whose browser, which identity, who may, and what stays of it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from services.site.adapters.identity import oauth
 from services.site.adapters.identity.oauth import OAuthClient
 from tests.kit.github import Account, Github, github_config, running_github
 from tests.kit.site import Browser, running_site
+from tests.kit.waiting import until
 
 ANN, BOB, EVE = Account(1, "ann", "Ann"), Account(2, "bob"), Account(3, "eve")
 
@@ -164,6 +168,26 @@ async def test_a_token_response_that_is_garbage_signs_nobody_in(
     assert (answer.status, "did not answer as it should" in answer.text) == (400, True)
 
 
+async def test_a_silent_provider_ends_in_a_clear_page_and_holds_up_nobody_else(
+    github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oauth, "TIMEOUT_S", 0.5)
+    github.user_fault = "silence"
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser, Browser(url) as other:
+        begun = await browser.get("/sign-in/github")
+        back = (await browser.get(f"{begun.location}&login=ann")).location
+        waiting = asyncio.create_task(browser.get(back))
+        await until(lambda: asyncio.sleep(0, github.exchanged), bool)
+        statuses = [(await other.get(path)).status for path in ("/", "/sign-in", "/account")]
+        assert statuses == [200, 200, 303]
+        answer = await waiting
+        assert (answer.status, "session=" in "".join(answer.cookies)) == (400, False)
+        assert "GitHub does not answer. Try again in a moment." in answer.text
+        github.user_fault = None
+        assert (await browser.sign_in("ann")).status == 303
+    assert len(github.deleted) == 2  # the token of the first one too
+
+
 async def test_a_code_that_is_refused_with_status_200_signs_nobody_in(github: Github, tmp_path: Path) -> None:
     async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
         begun = await browser.get("/sign-in/github")
@@ -182,21 +206,43 @@ async def test_who_cancels_at_the_provider_reads_so(github: Github, tmp_path: Pa
         assert "You did not allow the sign-in" in answer.text
 
 
-@pytest.mark.parametrize(
-    "next_name",
-    [
-        "//evil.example",
-        "/\\evil.example",
-        "https://evil.example",
-        "%2F%2Fevil.example",
-        "/account/keys",
-        "sessions/..",
-        "",
-    ],
+EVIL = ("evil.example", "https://evil.example", "javascript:alert(1)", "/account/keys", "sessions/..", "")
+BEFORE = (
+    "",
+    "/",
+    "//",
+    "/\\",
+    "\\",
+    "\t//",
+    "/\t/",
+    "\r\n",
+    "\0",
+    "/%2f/",
+    "%2F%2F",
+    "%5c",
+    " //",
+    "https:",
+    "///",
+    "@",
+    "\u2215",
 )
-async def test_a_sign_in_leads_to_a_route_of_ours(github: Github, tmp_path: Path, next_name: str) -> None:
-    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
-        assert (await browser.sign_in("ann", next_name)).location == "/account"
+
+
+async def test_a_sign_in_leads_to_a_route_of_ours(github: Github, tmp_path: Path) -> None:
+    names = [*EVIL, *(before + "evil.example" for before in BEFORE), "x" * 30_000]
+    queries = [f"next={quote(text, safe=safe)}" for safe in ("", "%/:") for text in names][: len(names) + 8]
+    proxied = config(github, 'signup = "open"\ntrusted_proxies = ["127.0.0.0/8"]')
+    async with running_site(tmp_path, proxied) as url, Browser(url) as browser:
+        for number, query in enumerate(
+            [*queries, "next=sessions&next=//evil.example", "next=//evil.example&next=sessions"]
+        ):
+            begun = await browser.get(f"/sign-in/github?{query}", **{"X-Forwarded-For": f"10.{number}.0.1"})
+            assert begun.status == 303, query
+            answer = await browser.get((await browser.get(f"{begun.location}&login=ann")).location)
+            assert answer.location in ("/account", "/account/sessions"), query
+            assert "evil" not in (await browser.get(f"/sign-in?{query}")).text
+        for path in ("/sign-in", "/sign-in/github"):
+            assert (await browser.get(f"{path}?next={'%2f' * 22_000}")).status == 400
 
 
 async def test_sign_ins_from_one_network_are_bounded(github: Github, tmp_path: Path) -> None:

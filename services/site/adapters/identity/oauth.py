@@ -121,6 +121,11 @@ class OAuthClient:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as response:
                 return response.status, await read_limited(response, MAX_BODY_BYTES)
+        except aiohttp.ClientSSLError as error:
+            log.error("provider_certificate_refused", provider=self._label, error=str(error.os_error))
+            raise SignInFailed(
+                f"{self._label} has no certificate that this site trusts, so nothing was sent. Tell the operator."
+            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("provider_call_failed", provider=self._label, error=type(error).__name__)
             raise SignInFailed(f"{self._label} does not answer. Try again in a moment.") from None
