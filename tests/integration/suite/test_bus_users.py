@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import nats
 from nats.aio.client import Client
 
@@ -16,6 +17,7 @@ from shared.messages.budget import Gates, GatesQuery
 from shared.messages.meter import Gaps, GapsQuery
 from shared.runtime.suite_file import BUS_USERS
 from spotinference.keys.store import read_keys
+from tests.integration.site.pages import PUBLIC
 from tests.integration.suite.config import config
 from tests.integration.suite.test_outbox import leave_behind
 from tests.kit.up import UpProcess, up
@@ -38,6 +40,9 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     "$KV.leases.billing": ("billing",),
     "$KV.reports.published.2026-11-01": ("billing",),
     "$KV.reports.audit.2026-11-01": ("meter",),
+    "$KV.reports.headline": ("billing",),
+    "$KV.reports.day.2026-11-01": ("billing",),
+    "$KV.waker.orders": ("waker",),
     "$KV.reports.bench.x": ("operator",),
     "usage.0": ("gateway", "outbox"),
     "wake.request.tiny": ("gateway",),
@@ -51,6 +56,9 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     "meter.lost": ("operator",),
     "meter.reread": ("operator",),
     "meter.tokens": ("operator", "billing", "site"),
+    **{f"meter.{query}": ("operator", "site") for query in ("figures", "responses", "audit", "keys", "gaps")},
+    "meter.recount": ("operator",),
+    **{f"billing.{query}": ("operator", "site") for query in ("trail", "bands", "statement", "reports", "invoices")},
     "billing.gate": ("operator", "site"),
     "billing.import": ("operator",),
     "billing.payable": ("operator",),
@@ -80,6 +88,14 @@ WRITERS: dict[str, tuple[Role, ...]] = {
     f"{API}.CONSUMER.MSG.NEXT.USAGE.ledger": ("meter",),
     f"{API}.CONSUMER.MSG.NEXT.FLEET.books": ("billing",),
     f"{API}.CONSUMER.MSG.NEXT.FLEET.site": ("site",),
+    f"{API}.CONSUMER.MSG.NEXT.FLEET.audit": ("meter",),
+    "$JS.ACK.FLEET.site.1.1.1.1.0": ("site",),
+    "$JS.ACK.FLEET.books.1.1.1.1.0": ("billing",),
+    f"{API}.DIRECT.GET.OBJ_books": (),
+    f"{API}.STREAM.MSG.GET.OBJ_books": ("billing", "site", "operator"),
+    f"{API}.STREAM.MSG.GET.OBJ_invoices": ("billing", "operator"),
+    f"{API}.STREAM.MSG.GET.KV_meter": ("gateway", "meter", "operator", "outbox"),
+    "$O.books.M.x": ("billing",),
     "$JS.ACK.USAGE.ledger.1.1.1.1.0": ("meter",),
     f"{API}.STREAM.MSG.GET.KV_keys": ("gateway", "meter", "billing", "site", "operator", "backup"),
     f"{API}.STREAM.MSG.GET.KV_waker": ("waker", "operator"),
@@ -157,10 +173,19 @@ async def use_rows(suite: UpProcess, folder: Path) -> None:
     hidden.rename(setup)
 
 
+async def read_the_site(suite: UpProcess) -> None:
+    """Make the site do, by its own user, all that its public pages need."""
+    async with aiohttp.ClientSession(suite.services["site"]["url"]) as session:
+        for path in {*PUBLIC, "/feed.xml"} - {"/sign-in", "/nowhere"}:
+            async with session.get(path) as response:
+                assert response.status == 200, path
+
+
 async def test_each_user_may_do_its_row_and_nothing_else(tmp_path: Path) -> None:
     settings = config(["python", "-c", "import time; time.sleep(999)", "{port}"])
     async with up(tmp_path, settings) as suite:
         await use_rows(suite, tmp_path)
+        await read_the_site(suite)
         before = await suite.json("keys", "list"), await suite.machines(), await suite.json("budget")
         assert suite.violations() == []
         for user in USERS:
