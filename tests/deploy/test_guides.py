@@ -1,10 +1,12 @@
 """The guides: what they have the reader write is rendered and keeps the rules, what they have him type fits to it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from services.gateway.core.endpoints import HEALTH
+from services.site.adapters.http.server import KEEPALIVE_SECONDS
 from tests.deploy.guides import CHECKOUT, EKS, FOLDER, KUBERNETES, kubectl_calls, render_overlay
 from tests.deploy.manifests import ROOT, Manifests, documents
 from tests.deploy.rules.every_rule import RULES
@@ -72,6 +74,8 @@ def test_the_balancer_of_eks_gets_health_checks_that_aws_accepts_and_services_pa
     }
     assert int(checks["timeout-seconds"]) < int(checks["interval-seconds"])
     assert checks["path"] == HEALTH.path
+    (idle_s,) = re.findall(r"idle_timeout.timeout_seconds=(\d+)", str(ingress["metadata"]["annotations"]))
+    assert int(idle_s) < min(KEEPALIVE_SECONDS, manifests.config.gateway.keepalive_timeout)
     site = manifests.find("Service", "site")
     assert site is not None
     assert site["metadata"]["annotations"][f"{HEALTH_CHECK}path"] == "/", "the gateway's path is none of the site's"

@@ -190,7 +190,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (grace, pod(GATEWAY, "terminationGracePeriodSeconds", 30), "the drain takes 595"),
     (grace, pod(GATEWAY, "containers.0.lifecycle", {"preStop": {"sleep": {"seconds": 15}}}), "the drain takes 610"),
     (grace, config('drain_grace = "570s"', 'drain_grace = "10m"'), "autoscaler waits 600"),
-    (grace, config('drain_delay = "15s"', 'drain_delay = "0s"'), "balancers"),
+    (grace, config('drain_delay = "15s"', 'drain_delay = "0s"'), "needs drain_delay"),
+    (grace, container(SITE, "lifecycle", GONE), "preStop sleep"),
     (grace, pod(NATS, "terminationGracePeriodSeconds", 30), "lame_duck_duration"),
     (memory, container(WAKER, "resources.limits", GONE), "a limit of memory"),
     (memory, container(WAKER, "resources.limits.cpu", "1"), "memory alone"),
@@ -241,6 +242,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (network, policy("nats", "ingress.0.ports.0.port", "clients"), "no port of a container"),
     (network, policy("nats-machines", "ingress.0.from.0.ipBlock.cidr", "0.0.0.0/0"), "nothing needs it"),
     (network, without("NetworkPolicy", "nats-machines"), "from bus: machines is needed"),
+    (network, policy("nats-machines", "ingress.0.from.1", GONE), "from bus: balancer is needed"),
+    (network, policy("nats-machines", "ingress.0.from.1.ipBlock.cidr", "11.0.0.0/8"), "nothing needs it"),
     (network, policy("metrics", "ingress.0.from", GONE), "metrics: anywhere is allowed"),
     (bus, text("nats.conf", 'include "users.conf"', 'include "people.conf"'), "people.conf is in no volume"),
     (bus, text("nats.conf", "port: 4222", "port: 4223"), "port is not"),
@@ -271,3 +274,9 @@ def test_a_service_without_a_folder_is_reported(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_rule_is_seen_to_report() -> None:
     assert {rule for rule, _, _ in CHANGES} == set(RULES)
+
+
+def test_a_query_of_every_installation_is_reported() -> None:
+    manifests = load("keda")
+    put("ScaledObject gateway", "spec.triggers.0.metadata.query", "sum(spot_gateway_in_flight)")(manifests)
+    assert [fault for fault in scaling(manifests) if "other installations" in fault] != []

@@ -80,6 +80,9 @@ def _scaler_faults(manifests: Manifests, scaler: Document) -> Iterator[str]:
         if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] in SHARED_FIGURES:
             yield f"{metric['pods']['metric']['name']} is the same on every replica: ask for it as External"
     for trigger in spec.get("triggers", []):
+        selects = f'{{namespace="{scaler["metadata"]["namespace"]}"}}'
+        if trigger["type"] == "prometheus" and selects not in trigger["metadata"]["query"]:
+            yield f"{trigger['metadata']['query']} counts other installations too: select {selects}"
         host = trigger["metadata"].get("natsServerMonitoringEndpoint", "").partition(":")[0]
         service, _, namespace = host.partition(".")
         if host and (namespace != scaler["metadata"]["namespace"] or manifests.find("Service", service) is None):

@@ -26,6 +26,8 @@ METADATA = {"0.0.0.0/0": {"169.254.0.0/16"}, "::/0": {"fc00::/7", "fe80::/10"}}
 HTTPS_PORT = 443
 LOCAL_DNS = "169.254.20.10/32"
 DATABASE_PORT = 5432
+LEAST_PREFIX = 16
+"""Of a block that names the balancer's subnets: wider ones are anybody's."""
 MACHINES = "nats-machines"
 """The Service by which machines reach the bus."""
 
@@ -68,6 +70,7 @@ def _needed(manifests: Manifests) -> Iterator[Edge]:
             yield Edge(service, "from", "http: anywhere")
     if "machine" in ROLES and manifests.find("Service", MACHINES) is not None:
         yield Edge(BUS, "from", "bus: machines")
+        yield Edge(BUS, "from", "bus: balancer")
     if any(t["type"] == "nats-jetstream" for s in manifests.of("ScaledObject") for t in s["spec"]["triggers"]):
         yield Edge(BUS, "from", "monitor: namespace keda")
 
@@ -138,7 +141,10 @@ def _sources(manifests: Manifests, peer: Document) -> Iterator[str]:
     elif "ipBlock" in peer:
         block = ip_network(peer["ipBlock"]["cidr"])
         hosts = {ip_address(host) for host, _ in _endpoints(manifests) if _is_address(host)}
-        yield "machines" if block.prefixlen and hosts and all(host in block for host in hosts) else str(peer)
+        if block.prefixlen and hosts and all(host in block for host in hosts):
+            yield "machines"
+        else:
+            yield "balancer" if block.prefixlen >= LEAST_PREFIX else str(peer)
     elif "podSelector" in peer:
         yield from (workload.service for workload in matching(manifests, peer["podSelector"]))
     else:

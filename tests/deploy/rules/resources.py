@@ -50,10 +50,8 @@ def grace(manifests: Manifests) -> list[str]:
             )
         if needed > LONGEST_GRACE:
             faults.append(f"{workload.place}: drains for {needed:g} s, the autoscaler waits {LONGEST_GRACE}")
-        if service == "gateway" and not manifests.config.gateway.drain_delay:
-            faults.append(
-                f"{workload.place}: drain_delay = 0: balancers send it requests for some seconds after SIGTERM"
-            )
+        if hasattr(section, "port") and needed == section.drain_grace + LAST_SECONDS:
+            faults.append(f"{workload.place}: needs drain_delay or a preStop sleep: balancers send it more requests")
     bus = manifests.workload(BUS)
     match = re.search(r"lame_duck_duration: (\d+)s", manifests.bus_files["nats.conf"])
     lame_duck = int(match[1]) if match else 0

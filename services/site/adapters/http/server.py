@@ -19,7 +19,8 @@ log = structlog.get_logger()
 
 MAX_FORM_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 32 * 1024
-KEEPALIVE_SECONDS = 75.0
+KEEPALIVE_SECONDS = 660.0
+"""Longer than a balancer keeps an idle connection, or it sends a request into one that is being closed."""
 PAGE = web.RequestKey("page", str)
 """What kind of page a request got, for the metrics."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
