@@ -62,6 +62,14 @@ class SqlWakeStore:
         async with read_transaction(self._engine) as connection:
             return [Wake(**row) for row in (await connection.execute(query)).mappings()]
 
+    async def caused_by(self, key_ids: Sequence[str], since: Millis, most: int) -> list[Wake]:
+        """Return the newest wakes since a moment that requests with these keys caused, the newest first."""
+        c = wakes.c
+        query = select(wakes).where(c.key_id.in_(key_ids), c.began_at >= since)
+        query = query.order_by(c.began_at.desc(), c.wake_id).limit(most)
+        async with read_transaction(self._engine) as connection:
+            return [Wake(**row) for row in (await connection.execute(query)).mappings()]
+
     async def phases(self, since: Millis) -> list[tuple[str, str, float]]:
         """Return tier, phase and seconds of each phase that was passed since a moment."""
         c = wake_facts.c

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from shared.budget_gates import GateView
 from shared.bus.ports import Bus
 from shared.bus.subjects import ACTIVITIES
 from shared.bus.topology import BUDGET
@@ -19,6 +20,7 @@ class FleetViews:
     def __init__(self, config: Config, bus: Bus, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self.watcher = FleetWatcher(check=record_check(config), now=now, monotonic=monotonic)
         self.budget = View(BUDGET, BudgetGate)
+        self.gates = GateView(config, self.budget, self.budget.age)
         self._bus = bus
 
     @asynccontextmanager

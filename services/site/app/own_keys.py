@@ -54,12 +54,10 @@ class OwnKey:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyUseOfWakes:
-    """The wakes that a key's requests caused."""
+    """What the wakes cost today that a key's requests caused, and those under way."""
 
     key_name: str
     key_id: str
-    starts: tuple[float, ...]
-    """When those of the last hour began, by the waker's clock; the newest first."""
     models: tuple[str, ...]
     """Whose wakes are under way."""
     cost: Decimal
@@ -109,13 +107,12 @@ class OwnKeys:
         return next((key for key in self.of(owner) if key.record.id == key_id), None)
 
     def wakes_of(self, owner: str) -> list[KeyUseOfWakes]:
-        """Return what each of a person's keys woke lately; a key that woke nothing is left out."""
+        """Return what the wakes of each of a person's keys cost today; a key that woke nothing lately is left out."""
         today = day_of(self._now())
         return [
             KeyUseOfWakes(
                 key_name=key.record.name,
                 key_id=key.record.id,
-                starts=tuple(sorted(wakes.starts, reverse=True)),
                 models=wakes.under_way,
                 cost=wakes.cost if wakes.day == today else Decimal(0),
                 day=today,

@@ -3,38 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 
+from services.site.app.fleet_views import FleetViews
 from services.site.core.fleet_status import FleetStatus, Knowledge, fleet_status
-from shared.budget_gates import GateView
 from shared.bus import subjects
-from shared.bus.ports import Bus, Handle
+from shared.bus.ports import Bus
 from shared.bus.topology import BUDGET, FLEET, LEASES
-from shared.bus.view import View
 from shared.config.sections import Config
 from shared.errors import BusError
-from shared.fleet_records import record_check
-from shared.fleet_watcher import FleetWatcher
-from shared.messages.budget import BudgetGate
-
-
-class FleetViews:
-    """The fleet and its gates, kept current for every page that shows them."""
-
-    def __init__(self, config: Config, bus: Bus, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        self.watcher = FleetWatcher(check=record_check(config), now=now, monotonic=monotonic)
-        self.budget = View(BUDGET, BudgetGate)
-        self.gates = GateView(config, self.budget, self.budget.age)
-        self._bus = bus
-        self._subscription: Handle | None = None
-
-    async def start(self) -> None:
-        self._subscription = await self._bus.subscribe(subjects.ACTIVITIES, self.watcher.on_activity)
-        await self.watcher.records.start(self._bus)
-        await self.budget.start(self._bus)
-
-    async def stop(self) -> None:
-        for handle in (self._subscription, self.watcher.records, self.budget):
-            if handle is not None:
-                await handle.stop()
 
 
 class StatusPage:

@@ -65,6 +65,34 @@ class Wake:
     """How often a machine began to wake."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownWake:
+    """A wake as the person sees it whose key caused it."""
+
+    key_name: str
+    tier: str
+    began_at: float
+    """Unix seconds."""
+    outcome: str
+    """`ready`, `failed` or `under way`."""
+    seconds: float | None
+    """Until a machine was ready; None: none was."""
+
+
+def shown_wake(wake: Wake, key_name: str, *, cap_s: float, now: float) -> ShownWake:
+    """Until its cap a wake may be tried again, so it has not failed yet."""
+    began_at = (wake.began_at or 0) / 1000
+    is_ready = wake.outcome == "ready" and wake.ended_at is not None
+    is_over = now >= began_at + cap_s
+    return ShownWake(
+        key_name=key_name,
+        tier=wake.tier,
+        began_at=began_at,
+        outcome="ready" if is_ready else "failed" if is_over else "under way",
+        seconds=max(0.0, (wake.ended_at or 0) / 1000 - began_at) if is_ready else None,
+    )
+
+
 def fact_of(entry: Journalled, entry_id: str) -> WakeFact | None:
     """Return what an entry says of a wake; None: nothing. Raises `Unreadable` for what no table can hold."""
     if isinstance(entry, Transition) and entry.wake_id and "waking" in (entry.from_state, entry.to_state):

@@ -12,6 +12,7 @@ from services.site.app.day_charges import DayChargesPage, charge_rows
 from services.site.app.day_trail import DayTrailPage, DayTrails, trail_rows
 from services.site.app.economics import EconomicsPage, economics_rows
 from services.site.app.feed import Feed
+from services.site.app.fleet_views import FleetViews
 from services.site.app.live_figures import LiveFigures
 from services.site.app.overview import OverviewPage
 from services.site.app.page import Page, PublicFile
@@ -24,7 +25,7 @@ from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
 from services.site.wiring.accounts import account_routes, open_database
 from services.site.wiring.operator import open_fleet
-from services.site.wiring.service_levels import open_journal, open_status, service_level_pages
+from services.site.wiring.service_levels import open_journal, service_level_pages
 from shared.runtime.listener import origin
 from shared.runtime.process import Runtime
 
@@ -38,9 +39,11 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     config = runtime.config.site
     metrics = Metrics(runtime.registry)
     reports = ReportView(lambda: public.cache.clear())  # noqa: PLW0108 - made below
+    views = FleetViews(runtime.config, runtime.bus, now=runtime.now, monotonic=runtime.monotonic)
+    status = StatusPage(runtime.config, runtime.bus, views, runtime.now)
     async with (
         open_database(runtime) as engine,
-        open_status(runtime) as status,
+        views.running(),
         open_journal(runtime, engine) as journal,
     ):
         pages = _public_pages(runtime, reports, status, service_level_pages(runtime, engine, reports, status, journal))
@@ -48,7 +51,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         public = PublicPages(renderer, metrics, runtime.monotonic)
         await reports.start(runtime.bus)
         async with (
-            open_fleet(runtime, renderer) as fleet,
+            open_fleet(runtime, renderer, views) as fleet,
             account_routes(runtime, renderer, engine, fleet) as accounts,
             serve_site(
                 [*public.routes(pages, _public_files(runtime, pages, SqlWakeStore(engine))), *accounts],

@@ -23,9 +23,11 @@ from services.site.adapters.rendering import Renderer
 from services.site.adapters.schema import MIGRATIONS, SITE_FILE, VERSION_TABLE
 from services.site.adapters.session_store import SqlSessionStore
 from services.site.adapters.sign_in_store import SqlSignInStore
+from services.site.adapters.wake_store import SqlWakeStore
 from services.site.app.attempts import Attempts
 from services.site.app.own_keys import OwnKeys
 from services.site.app.own_usage import OwnUsage
+from services.site.app.own_wakes import OwnWakes
 from services.site.app.sign_in import SignIn
 from services.site.core.people import SessionLimits, SignupPolicy
 from services.site.ports import IdentityProvider
@@ -100,10 +102,11 @@ def _account_routes(
         now=now,
     )
     usage = OwnUsage(runtime.bus, now=now, monotonic=runtime.monotonic)
+    wakes = OwnWakes(SqlWakeStore(engine), cap_s=float(runtime.config.wake_cap), now=now)
     models = sorted(runtime.config.models)
     tables = [
         *KeyPages(gate, keys, usage, sessions, models=models, max_age_s=config.key_max_age).table(),
-        *UsagePages(gate, keys, usage).table(),
+        *UsagePages(gate, keys, usage, wakes).table(),
         *PlaygroundPage(gate, usage, api_url=runtime.config.api_url, models=models).table(),
         *SessionPages(gate, sessions, audit, review_url=_review_url(config)).table(),
         *sign_in_pages.table(),

@@ -30,11 +30,10 @@ class Fleet(NamedTuple):
 
 
 @asynccontextmanager
-async def open_fleet(runtime: Runtime, renderer: Renderer) -> AsyncIterator[Fleet]:
-    """The fleet, kept current."""
-    views = FleetViews(runtime.config, runtime.bus, now=runtime.now, monotonic=runtime.monotonic)
+async def open_fleet(runtime: Runtime, renderer: Renderer, views: FleetViews) -> AsyncIterator[Fleet]:
+    """The fleet, live."""
     feed = FleetFeed(runtime.config, runtime.bus, views.watcher, partial(_board, renderer), runtime.now)
-    async with views.running(), feed.running():
+    async with feed.running():
         yield Fleet(views, feed)
 
 

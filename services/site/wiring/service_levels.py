@@ -12,7 +12,7 @@ from services.site.app.page import Page
 from services.site.app.performance import PerformancePage, performance_rows
 from services.site.app.reliability import ReliabilityPage, reliability_rows
 from services.site.app.report_view import ReportView
-from services.site.app.status import FleetViews, StatusPage
+from services.site.app.status import StatusPage
 from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
@@ -22,17 +22,6 @@ READ_PAUSE_S = 0.5
 """Between two batches of the journal: how late a page may learn of a wake."""
 
 PRUNE_PAUSE_S = HOUR_S
-
-
-@asynccontextmanager
-async def open_status(runtime: Runtime) -> AsyncIterator[StatusPage]:
-    """The state of the fleet, kept current."""
-    views = FleetViews(runtime.config, runtime.bus, now=runtime.now, monotonic=runtime.monotonic)
-    await views.start()
-    try:
-        yield StatusPage(runtime.config, runtime.bus, views, runtime.now)
-    finally:
-        await views.stop()
 
 
 @asynccontextmanager

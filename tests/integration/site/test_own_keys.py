@@ -16,7 +16,7 @@ from services.site.app import own_keys, own_usage
 from services.site.core.origins import form_token
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS, key_wakes_key, month_key
-from shared.bus.topology import KEYS, MONTHS, WAKES
+from shared.bus.topology import KEYS, MONTHS, WAKE_HISTORY, WAKES
 from shared.messages.billing import Statement, StatementQuery
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import KeyQuota, QuotaReport
@@ -26,6 +26,7 @@ from shared.messages.waker import KeyWakes
 from tests.kit.github import Account, Github, github_config, running_github
 from tests.kit.site import Answer, Browser, running_site
 from tests.kit.waiting import until
+from tests.unit.site.journal import messages, transition, whole_wake
 
 MODEL = '\n[[tier]]\nname = "t"\nprovider = "static"\n[[model]]\nname = "org/m"\nlineup = ["t"]\n'
 NEW = "/account/keys/new"
@@ -263,12 +264,22 @@ async def test_usage_is_ones_own_and_equal_in_the_csv(github: Github, tmp_path: 
     day = time.strftime("%Y-%m-%d", time.gmtime(now))
     wakes = KeyWakes(key_id="k1", wakes=1, cost=Decimal("0.25"), day=day, starts=(now,))
     await bus.put(WAKES, key_wakes_key("k1"), encode(wakes))
+    entries = [
+        *whole_wake(now - 20 * 86400, 95.0, wake="a", key="k1"),
+        *whole_wake(now - 31 * 86400, 44.0, wake="b", key="k1"),
+        transition(now - 7200, "asleep", "waking", wake="c", machine="m2", tier="spot", key="k2"),
+        transition(now - 7000, "waking", "asleep", wake="c", machine="m2", tier="spot", key="k2"),
+        *whole_wake(now - 3600, 33.0, wake="d", tier="other", key="k3"),
+    ]
+    for subject, data in messages(entries):
+        await bus.publish(subject, data)
     async with running_site(tmp_path, config(github), bus) as url, Browser(url) as ann, Browser(url) as bob:
         await ann.sign_in("ann")
         await bob.sign_in("bob")
         dark = await ann.get("/account/usage")
         assert "The usage of =name k1 is not known now" in dark.text
         assert "not known" in dark.text
+        await until(lambda: bus.backlog(WAKE_HISTORY), lambda backlog: backlog == 0)
         await bus.respond("meter", METER_TOKENS, meter)
         await bus.respond("billing", BILLING_STATEMENT, billing)
         page, table = await ann.get("/account/usage"), await ann.get("/account/usage.csv")
@@ -276,6 +287,12 @@ async def test_usage_is_ones_own_and_equal_in_the_csv(github: Github, tmp_path: 
         keys = await ann.get("/account/keys")
     rows = list(csv.reader(io.StringIO(table.text)))
     assert rows[1:] == [[day, "org/m", "'=name k1", "k1", "2", "30", "10", "5"]]
+    of_wakes = page.text.split('id="wakes"')[1].split("</section>")[0]
+    assert re.findall(r"<td class=.text.>((?:ready|failed)[^<]*)</td>", of_wakes) == [
+        "failed",
+        "ready after 1 min 35 s",
+    ]
+    assert not [text for text in ("44 s", "33 s", "other") if text in of_wakes]
     (shown,) = re.findall(r"<tr><td>(\d{4}-\d\d-\d\d)</td>.*?</tr>", page.text)
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", page.text.split(f"<tr><td>{shown}")[1].split("</tr>")[0])
     assert cells[-4:] == rows[1][-4:]

@@ -55,12 +55,14 @@ class _Place(TypedDict):
     tier: str
 
 
-def whole_wake(at: float, seconds: float, *, wake: str, machine: str = "m1", tier: str = "h100x2") -> list[Journalled]:
+def whole_wake(
+    at: float, seconds: float, *, wake: str, machine: str = "m1", tier: str = "h100x2", key: str = KEY
+) -> list[Journalled]:
     """A machine wakes within `seconds`, half of them loading, and falls asleep an hour later."""
     ready = at + seconds
     place = _Place(wake=wake, machine=machine, tier=tier)
     return [
-        transition(at, "asleep", "waking", **place),
+        transition(at, "asleep", "waking", key=key, **place),
         phase(at + seconds / 2, "calling", seconds / 2, **place),
         phase(ready, "loading", seconds / 2, **place),
         transition(ready, "waking", "ready", **place),

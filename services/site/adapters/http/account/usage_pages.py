@@ -6,13 +6,15 @@ from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.public_pages import csv_table
 from services.site.app.own_keys import OwnKeys
 from services.site.app.own_usage import OwnUsage, Usage
+from services.site.app.own_wakes import MOST_WAKES, OwnWakes
 from services.site.core.people import Role
 
 
 class UsagePages:
     """Handlers of `/account/usage`."""
 
-    def __init__(self, gate: Gate, keys: OwnKeys, usage: OwnUsage) -> None:
+    def __init__(self, gate: Gate, keys: OwnKeys, usage: OwnUsage, wakes: OwnWakes) -> None:
+        self._wakes = wakes
         self._gate = gate
         self._keys = keys
         self._usage = usage
@@ -25,8 +27,10 @@ class UsagePages:
         ]
 
     async def _page(self, visit: Visit) -> web.Response:
-        wakes = self._keys.wakes_of(visit.person.identity)
-        return self._gate.page(visit, "usage.html", usage=await self._read(visit), wakes=wakes)
+        wakes = await self._wakes.read(self._keys.of(visit.person.identity))
+        costs = self._keys.wakes_of(visit.person.identity)
+        usage = await self._read(visit)
+        return self._gate.page(visit, "usage.html", usage=usage, wake_costs=costs, wakes=wakes, most_wakes=MOST_WAKES)
 
     async def _csv(self, visit: Visit) -> web.Response:
         usage = await self._read(visit)
