@@ -26,8 +26,9 @@ UID = 7000
 """Of the user that the engine runs as, fixed because the firewall names it by number."""
 LIMIT_BYTES = 16384
 """Of user data on EC2."""
-PACKAGES = ("curl", "gcc", "libc6-dev", "nftables", "openssl", "python3-dev", "python3-venv")
-"""Triton, in the engine, compiles its launchers at run time: that takes gcc and Python's headers."""
+PACKAGES = ("curl", "g++", "gcc", "libc6-dev", "nftables", "openssl", "python3-dev", "python3-venv")
+"""Triton and torch, in the engine, compile at run time: that takes gcc, g++ and Python's headers. CUDA's own compiler
+is not needed, as `spotinference-engine.service` and the classes keep to kernels that vLLM brings."""
 OPTIONAL = {
     "dead-man": "spotinference-dead-man.timer",
     "spot-watch": "spotinference-spot-watch.service",
@@ -35,6 +36,8 @@ OPTIONAL = {
 }
 """Parts of the names of files that only some machines get, and the unit that they are for."""
 _VALUE = re.compile(r"@\{(\w+)\}")
+_COMMENT = re.compile(r"(?m)^[ \t]*#(?!!).*\n")
+"""A line that is one. They are left out, since user data has a limit."""
 _LINE = re.compile(r"[^\s\"'\\$`%]+")
 """A value that means the same to systemd, to a shell and in TOML."""
 
@@ -52,6 +55,8 @@ class MachineClass(Section, frozen=True, kw_only=True):
     max_model_len: Annotated[int, msgspec.Meta(ge=1)]
     max_num_seqs: Annotated[int, msgspec.Meta(ge=1)]
     tool_call_parser: Word
+    arguments: tuple[Word, ...] = ()
+    """Further arguments of `vllm serve`, which the class needs on its GPUs."""
 
 
 class WireGuard(Section, frozen=True, kw_only=True):
@@ -154,12 +159,14 @@ def _units(machine: Machine) -> list[str]:
 def _values(machine: Machine, machine_class: MachineClass) -> dict[str, str]:
     wireguard, spot = machine.wireguard, machine.spot
     values = msgspec.structs.asdict(machine_class) | {
+        "arguments": " ".join(machine_class.arguments),
         "address": machine.address,
         "port": PORT,
         "uid": UID,
         "revision": machine.revision,
         "model_dir": f"/srv/models/{machine_class.model.partition('/')[2]}",
         "artifacts_url": machine.artifacts_url,
+        "volume": machine.volume or "",
         "engine_sha256": _sha256_of("engine.txt"),
         "command_venv": "/opt/spotinference" if spot else "",
         "command_sha256": _sha256_of("setup.txt") if spot else "",
@@ -205,7 +212,8 @@ def _files(machine: Machine, values: dict[str, str]) -> dict[PurePosixPath, str]
         path = PurePosixPath("/") / source.relative_to(HERE / "root")
         needed_by = next((unit for name, unit in OPTIONAL.items() if name in path.name), None)
         if needed_by is None or needed_by in units:
-            files[path] = _VALUE.sub(lambda name: values[name[1]], decode_text(source.read_bytes()))
+            text = _COMMENT.sub("", decode_text(source.read_bytes()))
+            files[path] = _VALUE.sub(lambda name: values[name[1]], text)
     return files
 
 
@@ -235,8 +243,8 @@ def _user_data(machine: Machine, files: dict[PurePosixPath, str]) -> str:
             f"  device: {machine.volume}",
             "  partition: none",
             "  overwrite: false",
-            "mounts:",
-            '- [LABEL=spotinference, /srv, ext4, "noatime", "0", "2"]',
+            "mounts:",  # nofail: without its disk it has no engine, and can be logged in to
+            '- [LABEL=spotinference, /srv, ext4, "noatime,nofail,x-systemd.device-timeout=30s", "0", "2"]',
         ]
     lines.append("write_files:")
     for path, content in files.items():

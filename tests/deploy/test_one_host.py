@@ -1,7 +1,9 @@
 """What runs the suite on one host without a cluster: the systemd unit, the compose file and its configuration."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from ruamel.yaml import YAML
 
 from shared.config.load import load
 from shared.units import MINUTE_S
+from tests.deploy.machine.machines import write_program
 from tests.kit.nats_server import nats_binary
 
 DOCKER = Path("deploy/docker")
@@ -41,6 +44,28 @@ def test_a_wrong_key_in_the_unit_is_reported(tmp_path: Path) -> None:
 def test_the_unit_is_hardened() -> None:
     done = _run("systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE}", UNIT)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("has_gpus", [False, True])
+def test_the_drop_in_and_nothing_else_opens_the_gpus_to_the_unit(tmp_path: Path, *, has_gpus: bool) -> None:
+    units = tmp_path / "etc/systemd/system"
+    ignored = None if has_gpus else shutil.ignore_patterns("*.d")
+    shutil.copytree(UNIT.parent, units, ignore=ignored)
+    (units / UNIT.name).write_text(_runnable(UNIT.read_text(encoding="utf-8")), encoding="utf-8")
+    words = ("systemd-analyze", f"--root={tmp_path}", "--no-pager")
+    done = _run(*words, "security", "--offline=yes", "--json=short", f"--threshold={EXPOSURE}", UNIT.name)
+    assert done.returncode == 0, done.stdout
+    seen = {row["json_field"]: row["description"] for row in json.loads(done.stdout)}
+    assert ("Service has no device ACL" in seen["DeviceAllow"]) is has_gpus
+    assert ("has no access to hardware devices" in seen["PrivateDevices"]) is not has_gpus
+    write_program(tmp_path / "bin/true")
+    write_program(tmp_path / "bin/kill")
+    write_program(tmp_path / "usr/bin/nvidia-modprobe")
+    foreign = ("sysinit.target", "basic.target", "shutdown.target", "multi-user.target", "network-online.target")
+    for name in foreign:
+        (units / name).write_text("[Unit]\n", encoding="utf-8")
+    verified = _run(*words, "verify", "--man=no", UNIT.name)
+    assert verified.stdout + verified.stderr == ""
 
 
 def test_the_compose_file_follows_its_schema() -> None:
@@ -110,8 +135,12 @@ def test_nats_server_accepts_the_bus_configuration(tmp_path: Path) -> None:
 def _verify(unit: str, folder: Path) -> str:
     """What systemd says of the unit, with programs that exist here in place of the installed ones."""
     here = folder / UNIT.name
-    here.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", unit), encoding="utf-8")
+    here.write_text(_runnable(unit), encoding="utf-8")
     return _run("systemd-analyze", "verify", "--man=no", here).stderr.strip()
+
+
+def _runnable(unit: str) -> str:
+    return re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", unit)
 
 
 def _run(*command: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:

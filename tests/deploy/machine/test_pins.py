@@ -34,6 +34,14 @@ def test_machines_get_the_vllm_that_is_checked() -> None:
     assert VLLM_NAMES.stem == f"vllm-{pins('engine.txt')['vllm']}"
 
 
+def test_cudas_compiler_is_of_the_same_release_as_its_headers() -> None:
+    """FlashInfer's headers refuse any other: `CUDA compiler and CUDA toolkit headers are incompatible`."""
+    text = re.sub(r"(?m)^.*platform_machine == 's390x'.*$", "", (REQUIREMENTS / "engine.txt").read_text("utf-8"))
+    releases = dict(re.findall(r"(?m)^nvidia-(cuda-crt|cuda-nvcc|cuda-nvrtc|cuda-runtime|nvvm)==(\d+\.\d+)\.", text))
+    assert len(releases) == 5
+    assert len(set(releases.values())) == 1, releases
+
+
 def test_a_spot_machine_gets_what_its_command_imports() -> None:
     listing = subprocess.run([sys.executable, "-c", LISTING], check=True, capture_output=True, text=True).stdout
     loaded = {normalize(package) for package in json.loads(listing)}

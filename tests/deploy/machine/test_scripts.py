@@ -35,7 +35,8 @@ class StandInMachine:
         self.program("systemctl", MARKED)
         for name in ("openssl", "wg"):
             self.program(name, MARKED + "; echo secret")
-        self.program("nvidia-smi", "printf 'H100\\nH100\\n'")
+        self.program("nvidia-smi", "printf '580.95.05\\n580.95.05\\n'")
+        self.program("snap", MARKED)
         self.program("python3", MARKED + MAKE_VENV)
         self.program("curl", MARKED + "\n" + FETCH)
         write_program(self.root / "mark", MARKED)
@@ -44,6 +45,8 @@ class StandInMachine:
             "MODEL": "org/name",
             "REVISION": "0" * 40,
             "MODEL_DIR": f"{self.root}/models/name",
+            "VOLUME": "",
+            "ENGINE_URL": "http://10.0.4.11:8000",
             "CACHE_DIR": f"{self.root}/cache",
             "VENV": f"{self.root}/vllm",
             "KEY_FILE": f"{self.root}/key.env",
@@ -58,6 +61,8 @@ class StandInMachine:
             "PACKAGE_SHA256": "",
             "UNITS": "a.service b.timer",
             "SILENCE_SECONDS": "1800",
+            "FIRST_START_SECONDS": "1800",
+            "START_SECONDS": "480",
         }
 
     def program(self, name: str, script: str) -> None:
@@ -177,20 +182,26 @@ def test_provisioning_makes_the_machine_and_can_be_repeated(machine: StandInMach
     first = machine.run("provision")
     assert first.returncode == 0, first.stderr
     assert machine.calls("systemctl")[0] == "enable --now nftables.service", "the firewall comes first"
-    assert {"enable a.service b.timer", "start --no-block a.service b.timer"} <= set(machine.calls("systemctl"))
+    started = ["enable a.service b.timer", "start --no-block a.service b.timer"]
+    assert machine.calls("systemctl")[-3:] == [*started, "restart spotinference-engine.service"]
+    assert machine.calls("curl")[1:] == ["-fs --max-time 5 -o /dev/null http://10.0.4.11:8000/health"] * 2
+    assert "start from the caches: the engine was ready after 0 s" in first.stdout
+    assert machine.calls("snap") == ["refresh --hold"]
     key = Path(machine.values["KEY_FILE"])
     assert key.read_text() == "VLLM_API_KEY=secret\n"
     assert key.stat().st_mode & 0o077 == 0
     assert "secret" not in first.stdout
     (installed,) = machine.calls("pip")
     assert "--require-hashes" in installed
-    assert machine.calls("hf") == [f"download org/name --revision {'0' * 40} --local-dir {machine.values['MODEL_DIR']}"]
+    what = f"org/name --revision {'0' * 40} --local-dir {machine.values['MODEL_DIR']}"
+    assert machine.calls("hf") == [f"download {what}", f"cache verify {what} --fail-on-missing-files"]
     assert (machine.root / "cloud-init.disabled").exists()
 
     machine.program("openssl", "echo another")
     assert machine.run("provision").returncode == 0
     assert key.read_text() == "VLLM_API_KEY=secret\n"
-    assert len(machine.calls("pip")) == len(machine.calls("hf")) == len(machine.calls("curl")) == 1
+    assert (len(machine.calls("pip")), len(machine.calls("hf")), len(machine.calls("curl"))) == (1, 2, 3)
+    assert machine.calls("systemctl").count("restart spotinference-engine.service") == 1, "it may be in use by now"
 
 
 def test_provisioning_stops_at_a_list_of_packages_that_has_changed(machine: StandInMachine) -> None:
@@ -209,7 +220,7 @@ def test_provisioning_installs_the_command_of_a_spot_machine(machine: StandInMac
     machine.values |= {"COMMAND_SHA256": checksum, "PACKAGE_SHA256": checksum}
     result = machine.run("provision")
     assert result.returncode == 0, result.stderr
-    fetched = [call.rpartition("/")[2] for call in machine.calls("curl")]
+    fetched = [call.rpartition("/")[2] for call in machine.calls("curl") if "artifacts" in call]
     assert fetched == ["engine.txt", "setup.txt", "it.whl"]
     assert machine.calls("pip")[-1].endswith(f"--no-deps {machine.root}/command/it.whl")
 
@@ -218,7 +229,7 @@ def test_provisioning_installs_the_command_of_a_spot_machine(machine: StandInMac
 
 
 def test_provisioning_stops_where_a_gpu_is_missing(machine: StandInMachine) -> None:
-    machine.program("nvidia-smi", "echo H100")
+    machine.program("nvidia-smi", "echo 580.95.05")
     result = machine.run("provision")
     assert (result.returncode, result.stderr) == (1, "provision: 1 GPUs, and the class needs 2\n")
 
@@ -238,7 +249,51 @@ def test_provisioning_stops_at_a_python_that_is_too_old(machine: StandInMachine)
 def test_provisioning_names_the_missing_driver(machine: StandInMachine) -> None:
     machine.program("nvidia-smi", "exit 9")
     result = machine.run("provision")
-    assert (result.returncode, result.stderr) == (1, "provision: no NVIDIA driver: set driver_packages\n")
+    assert result.returncode == 1
+    assert "no NVIDIA driver for kernel" in result.stderr
+    assert "if they brought a newer kernel, reboot first" in result.stderr
+
+
+def test_provisioning_stops_at_a_driver_that_is_too_old_for_the_engine(machine: StandInMachine) -> None:
+    machine.program("nvidia-smi", "printf '570.86\\n570.86\\n'")
+    result = machine.run("provision")
+    assert result.stderr == "provision: driver 570.86: the engine's CUDA 13 needs 580 or later\n"
+
+
+def test_provisioning_stops_where_the_volume_is_missing(machine: StandInMachine) -> None:
+    machine.values["VOLUME"] = "/dev/nvme1n1"
+    machine.program("mountpoint", MARKED + "; exit 32")
+    result = machine.run("provision")
+    assert (result.returncode, machine.calls("mountpoint")) == (1, ["-q /srv"])
+    assert "/dev/nvme1n1 is not mounted at /srv" in result.stderr
+    assert machine.calls("hf") == []
+
+
+def test_provisioning_stops_at_weights_that_are_not_what_was_published(machine: StandInMachine) -> None:
+    write_program(machine.root / "mark", MARKED + '\n[[ $1 != cache ]] || { echo "model-1.safetensors"; exit 1; }')
+    result = machine.run("provision")
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (1, "model-1.safetensors")
+    assert f"delete the files named above in {machine.values['MODEL_DIR']}, and repeat" in result.stderr
+    write_program(machine.root / "mark", MARKED)
+    for program_name in ("pip", "hf"):
+        write_program(Path(machine.values["VENV"]) / "bin" / program_name, MARKED)
+    assert machine.run("provision").returncode == 0
+
+
+@pytest.mark.parametrize("which", ["first start, which compiles", "start from the caches"])
+def test_provisioning_is_not_done_before_an_engine_has_started_from_its_caches(
+    machine: StandInMachine, which: str
+) -> None:
+    """In the place of the cloud's first wake, which would time out."""
+    is_second = which == "start from the caches"
+    healthy = f"[[ -e {machine.root}/restarted ]] && now=1 || now=0; [[ $now != {int(is_second)} ]]"
+    machine.program("curl", f"{MARKED}\nif [[ $* == */health ]]; then {healthy}; exit; fi\n{FETCH}")
+    machine.program("systemctl", f"{MARKED}; [[ $1 != restart || $2 != *engine* ]] || touch {machine.root}/restarted")
+    machine.values |= {"FIRST_START_SECONDS": "0", "START_SECONDS": "0"}
+    result = machine.run("provision")
+    assert result.returncode == 1
+    assert f"{which}: the engine is not ready after 0 s: journalctl -u spotinference-engine" in result.stderr
+    assert not (machine.root / "cloud-init.disabled").exists()
 
 
 def test_provisioning_makes_the_key_of_its_end_of_the_tunnel(machine: StandInMachine) -> None:

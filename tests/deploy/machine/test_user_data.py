@@ -39,7 +39,7 @@ FOREIGN_UNITS = (
         f"{name}.target"
         for name in ("basic", "local-fs", "multi-user", "network-online", "shutdown", "sysinit", "timers")
     ),
-    *(f"{name}.service" for name in ("nftables", "nvidia-persistenced", "wg-quick@wg0")),
+    *(f"{name}.service" for name in ("nftables", "nvidia-fabricmanager", "nvidia-persistenced", "wg-quick@wg0")),
 )
 FOREIGN_PROGRAMS = ("opt/spotinference/bin/spotinference", "opt/vllm/bin/vllm", "usr/bin/nvidia-modprobe")
 MORE = {
@@ -78,7 +78,7 @@ def test_user_data_conforms_to_cloud_inits_schema(tmp_path: Path) -> None:
 def test_the_machine_can_compile_what_triton_generates() -> None:
     """Triton calls a C compiler with Python's headers when a process first launches a kernel."""
     assert re.search(r"(?m)^triton==", (HERE.parents[1] / "requirements" / "engine.txt").read_text("utf-8"))
-    assert {"gcc", "libc6-dev", "python3-dev"} <= set(user_data(HERE / "example.toml")["packages"])
+    assert {"g++", "gcc", "libc6-dev", "python3-dev"} <= set(user_data(HERE / "example.toml")["packages"])
 
 
 def test_the_example_can_be_rendered() -> None:
@@ -208,6 +208,21 @@ def test_the_engine_is_started_as_its_version_understands(of_class: str, tmp_pat
     used = {word for word in words if word.startswith("--")} | {v for v in variables if v.startswith("VLLM_")}
     assert used - known == set()
     assert f"tool-call-parser={dict(pairwise(words))['--tool-call-parser']}" in known
+
+
+@pytest.mark.parametrize("of_class", CLASSES)
+def test_the_engine_needs_no_compiler_of_cuda_and_keeps_what_it_compiles(of_class: str, tmp_path: Path) -> None:
+    """By vLLM 0.32's choice of kernels: these are what would call nvcc at the first start of a class."""
+    unit = settings(write_files(user_data(write_machine(tmp_path, of_class=of_class)), tmp_path / "root") / ENGINE_UNIT)
+    environment = dict(word.split("=", 1) for line in unit["Environment"] for word in line.split())
+    assert environment["CUDA_HOME"] == "/nonexistent", "has_flashinfer() is false then"
+    assert (environment["VLLM_USE_FLASHINFER_SAMPLER"], environment["VLLM_USE_DEEP_GEMM"]) == ("0", "0")
+    options = dict(pairwise(shlex.split(unit["ExecStart"][0])))
+    assert options.get("--gdn-prefill-backend") == ("triton" if of_class == "qwen3-coder-h100x2" else None)
+    assert options.get("--linear-backend") == ("marlin" if of_class == "70b-a100x2" else None)
+    caches = [value for name, value in environment.items() if name == "HOME" or "CACHE" in name]
+    assert len(caches) == 3
+    assert all(Path(path).is_relative_to(unit["ReadWritePaths"][0]) for path in caches)
 
 
 def test_the_engine_is_closed_but_for_its_private_address_and_key(document: dict[str, Any], tmp_path: Path) -> None:
