@@ -84,10 +84,10 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 def build_providers(config: Config, data_dir: Path) -> dict[ProviderName, Provider]:
     """The providers that the configured tiers need, by name."""
-    return {name: _build_provider(name, config, data_dir) for name in sorted({tier.provider for tier in config.tier})}
+    return {name: build_provider(name, config, data_dir) for name in sorted({tier.provider for tier in config.tier})}
 
 
-def _build_provider(name: ProviderName, config: Config, data_dir: Path) -> Provider:
+def build_provider(name: ProviderName, config: Config, data_dir: Path) -> Provider:
     """Build one provider. A cloud's libraries are loaded only if the cloud is used."""
     machines = [m for m in config.machine if config.tiers[m.tier].provider == name]
     instances = {m.id: m.instance or "" for m in machines}

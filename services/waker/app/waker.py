@@ -40,6 +40,7 @@ class Waker:
         """The next term uses the last of these."""
         self._bus = resources.bus
         self._clock = SteadyClock(now, monotonic)
+        self._now = now
         self._monotonic = monotonic
         self._inbox = Inbox()
         self._handles: list[Handle] = []
@@ -145,12 +146,13 @@ class Waker:
                 raise Unreadable("no machine of this name is configured, or it is of provider static")
             if received.subject != subjects.machine_notice(notice.machine):
                 raise Unreadable(f"{received.subject[: subjects.SHOWN]} is not the subject of this machine")
-            if (fault := notices.fault_of(notice, self._clock())) is not None:
+            now = self._now()  # the time of day, which a steady clock loses when the system's is set
+            if (fault := notices.fault_of(notice, now)) is not None:
                 raise Unreadable(fault)
         except Unreadable as error:
             self._bus.rejections.record(subjects.MACHINE_NOTICES, error, subject=received.subject)
             return
-        self._inbox.put(("notice", notice.machine), NoticeReceived(notice))
+        self._inbox.put(("notice", notice.machine), NoticeReceived(notice, self._clock() - now))
 
 
 class SteadyClock:

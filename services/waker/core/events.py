@@ -190,6 +190,8 @@ class NoticeReceived:
     """A machine says that its provider takes it back. The notice is as fresh as `notices.fault_of` demands."""
 
     notice: MachineNotice
+    ahead_s: float = 0.0
+    """How far our steady time is ahead of the time of day, by which machines speak."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ def apply(step: Step, event: NoticeReceived) -> None:
         return
     words = f"{notice.action} at {rfc3339(notice.at)}, as the machine was told"
     is_new = machine.notice is None or machine.notice.words != words
-    machine = step.put(replace(machine, notice=Notice(words=words, at=notice.at, observed_at=notice.observed_at)))
+    machine = step.put(
+        replace(machine, notice=Notice(words=words, at=notice.at + event.ahead_s, observed_at=notice.observed_at))
+    )
     if not is_new:
         return
     if machine.state == "broken":

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from services.waker.wiring import service
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.config.load import parse
-from shared.messages.codec import encode
+from shared.messages.codec import encode, rfc3339
 from shared.messages.machine import MachineNotice
 from shared.messages.waker import ProviderCall, Transition
 from shared.runtime.process import Runtime
@@ -133,8 +133,13 @@ class Stage:
     """A waker on a bus on which machines speak. Its clock stands."""
 
     runtime: Runtime
-    bus: MemoryBus = field(default_factory=MemoryBus)
-    now: float = 1_795_478_297.0
+    bus: MemoryBus
+    clock: list[float]
+    """The time of day."""
+
+    @property
+    def now(self) -> float:
+        return self.clock[0]
 
     async def rejections_of(self, notice: MachineNotice | bytes, *, subject: str = "m1") -> int:
         """How many messages it rejects when it gets this one."""
@@ -152,8 +157,9 @@ class Stage:
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     bus, config = MemoryBus(), parse(CONFIG, "test")
     runtime = Runtime(service="waker", config=config, data_dir=tmp_path, bus=bus, port=None)
-    runtime.now = lambda: 1_795_478_297.0
-    made = Stage(runtime, bus)
+    clock = [1_795_478_297.0]
+    runtime.now = lambda: clock[0]
+    made = Stage(runtime, bus, clock)
     try:
         async with service(runtime):
 
@@ -177,3 +183,23 @@ async def test_only_fresh_notices_of_known_machines_count(stage: Stage) -> None:
     assert await stage.rejections_of(stage.notice(after=3600)) == 1, "far away"
     for garbage in (b"", b"{}", b"\xff", b'{"type":"machine_notice.v1","machine":"","action":"stop"}'):
         assert await stage.rejections_of(garbage) == 1, garbage
+
+
+async def test_notices_are_judged_by_the_time_of_day_after_the_clock_was_set(stage: Stage) -> None:
+    """A term's own time goes on steadily, and would take every later notice for an old one."""
+    old = stage.notice()
+    for seconds in (-3600.0, 7200.0):
+        stage.clock[0] += seconds
+        assert await stage.rejections_of(stage.notice()) == 0
+        assert await stage.rejections_of(old) == 1
+
+
+def test_notice_is_kept_by_the_steady_time(world: World) -> None:
+    """What a clock was set by neither ends a notice early nor keeps it for longer."""
+    notice = MachineNotice(machine="a1", action="stop", at=world.now - 3480.0, observed_at=world.now - 3600.0)
+    world.handle(NoticeReceived(notice, ahead_s=3600.0))
+    assert world.state("a1") == "draining"
+    kept = world.machine("a1").notice
+    assert kept is not None
+    assert kept.at == world.now + 120.0
+    assert notices(world)[0].code.startswith(f"stop at {rfc3339(notice.at)}")
