@@ -166,6 +166,13 @@ def test_a_packet_begins_the_silence_again(machine: StandInMachine) -> None:
     assert check_silence(machine, 4400, 8) == ["poweroff"]
 
 
+@pytest.mark.parametrize("left", ["", "7", "7 x", "\n"])
+def test_a_damaged_memory_of_the_silence_begins_it_again(machine: StandInMachine, left: str) -> None:
+    (machine.root / "packets").write_text(left)
+    assert check_silence(machine, 900, 7) == []
+    assert check_silence(machine, 2700, 7) == ["poweroff"]
+
+
 def test_a_firewall_that_was_loaded_again_begins_the_silence_again(machine: StandInMachine) -> None:
     assert check_silence(machine, 900, 7) == []
     assert check_silence(machine, 2700, 0) == []
