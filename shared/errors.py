@@ -4,6 +4,7 @@ SpotinferenceError
 ├── Misconfigured        fix the configuration or the command line; the text says how
 ├── BusError
 │   ├── BusUnavailable   try again later; the outcome is unknown
+│   │   └── BusRefused   the bus is there, and does not let this user in: give it a key that is valid
 │   └── Conflict         read and decide again; another writer was first
 ├── Unreadable           reject this data alone (in `shared.messages.codec`); the text says what is wrong with it
 ├── SchemaMismatch       run the version that the database's schema is for; the text names both
@@ -25,6 +26,10 @@ class BusError(SpotinferenceError):
 
 class BusUnavailable(BusError):
     """The bus did not answer in time. A publish may have been stored: repeat it with the same message id."""
+
+
+class BusRefused(BusUnavailable):
+    """The bus answers, and refuses this user: its key is no user's, or was replaced."""
 
 
 class Conflict(BusError):

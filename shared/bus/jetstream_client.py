@@ -93,6 +93,11 @@ class ConnectionReport:
         self.closing = False
         self._logged: set[str] = set()
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the last error is that the server does not let this user in."""
+        return "authorization violation" in self.last_error.lower()
+
     async def on_disconnect(self) -> None:
         self._logged.clear()
         if not self.closing:

@@ -7,11 +7,13 @@ import click
 import msgspec
 
 from services.waker.adapters.probe import HttpProber
-from services.waker.wiring import build_providers
+from services.waker.ports import Provider
+from services.waker.wiring import build_provider
 from shared.config.fleet import Machine
 from shared.config.providers import ProviderName
 from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
+from shared.errors import Misconfigured
 from shared.runtime import suite_file
 from spotinference.context import Context, suite_options
 from spotinference.option_types import DurationParam
@@ -37,14 +39,21 @@ def reap(context: Context, after: float, *, yes: bool) -> None:
     Run it outside the cluster with credentials of its own, such as a CronJob. It touches no machine that is not
     configured.
     """
-    if asyncio.run(_reap(context, after, is_confirmed=yes)):
+    if asyncio.run(reap_machines(context, after, is_confirmed=yes)):
         sys.exit(1)
 
 
-async def _reap(context: Context, after_s: float, *, is_confirmed: bool) -> bool:
-    """Return whether something failed."""
+async def reap_machines(context: Context, after_s: float, *, is_confirmed: bool) -> bool:
+    """Preview, or watch and stop. Returns whether something failed."""
     config = cloud_config(context.config())
-    providers = build_providers(config, context.data_dir)
+    providers: dict[ProviderName, Provider] = {}
+    is_missing = False
+    for name in sorted({tier.provider for tier in config.tier}):
+        try:
+            providers[name] = build_provider(name, config, context.data_dir)
+        except Misconfigured as error:  # the machines of the others are billed too
+            is_missing = True
+            print_line(f"{name} cannot be observed: {error}")
     prober = HttpProber(EngineKeys(config).find)
     machines: dict[str, tuple[Machine, ProviderName]] = {
         machine.id: (machine, config.tiers[machine.tier].provider) for machine in config.machine
@@ -58,7 +67,7 @@ async def _reap(context: Context, after_s: float, *, is_confirmed: bool) -> bool
         await prober.close()
         for provider in providers.values():
             await provider.close()
-    return reaper.has_failed
+    return reaper.has_failed or is_missing
 
 
 def cloud_config(config: Config) -> Config:

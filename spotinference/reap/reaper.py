@@ -1,6 +1,7 @@
 """Stops machines that are billed while nobody has spoken for them for long enough. It starts and creates nothing."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ STOP_LIMIT = 3
 CALL_SECONDS = 60.0
 """For one observation or stop, which may take several calls with time-outs of their own."""
 COUNT_SECONDS = 5.0
+BLIND_SECONDS = 300.0
+"""How long a provider may not be observed before its machines are given up: an API that throttles for a moment does
+not cost a machine the time that it has been watched for."""
 
 
 class Signs(Protocol):
@@ -47,15 +51,17 @@ class Suspect:
     led_since: float
     """Since when a waker leads; before that it could not find the machine."""
     stops: int = 0
+    is_seen: bool = True
+    """Its provider has just said that it is billed."""
 
     @property
     def due_at(self) -> float:
         return (self.led_since if self.verdict.is_led else self.since) + self.verdict.limit_s
 
-    def updated(self, verdict: Verdict, now: float) -> "Suspect":
+    def updated(self, verdict: Verdict, now: float, *, is_seen: bool) -> "Suspect":
         """Return it as of now."""
         led_since = self.led_since if verdict.is_led and self.verdict.is_led else now
-        return replace(self, verdict=verdict, led_since=led_since)
+        return replace(self, verdict=verdict, led_since=led_since, is_seen=is_seen)
 
 
 class Reaper:
@@ -82,6 +88,10 @@ class Reaper:
         self._monotonic = monotonic
         self._sleep = sleep
         self._suspects: dict[str, Suspect] = {}
+        self._blind: dict[ProviderName, float] = {}
+        """Since when a provider cannot be observed."""
+        self._abandoned: set[ProviderName] = set()
+        """Those of them that it took too long for."""
         self._done: set[str] = set()
         """Machines that this run leaves as they are."""
         self.has_failed = False
@@ -90,6 +100,7 @@ class Reaper:
     async def preview(self) -> None:
         """Show what would be done, and do nothing."""
         await self._update()
+        self.has_failed = bool(self._blind)
         for name, suspect in self._suspects.items():
             limit = suspect.verdict.limit_s
             self._show(f"{name}: it is billed and {suspect.verdict.reason}: stopped once that has lasted {limit:.0f} s")
@@ -104,16 +115,16 @@ class Reaper:
                     await self._update()  # the stop of another one took time, in which somebody may have spoken for it
                 if name in self._due():
                     await self._reap(name, self._suspects[name])
-            if not self._suspects:
+            if not self._suspects and self._blind.keys() <= self._abandoned:
                 return
             await self._sleep(min(POLL_SECONDS, max(0.1, self._until_due())))
 
     def _due(self) -> list[str]:
         now = self._monotonic()
-        return [name for name, suspect in self._suspects.items() if now >= suspect.due_at]
+        return [name for name, suspect in self._suspects.items() if suspect.is_seen and now >= suspect.due_at]
 
     def _until_due(self) -> float:
-        due = min(suspect.due_at for suspect in self._suspects.values())
+        due = min((suspect.due_at for suspect in self._suspects.values()), default=math.inf)
         return due - self._monotonic() if due > self._monotonic() else RECHECK_SECONDS
 
     async def _update(self) -> None:
@@ -123,9 +134,12 @@ class Reaper:
             verdict = judge(name, signs, self._limits) if observation.is_billed and name not in self._done else None
             known = self._suspects.pop(name, None)
             if verdict is not None:
-                self._suspects[name] = known.updated(verdict, now) if known else Suspect(verdict, now, now)
-        for name in self._suspects.keys() - observations.keys():
-            del self._suspects[name]  # its provider cannot be observed: nothing is certain
+                seen = known.updated(verdict, now, is_seen=True) if known else Suspect(verdict, now, now)
+                self._suspects[name] = seen
+        for name in self._suspects.keys() - observations.keys():  # nothing is certain, so nothing is done
+            unseen, verdict = self._suspects.pop(name), judge(name, signs, self._limits)
+            if verdict is not None and self._machines[name][1] not in self._abandoned:
+                self._suspects[name] = unseen.updated(verdict, now, is_seen=False)
 
     async def _observe(self) -> dict[str, Observation]:
         """What the providers say of the configured machines. One that cannot be observed hides no other."""
@@ -135,10 +149,21 @@ class Reaper:
                 async with asyncio.timeout(CALL_SECONDS):
                     snapshot = await provider.observe()
             except (ProviderUnavailable, TimeoutError) as error:
-                self._fail(f"{name} cannot be observed: {str(error) or 'no answer in time'}")
+                self._report_blindness(name, str(error) or "no answer in time")
                 continue
+            self._blind.pop(name, None)
+            self._abandoned.discard(name)
             observations |= {m: o for m, o in snapshot.observations.items() if m in self._machines}
         return observations
+
+    def _report_blindness(self, name: ProviderName, reason: str) -> None:
+        line = f"{name} cannot be observed: {reason}"
+        if name not in self._blind:
+            self._blind[name] = self._monotonic()
+            self._show(line)
+        elif name not in self._abandoned and self._monotonic() - self._blind[name] >= BLIND_SECONDS:
+            self._abandoned.add(name)
+            self._fail(f"{line}: its machines are left alone")
 
     async def _reap(self, name: str, suspect: Suspect) -> None:
         """Stop the machine, unless its engine runs requests or it was stopped often enough."""

@@ -10,7 +10,7 @@ from shared.bus.access import BusAccess
 from shared.bus.jetstream import connect
 from shared.bus.ports import Bus, Received
 from shared.bus.topology import FLEET, LEASES
-from shared.errors import BusError
+from shared.errors import BusError, BusRefused, Misconfigured
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import Activity
 from shared.messages.waker import MachineRecord, ProviderCall
@@ -34,10 +34,18 @@ class BusSigns:
         self._connect_s = connect_s
 
     async def read(self) -> FleetSigns | None:
-        """Return what the bus shows now; None if it cannot be reached."""
+        """Return what the bus shows now; None if it cannot be reached.
+
+        Raises:
+            Misconfigured: the bus refuses the reaper, which proves nothing about who speaks for the machines.
+        """
         try:
             async with connect(self._access, name="reap", wait=self._connect_s) as bus:
                 return await self._read(bus)
+        except BusRefused as error:
+            raise Misconfigured(
+                f"{error}: nothing is stopped: give the reaper the key of its user of the bus"
+            ) from error
         except BusError as error:
             log.warning("bus_not_reached", reason=str(error))
             return None

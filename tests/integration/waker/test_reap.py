@@ -16,10 +16,12 @@ from shared.bus.access import BusAccess
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASES
 from shared.config.load import load
+from shared.errors import Misconfigured
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import MachineRecord, MachineState, ProviderCall
-from spotinference.reap.command import cloud_config
+from spotinference.context import Context
+from spotinference.reap.command import cloud_config, reap_machines
 from spotinference.reap.reaper import Reaper
 from spotinference.reap.rule import Limits
 from spotinference.reap.signs import BusSigns
@@ -27,6 +29,7 @@ from tests.integration.waker.clouds import FLEET as FLEET_NAME
 from tests.integration.waker.clouds import SimulatedCloud, SimulatedEc2, SimulatedHyperstack
 from tests.kit.hyperstack_cloud import hyperstack_cloud
 from tests.kit.moto_cloud import MotoCloud, moto_process
+from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.ports import free_port
 from tests.kit.waiting import until
 
@@ -44,6 +47,19 @@ provider = "{provider}"
 id = "m1"
 tier = "t"
 instance = "{instance}"
+endpoint = "http://127.0.0.1:1"
+"""
+
+
+OF_HYPERSTACK = """
+[provider.hyperstack]
+[[tier]]
+name = "h"
+provider = "hyperstack"
+[[machine]]
+id = "h1"
+tier = "h"
+instance = "1"
 endpoint = "http://127.0.0.1:1"
 """
 
@@ -233,6 +249,44 @@ async def test_idle_machine_is_stopped_without_a_bus(stage: Stage) -> None:
     await stage.sleeps()
     assert not reaper.has_failed
     assert "m1: the journal could not be reached" in stage.lines
+
+
+async def test_bus_that_refuses_the_reaper_stops_nothing(tmp_path: Path) -> None:
+    """It proves nothing about the waker, which may well lead and keep machines warm."""
+    binary = nats_binary()
+    assert binary is not None
+    server = NatsServer(binary, tmp_path)
+    server.more = 'authorization { user: "reaper", password: "new" }'
+    await asyncio.to_thread(server.start)
+    try:
+        url = server.url.replace("nats://", "nats://reaper:old@")
+        with pytest.raises(
+            Misconfigured, match=r"Authorization Violation.* nothing is stopped: give the reaper the key"
+        ):
+            await BusSigns(BusAccess.of(url), connect_s=1.0).read()
+    finally:
+        server.kill9()
+
+
+async def test_missing_key_of_one_cloud_hides_no_machine_of_the_other(
+    moto: MotoCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud = SimulatedEc2(moto)
+    for name, value in cloud.secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HYPERSTACK_API_KEY", raising=False)
+    bus = f"nats://127.0.0.1:{free_port()}"
+    text = CONFIG.format(
+        bus=bus, fleet=FLEET_NAME, section=cloud.section, provider="ec2", instance=cloud.add(running=True)
+    )
+    path = tmp_path / "spotinference.toml"
+    path.write_text(f"{text}{OF_HYPERSTACK}")
+    context = Context(config_path=path, data_dir=tmp_path)
+    monkeypatch.setattr("spotinference.reap.command.BusSigns", lambda access: BusSigns(access, connect_s=0.2))
+    assert await reap_machines(context, 240.0, is_confirmed=False) is True
+    shown = capsys.readouterr().out
+    assert "hyperstack cannot be observed: " in shown
+    assert "m1: it is billed and the bus cannot be reached" in shown
 
 
 async def _reap_without_bus(stage: Stage) -> Reaper:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.waker.core.events import Observation
-from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, RequestCount
+from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProviderUnavailable, RequestCount
 from shared.config.fleet import Machine
 from shared.messages.waker import MachineRecord, ProviderCall
-from spotinference.reap.reaper import Reaper
+from spotinference.reap.reaper import BLIND_SECONDS, POLL_SECONDS, Reaper
 from spotinference.reap.rule import FleetSigns, Limits
 
 AFTER, CAP = 240.0, 120.0
@@ -22,9 +22,11 @@ class Night:
     signs: Callable[[float], FleetSigns | None]
     """By the time."""
     clock: float = 0.0
+    throttles: Callable[[float], bool] = lambda _now: False
+    """Whether the provider throttles at that time."""
     stopped: dict[str, float] = field(default_factory=dict)
 
-    async def run(self) -> None:
+    async def run(self) -> Reaper:
         machines = {name: (Machine(id=name, tier="t", endpoint="http://e"), "ec2") for name in self.machines}
         limits = Limits(after_s=AFTER, wake_cap_s=CAP)
         reaper = Reaper(
@@ -38,11 +40,14 @@ class Night:
             sleep=self.sleep,
         )
         await reaper.run()
+        return reaper
 
     async def sleep(self, seconds: float) -> None:
         self.clock += seconds
 
     async def observe(self) -> AccountSnapshot:
+        if self.throttles(self.clock):
+            raise ProviderUnavailable("RequestLimitExceeded")
         return AccountSnapshot(
             observations={
                 name: Observation(power="stopped" if name in self.stopped else "running", provider_state="?")
@@ -110,3 +115,17 @@ async def test_machine_is_spared_for_which_somebody_speaks_while_another_is_stop
     night = Night(("m1", "m2"), lambda now: FleetSigns(is_led=False, in_flight={"m2": 1} if now > AFTER else {}))
     await night.run()
     assert list(night.stopped) == ["m1"]
+
+
+async def test_provider_that_throttles_for_moments_costs_a_machine_no_time() -> None:
+    night = Night(("m1",), lambda _now: None, throttles=lambda now: now % 120.0 < 60.0)
+    reaper = await night.run()
+    assert AFTER <= night.stopped["m1"] <= AFTER + 60.0
+    assert not reaper.has_failed
+
+
+async def test_machine_is_not_stopped_while_its_provider_cannot_say_that_it_runs() -> None:
+    night = Night(("m1",), lambda _now: None, throttles=lambda now: now > 60.0)
+    reaper = await night.run()
+    assert (night.stopped, reaper.has_failed) == ({}, True)
+    assert night.clock <= BLIND_SECONDS + 3 * POLL_SECONDS
