@@ -124,7 +124,7 @@ async def test_provider_that_throttles_for_moments_costs_a_machine_no_time() -> 
     assert not reaper.has_failed
 
 
-async def test_machine_is_not_stopped_while_its_provider_cannot_say_that_it_runs() -> None:
+async def test_machine_of_a_provider_that_stays_silent_is_not_stopped() -> None:
     night = Night(("m1",), lambda _now: None, throttles=lambda now: now > 60.0)
     reaper = await night.run()
     assert (night.stopped, reaper.has_failed) == ({}, True)
