@@ -8,11 +8,12 @@ import aiohttp
 import msgspec
 
 from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Bus
 from shared.bus.subjects import journal
 from shared.bus.topology import FLEET_JOURNAL
 from shared.config.load import environment
 from shared.config.sections import Config, WakerSection
-from shared.errors import Misconfigured, Rejected
+from shared.errors import BusError, Misconfigured, Rejected
 from shared.fleet_watcher import FleetWatcher
 from shared.messages.budget import Journalled
 from shared.messages.waker import MachineRecord, Phase, PhaseEnded, Transition
@@ -22,7 +23,7 @@ from spotinference.bench.targets import gateway_origin
 from spotinference.context import Context
 from spotinference.fleet.watcher import watch_fleet
 from spotinference.journal.follower import decode_entries
-from spotinference.terminal import progress
+from spotinference.terminal import print_line, progress
 from spotinference.waker_commands import carry_out, describe, request_command
 
 BUDGET_SECONDS = 480.0
@@ -34,6 +35,32 @@ GRACE_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 """A gateway reports within this time that a request is over."""
 TOKEN_SECONDS = 60.0
+
+
+LEFT_RUNNING = (
+    "IT MAY BE RUNNING AND BILLED: run `spotinference hibernate {machine} --wait`, and if that fails, stop it at its "
+    "provider"
+)
+NOT_STARTED = (
+    "the waker does not start it while its provider's refusal is fresh (a minute), its tier's budget gate is closed or "
+    "a machine of its pair is awake: see `spotinference journal --machine {machine}` and `spotinference budget`"
+)
+ADVICE: Mapping[Phase, str] = {
+    "calling": "its provider did not take the start: `spotinference check` tries credentials and permissions, and "
+    "`spotinference journal --machine {machine}` has the provider's words",
+    "booting": "its provider took the start, and it did not come up: look at its state and console there",
+    "reaching": "it runs, and nothing answers at its endpoint: compare that with its address, and look at its firewall "
+    "(`sources`), its security group and the tunnel",
+    "loading": "it can be reached, and its engine is not up: see `journalctl -u spotinference-engine` and `-u "
+    "spotinference-weights` on it; a local command's output is in the data directory",
+    "first_token": "its engine is up and gives no token: compare `served_as` and `key_file` with the engine's, and see "
+    "`journalctl -u spotinference-engine` on it",
+}
+"""What to do about a wake that ended in the phase."""
+
+
+def is_asleep(record: MachineRecord | None) -> bool:
+    return record is not None and record.state in ("asleep", "gone")
 
 
 class PhaseTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,16 +108,20 @@ async def check_machine(
         before = _require_asleep(watcher.records.get(machine), machine)
         with progress(f"machine {machine}") as show:
             reply = await request_command(bus, "wake", machine, is_machine=True)
-            record = await _follow_wake(watcher, before, reply.wake_cap + GRACE_SECONDS, show)
-            entries = list(decode_entries(await bus.read(FLEET_JOURNAL, journal(machine))))
-            report = build_report(config.waker, model, before, record, entries)
-            if not report.ready:
-                return report
-            if target is not None:
-                show("sending a token")
-                report = await _send_token(watcher, config, report, target)
-            show("putting it to sleep")
-            return await _put_to_sleep(bus, watcher, report)
+            try:
+                record = await _follow_wake(watcher, before, reply.wake_cap + GRACE_SECONDS, show)
+                entries = list(decode_entries(await bus.read(FLEET_JOURNAL, journal(machine))))
+                report = build_report(config.waker, model, before, record, entries)
+                if report.ready and target is not None:
+                    show("sending a token")
+                    report = await _send_token(watcher, config, report, target)
+                if is_asleep(watcher.records.get(machine)):
+                    return report
+                show("putting it to sleep")
+                return await put_to_sleep(bus, watcher, report)
+            except BaseException:  # Ctrl-C too
+                print_line(f"wrong machine {machine}: {LEFT_RUNNING.format(machine=machine)}", err=True)
+                raise
 
 
 def _model_of(config: Config, machine: str) -> str:
@@ -137,8 +168,10 @@ def build_report(
     is_ready = after.generation > before.generation and after.state == "ready"
     phases: tuple[PhaseTime, ...] = ()
     seconds: float | None = None
-    if after.generation > before.generation and after.wake_id is not None:
-        own = [e for e in entries if isinstance(e, PhaseEnded | Transition) and e.wake_id == after.wake_id]
+    moves = [e for e in entries if isinstance(e, Transition) and e.generation > before.generation]
+    wake_id = next((move.wake_id for move in moves if move.to_state == "waking"), None)
+    if wake_id is not None:  # the record of a machine that is asleep again does not have it
+        own = [e for e in entries if isinstance(e, PhaseEnded | Transition) and e.wake_id == wake_id]
         limits = phase_limits(waker)
         phases = tuple(
             PhaseTime(phase=e.phase, seconds=e.seconds, limit_seconds=float(limits[e.phase]), done=e.done)
@@ -150,7 +183,7 @@ def build_report(
             seconds = max(0.0, own[-1].at - began_at)
     faults = []
     if not is_ready:
-        faults.append(_failure(before, after))
+        faults += _failures(before, after, phases)
     elif seconds is not None and seconds > BUDGET_SECONDS:
         slowest = max(phases, key=lambda phase: phase.seconds)
         faults.append(
@@ -178,10 +211,15 @@ def phase_limits(waker: WakerSection) -> Mapping[Phase, float]:
     }
 
 
-def _failure(before: MachineRecord, after: MachineRecord) -> str:
+def _failures(before: MachineRecord, after: MachineRecord, phases: Sequence[PhaseTime]) -> list[str]:
+    """Return what went wrong, and what to do about it."""
     if after.generation == before.generation:
-        return f"the waker did not start it within {START_SECONDS:g} s: {describe(after)}"
-    return f"it did not become ready: {describe(after)}"
+        advice = NOT_STARTED.format(machine=before.machine)
+        return [f"the waker did not start it within {START_SECONDS:g} s: {describe(after)}", advice]
+    faults = [f"it did not become ready: {describe(after)}"]
+    if phases and not phases[-1].done:
+        faults.append(ADVICE[phases[-1].phase].format(machine=before.machine))
+    return faults
 
 
 async def _send_token(watcher: FleetWatcher, config: Config, report: MachineReport, target: Target) -> MachineReport:
@@ -205,19 +243,21 @@ async def _send_token(watcher: FleetWatcher, config: Config, report: MachineRepo
     return msgspec.structs.replace(report, token_seconds=shot.first - shot.sent)
 
 
-async def _put_to_sleep(bus: JetStreamBus, watcher: FleetWatcher, report: MachineReport) -> MachineReport:
-    """Hibernate the machine, unless requests use it meanwhile."""
+async def put_to_sleep(bus: Bus, watcher: FleetWatcher, report: MachineReport) -> MachineReport:
+    """Hibernate the machine, unless requests use it meanwhile. One that may go on running is a fault."""
     if await _is_in_use(watcher, report.machine):
         text = "it was left awake: requests use it meanwhile"
         return msgspec.structs.replace(report, notes=(*report.notes, text))
     began_at = time.monotonic()
     try:
         await carry_out(bus, "hibernate", report.machine, math.inf)
-    except Rejected as error:
+    except (Rejected, BusError) as error:
         record = watcher.records.get(report.machine)
-        if record is not None and record.state == "ready":
+        if isinstance(error, Rejected) and record is not None and record.state == "ready" and report.ready:
             return msgspec.structs.replace(report, notes=(*report.notes, f"it was left awake: {error}"))
-        return msgspec.structs.replace(report, faults=(*report.faults, f"it was not put to sleep: {error}"))
+        text = f"it was not put to sleep: {error}"
+        loud = LEFT_RUNNING.format(machine=report.machine)
+        return msgspec.structs.replace(report, faults=(*report.faults, text, loud))
     return msgspec.structs.replace(report, sleep_seconds=time.monotonic() - began_at)
 
 

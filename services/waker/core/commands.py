@@ -44,6 +44,7 @@ def apply(step: Step, command: Command) -> None:
 
 def _wake_once(step: Step, machine: Machine) -> None:
     """Wake the machine if it is asleep and may be started. Nothing keeps it awake afterwards."""
+    unready.reset_machine(step, machine)
     if candidate(step.fleet, [machine.id], "", step.now) is not None:
         wake = Wake(step.spec.new_id(step.now), step.now + step.spec.wake_cap_s)
         waking.begin(step, machine, wake, REASON)

@@ -41,11 +41,15 @@ def give_up(step: Step, machine: Machine, reason: str, *, running: bool) -> None
 def reset(step: Step, model: str) -> None:
     """Allow the model's machines at once: an operator who asks for it may have repaired them."""
     for name in step.spec.lineups[model]:
-        machine = step.machines[name]
-        if not machine.backoff.unready_wakes:
-            continue
-        backoff = replace(machine.backoff, unready_wakes=0, unready_reason="")
-        if machine.state == "asleep":
-            backoff = replace(backoff, until=0.0)
-            machine = replace(machine, starts=replace(machine.starts, by_wake={}))
-        step.put(replace(machine, backoff=backoff))
+        reset_machine(step, step.machines[name])
+
+
+def reset_machine(step: Step, machine: Machine) -> None:
+    """Allow the machine at once."""
+    if not machine.backoff.unready_wakes:
+        return
+    backoff = replace(machine.backoff, unready_wakes=0, unready_reason="")
+    if machine.state == "asleep":
+        backoff = replace(backoff, until=0.0)
+        machine = replace(machine, starts=replace(machine.starts, by_wake={}))
+    step.put(replace(machine, backoff=backoff))

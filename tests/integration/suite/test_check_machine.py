@@ -4,13 +4,17 @@ import asyncio
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from shared.bus.memory import MemoryBus
 from shared.config.sections import WakerSection
-from shared.messages.waker import MachineRecord, PhaseEnded, Transition
+from shared.errors import BusUnavailable, Rejected
+from shared.fleet_watcher import FleetWatcher
+from shared.messages.waker import MachineRecord, MachineState, Phase, PhaseEnded, Transition
 from spotinference.__main__ import main
-from spotinference.check.machine import BUDGET_SECONDS, build_report
+from spotinference.check.machine import BUDGET_SECONDS, build_report, put_to_sleep
 from tests.integration.suite.config import SOON, config
 from tests.kit.up import up
 from tests.kit.waiting import until
@@ -66,9 +70,12 @@ async def test_a_check_wakes_the_machine_sends_a_token_and_puts_it_to_sleep(tmp_
         assert "only a machine that is asleep is checked, and local-1 is ready" in refused.stderr
         assert (await suite.states())["local-1"] == "ready", "a machine that may be in use is left alone"
 
-        failed = await run("check", "--machine", "dead-1")
-        assert failed.exit_code == 1
-        assert "wrong machine dead-1: it did not become ready: dead-1 is asleep" in failed.stderr
+        for _ in range(2):  # the second one soon after, as by an operator who has repaired something
+            failed = await run("check", "--machine", "dead-1")
+            assert failed.exit_code == 1
+            assert "wrong machine dead-1: it did not become ready: dead-1 is asleep" in failed.stderr
+            assert "wrong machine dead-1: it can be reached, and its engine is not up: see" in failed.stderr
+            assert "loading (given up)" in failed.stdout, "where the time went"
 
         unknown = await run("check", "--machine", "local-2")
         assert "no [[machine]] has the id 'local-2'; there are local-1, dead-1" in unknown.stderr
@@ -76,16 +83,6 @@ async def test_a_check_wakes_the_machine_sends_a_token_and_puts_it_to_sleep(tmp_
 
 
 def test_a_wake_beyond_the_budget_names_its_slowest_phase() -> None:
-    before = MachineRecord(
-        machine="m1",
-        tier="t",
-        state="asleep",
-        provider_state="stopped",
-        endpoint=None,
-        generation=1,
-        since=0.0,
-        reason="",
-    )
     after = MachineRecord(
         machine="m1",
         tier="t",
@@ -104,11 +101,68 @@ def test_a_wake_beyond_the_budget_names_its_slowest_phase() -> None:
         for phase, seconds in durations.items()
     ]
     entries.append(moved("waking", "ready", 1496.0, "w2"))
-    report = build_report(WakerSection(), "m", before, after, entries)
+    report = build_report(WakerSection(), "m", ASLEEP, after, entries)
     assert report.seconds == 496.0
     assert BUDGET_SECONDS == 480.0
     assert report.faults == ("496 s to ready, and the budget is 480 s: most of it is loading",)
     assert [phase.seconds for phase in report.phases] == list(durations.values())
+
+
+ASLEEP = MachineRecord(
+    machine="m1",
+    tier="t",
+    state="asleep",
+    provider_state="stopped",
+    endpoint=None,
+    generation=1,
+    since=0.0,
+    reason="",
+)
+
+
+@pytest.mark.parametrize(
+    ("phase", "advice"),
+    [
+        ("calling", "its provider did not take the start: `spotinference check` tries credentials"),
+        ("booting", "look at its state and console there"),
+        ("reaching", "nothing answers at its endpoint"),
+        ("loading", "`journalctl -u spotinference-engine`"),
+        ("first_token", "compare `served_as` and `key_file`"),
+    ],
+)
+def test_failed_wake_names_its_phase_and_the_remedy(phase: Phase, advice: str) -> None:
+    after = msgspec.structs.replace(ASLEEP, generation=2, reason="no room in us-east-1a")
+    entries = [
+        moved("asleep", "waking", 1000.0, "w2"),
+        PhaseEnded(at=1400.0, machine="m1", tier="t", wake_id="w2", phase=phase, seconds=400.0, done=False),
+        moved("waking", "asleep", 1400.0, "w2"),
+    ]
+    report = build_report(WakerSection(), "m", ASLEEP, after, entries)
+    assert report.seconds == 400.0
+    assert report.faults[0] == "it did not become ready: m1 is asleep: no room in us-east-1a"
+    assert advice in report.faults[1]
+
+
+def test_wake_that_never_began_names_the_possible_causes() -> None:
+    report = build_report(WakerSection(), "m", ASLEEP, ASLEEP, [])
+    assert "the waker did not start it within 10 s" in report.faults[0]
+    assert "`spotinference journal --machine m1` and `spotinference budget`" in report.faults[1]
+
+
+@pytest.mark.parametrize("error", [Rejected("it still runs after 3 attempts"), BusUnavailable("no waker leads")])
+@pytest.mark.parametrize("state", ["ready", "waking", "broken"])
+async def test_machine_that_may_go_on_running_is_reported_loudly(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, state: MachineState
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("spotinference.check.machine.carry_out", fail)
+    watcher = FleetWatcher()
+    report = build_report(WakerSection(), "m", ASLEEP, msgspec.structs.replace(ASLEEP, state=state), [])
+    after = await put_to_sleep(MemoryBus(), watcher, report)
+    assert f"it was not put to sleep: {error}" in after.faults
+    assert after.faults[-1].startswith("IT MAY BE RUNNING AND BILLED: run `spotinference hibernate m1 --wait`")
 
 
 def moved(from_state: str, to_state: str, at: float, wake_id: str) -> Transition | PhaseEnded:
