@@ -29,7 +29,7 @@ from shared.bus.jetstream_watch import Stop, Watch, conflict, read_bucket, read_
 from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, StreamSize, WatchEvent
 from shared.bus.rejections import Rejections
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
-from shared.errors import BusRefused, BusUnavailable
+from shared.errors import BusUnavailable
 from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
@@ -287,8 +287,7 @@ async def connect(
         if opening.done():
             opening.result()
         elif is_required:
-            failure = BusRefused if report.is_refused else BusUnavailable
-            raise failure(f"no bus at {access.shown()} within {wait} s: {report.last_error or 'no answer'}")
+            raise report.failure(f"no bus at {access.shown()} within {wait} s: {report.last_error or 'no answer'}")
         opening.add_done_callback(bus.on_opened)
         yield bus
     finally:

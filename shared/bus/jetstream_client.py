@@ -20,7 +20,7 @@ from nats.protocol import parser
 
 from shared.bus.access import BusAccess, without_secret
 from shared.bus.rejections import Rejections
-from shared.errors import Misconfigured
+from shared.errors import BusRefused, BusUnavailable, Misconfigured
 
 log = structlog.get_logger()
 
@@ -93,10 +93,9 @@ class ConnectionReport:
         self.closing = False
         self._logged: set[str] = set()
 
-    @property
-    def is_refused(self) -> bool:
-        """Whether the last error is that the server does not let this user in."""
-        return "authorization violation" in self.last_error.lower()
+    def failure(self, text: str) -> BusUnavailable:
+        """Return the error of a connection that was not made: by the last one, the server may refuse this user."""
+        return BusRefused(text) if "authorization violation" in self.last_error.lower() else BusUnavailable(text)
 
     async def on_disconnect(self) -> None:
         self._logged.clear()
