@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -155,11 +156,18 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres_url(postgres_cluster: str) -> Iterator[str]:
     """An empty database, as `[database] url` names it in SQLAlchemy's way."""
+    with database_on(postgres_cluster) as url:
+        yield url
+
+
+@contextmanager
+def database_on(cluster: str, template: str = "template1") -> Iterator[str]:
+    """A copy of another database, to which nobody is connected; gone afterwards. Yields SQLAlchemy's URL."""
     name = f"test_{uuid4().hex}"
-    with psycopg.connect(postgres_cluster, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
+    with psycopg.connect(cluster, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         try:
-            yield asynchronous(urlsplit(postgres_cluster)._replace(path=f"/{name}").geturl())
+            yield asynchronous(urlsplit(cluster)._replace(path=f"/{name}").geturl())
         finally:
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 

@@ -86,8 +86,8 @@ class AuditedLedger:
 
 
 @pytest.fixture
-async def audited(database_url: str) -> AsyncIterator[AuditedLedger]:
-    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+async def audited(ledger_url: str) -> AsyncIterator[AuditedLedger]:
+    async with database.migrated_engine(ledger_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield AuditedLedger(engine)
 
 

@@ -128,8 +128,8 @@ def recorder_of(bus: Bus, ledger: SqlLedger) -> Recorder:
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[FailingLedger]:
-    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+async def ledger(ledger_url: str) -> AsyncIterator[FailingLedger]:
+    async with database.migrated_engine(ledger_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield FailingLedger(engine)
 
 

@@ -33,8 +33,8 @@ LOST = DeclareLost(source="gw-1", first=2, last=3, by="Ada", reason="the disk bu
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
-    async with ledger_on(database_url) as opened:
+async def ledger(ledger_url: str) -> AsyncIterator[SqlLedger]:
+    async with ledger_on(ledger_url) as opened:
         yield opened
 
 

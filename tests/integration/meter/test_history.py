@@ -23,8 +23,8 @@ ALL = HistoryQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
-    async with ledger_on(database_url) as opened:
+async def ledger(ledger_url: str) -> AsyncIterator[SqlLedger]:
+    async with ledger_on(ledger_url) as opened:
         yield opened
 
 

@@ -51,8 +51,8 @@ class Copies:
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[SqlKeyStore]:
-    async with ledger_on(database_url) as ledger:
+async def store(ledger_url: str) -> AsyncIterator[SqlKeyStore]:
+    async with ledger_on(ledger_url) as ledger:
         yield SqlKeyStore(ledger._engine)
 
 

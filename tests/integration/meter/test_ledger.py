@@ -37,8 +37,8 @@ async def ledger_on(url: str) -> AsyncIterator[SqlLedger]:
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
-    async with ledger_on(database_url) as opened:
+async def ledger(ledger_url: str) -> AsyncIterator[SqlLedger]:
+    async with ledger_on(ledger_url) as opened:
         yield opened
 
 

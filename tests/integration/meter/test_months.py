@@ -26,8 +26,8 @@ MONTHS = ("2026-10", "2026-11", "2026-12", "2027-01")
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
-    async with ledger_on(database_url) as opened:
+async def ledger(ledger_url: str) -> AsyncIterator[SqlLedger]:
+    async with ledger_on(ledger_url) as opened:
         yield opened
 
 

@@ -93,8 +93,8 @@ async def put_source(bus: MemoryBus, source: str) -> None:
 
 
 @pytest.fixture
-async def meter(database_url: str) -> AsyncIterator[Meter]:
-    async with ledger_on(database_url) as ledger:
+async def meter(ledger_url: str) -> AsyncIterator[Meter]:
+    async with ledger_on(ledger_url) as ledger:
         meter = Meter(MemoryBus(), ledger)
         await put_key(meter.bus, "k1")
         await put_source(meter.bus, "gw-1")

@@ -82,8 +82,8 @@ def meter_on(ledger: SqlLedger, bus: MemoryBus, batch: int = 3) -> Meter:
 
 
 @pytest.fixture
-async def meter(database_url: str) -> AsyncIterator[Meter]:
-    async with ledger_on(database_url) as ledger:
+async def meter(ledger_url: str) -> AsyncIterator[Meter]:
+    async with ledger_on(ledger_url) as ledger:
         yield meter_on(ledger, MemoryBus())
 
 

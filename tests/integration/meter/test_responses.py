@@ -46,8 +46,8 @@ class Meter:
 
 
 @pytest.fixture
-async def meter(database_url: str) -> AsyncIterator[Meter]:
-    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+async def meter(ledger_url: str) -> AsyncIterator[Meter]:
+    async with database.migrated_engine(ledger_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield Meter(SqlResponseStore(engine))
 
 

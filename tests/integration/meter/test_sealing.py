@@ -45,8 +45,8 @@ OLD = [e for e in EVENTS if e.completed_at < DUE]
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
-    async with ledger_on(database_url) as opened:
+async def ledger(ledger_url: str) -> AsyncIterator[SqlLedger]:
+    async with ledger_on(ledger_url) as opened:
         yield opened
 
 
