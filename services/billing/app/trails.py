@@ -57,5 +57,6 @@ class Trails:
             if day == query.day and 0 <= self._now() - at < KEPT_S:
                 return trace
         trace = await self._reports.trace(query.day)
-        self._kept = (query.day, self._now(), trace)
+        has_more = query.charges_from + query.most_charges < len(trace.charges)
+        self._kept = (query.day, self._now(), trace) if query.most_charges and has_more else None
         return trace

@@ -24,6 +24,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.meter_audit import Audit
 from shared.messages.public import Headline, PublishedDay
 from shared.messages.trail import Trail, TrailQuery
+from tests.kit.html_pages import ParsedPage
 from tests.kit.site import CONFIG, running_site
 from tests.unit.billing.export.full_reports import WEIGHTS, day_report, lacking
 
@@ -155,6 +156,7 @@ async def test_a_day_shows_its_figures_without_billing_and_its_trail_with_it(sit
     assert f"${DAYS[0].usd_per_mtok:.4f}" in html
     assert "billing does not answer" in html
     assert "The ledger has" in html
+    assert "billing does not answer" in await site.text(f"/economics/{day}/charges/1")
 
     async def answer(data: bytes) -> bytes:
         query = decode(data, TrailQuery)
@@ -174,7 +176,9 @@ async def test_a_day_shows_its_figures_without_billing_and_its_trail_with_it(sit
         assert (len(fields["charges"]), fields["all_charges"], fields["pages"]) == (charges, 201, 2)
     rows = list(csv.DictReader(io.StringIO(await site.text(f"/economics/{DAYS[1].day}/charges/2.csv"))))
     assert [(row["number"], row["amount_usd"], row["serving_usd"]) for row in rows] == [("201", "9.9", "6.6")]
-    assert "Charges 201 to 201 of 201" in await site.text(f"/economics/{DAYS[1].day}/charges/2")
+    last = await site.text(f"/economics/{DAYS[1].day}/charges/2")
+    assert "Charges 201 to 201 of 201" in last
+    assert [ParsedPage(page).faults for page in (html, last)] == [[], []]
     rows = list(csv.DictReader(io.StringIO(await site.text(f"/economics/{DAYS[1].day}.csv"))))
     assert [(row["tier"], row["charges"], row["amount_usd"]) for row in rows] == [("h100x2", "12", "9.9")]
 
