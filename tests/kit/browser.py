@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.clients.environments import PINS, install_node, prepared
 
@@ -17,6 +17,7 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-f
 PHONE, DESKTOP = (360, 740), (1280, 800)
 PATIENCE_MS = 60_000
 Scheme = Literal["light", "dark"]
+expect.set_options(timeout=PATIENCE_MS)
 FOCUSABLE = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']"
 
 
@@ -79,13 +80,16 @@ async def axe_violations(page: Page) -> list[str]:
 
 
 async def layout_faults(page: Page) -> list[str]:
-    """What does not fit into the window, and text that is cut into several lines where it should be one."""
+    """What does not fit into the window or into 100 KB, and what is cut or seen and should not be."""
     return [
         str(fault)
         for fault in await page.evaluate(
             """() => {
                 const width = document.documentElement.scrollWidth, faults = [];
                 if (width > window.innerWidth) faults.push(`${width} pixels wide in ${window.innerWidth}`);
+                const loads = ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind));
+                const bytes = loads.reduce((sum, load) => sum + load.encodedBodySize, 0);
+                if (bytes < 1000 || bytes > 100000) faults.push(`${bytes} bytes`);
                 for (const badge of document.querySelectorAll(".badge"))
                     if (badge.offsetHeight > 40) faults.push(`cut: ${badge.outerHTML}`);
                 for (const hidden of document.querySelectorAll("[hidden]"))

@@ -37,7 +37,8 @@ SCREENS: tuple[tuple[tuple[int, int], Scheme], ...] = (
     (DESKTOP, "light"),
 )
 PEOPLE = Account(1, "ann", "Ann"), Account(2, "vic", "Vic"), Account(3, "bob", "Bob")
-ROLES = 'operators = ["github:1"]\nviewers = ["github:2"]\napi_url = "https://api.example.com"'
+API_URL = "https://api.example.com"
+ROLES = f'operators = ["github:1"]\nviewers = ["github:2"]\napi_url = "{API_URL}"'
 SCRIPTED = ("/operator", "/account/playground")
 """Without scripts these say that they are not live."""
 PageCheck = Callable[[Page, bool], Awaitable[list[str]]]

@@ -1,113 +1,189 @@
-"""The playground in Chromium: the wake as it goes, the answer, its usage, and a key that the site never sees."""
+"""The playground in Chromium before a real gateway: the wake as it goes, the answer, its cost, and what may fail."""
 
-import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
-import pytest
-from aiohttp import web
+from playwright.async_api import Page, expect
 
-from shared.bus.memory import MemoryBus
+from shared.bus.jetstream import JetStreamBus
 from shared.bus.subjects import BILLING_BANDS
 from shared.messages.billing import Band, Bands, BandsQuery
 from shared.messages.codec import decode, encode
-from tests.integration.site.test_own_keys import MODEL
+from tests.integration.gateway.conftest import MODEL, Front
+from tests.integration.gateway.conftest import opened as opened_gateway
 from tests.kit.browser import opened, running_chromium
 from tests.kit.github import Account, github_config, running_github
+from tests.kit.ports import free_port
+from tests.kit.scripted_engine import Script, ScriptedEngine, scripted
 from tests.kit.site import running_site
 
-SECRET = "sk-the-key-of-the-person"
-CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "authorization, content-type"}
+__all__ = ["opened_gateway"]
 
-
-class Gateway:
-    """Wakes when the test lets it, then answers."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.woken, self.answered = asyncio.Event(), asyncio.Event()
-        self.keys: list[str] = []
-
-    async def preflight(self, _request: web.Request) -> web.Response:
-        return web.Response(headers=CORS)
-
-    async def complete(self, request: web.Request) -> web.StreamResponse:
-        self.keys.append(request.headers["Authorization"])
-        if self.keys[-1] != f"Bearer {SECRET}":
-            error = {"error": {"message": "no such key", "code": "invalid_api_key", "type": "x", "param": None}}
-            return web.json_response(error, status=401, headers=CORS)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **CORS})
-        await response.prepare(request)
-        await response.write(b": waking tier=h100x2 phase=booting eta=?\n\n")
-        await response.write(b": waking tier=h100x2 phase=loading eta=142\n\n")
-        await self.woken.wait()
-        for text in ("Hel", "lo <b>"):
-            await response.write(b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n' % text.encode())
-        await response.write(
-            b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
-        )
-        return response
-
-
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    gateway, app = Gateway(), web.Application()
-    app.router.add_post("/v1/chat/completions", gateway.complete)
-    app.router.add_options("/v1/chat/completions", gateway.preflight)
-    runner = web.AppRunner(app, shutdown_timeout=0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    gateway.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield gateway
-    await runner.cleanup()
+SITE_CONFIG = """
+[site]
+port = {port}
+signup = "open"
+api_url = "{api_url}"
+{github}
+[[tier]]
+name = "t"
+provider = "static"
+[[model]]
+name = "org/model"
+lineup = ["t"]
+[[model]]
+name = "removed"
+lineup = ["t"]
+"""
 
 
 async def bands(data: bytes) -> bytes:
     band = Band(
-        model="org/m", day="2026-11-01", low=Decimal("1.50"), high=Decimal("2.00"), trailing_7=None, trailing_28=None
+        model=MODEL, day="2026-11-01", low=Decimal("1.50"), high=Decimal("2.00"), trailing_7=None, trailing_28=None
     )
     return encode(Bands(day=decode(data, BandsQuery).day, bands=(band,)))
 
 
-async def test_a_prompt_goes_to_the_gateway_and_the_wake_is_shown(gateway: Gateway, tmp_path: Path) -> None:
-    bus = MemoryBus()
-    await bus.respond("billing", BILLING_BANDS, bands)
+class Playground:
+    """The page, in which somebody is signed in."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.state = page.get_by_role("status")
+        self.text = page.locator("#play-text")
+
+    async def send(self, key: str, model: str = MODEL) -> None:
+        await self.page.get_by_label("Key").fill(key)
+        await self.page.get_by_label("Model").select_option(model)
+        await self.page.get_by_role("button", name="Send").click()
+
+    async def stop(self) -> None:
+        await self.page.get_by_role("button", name="Stop").click()
+
+
+@asynccontextmanager
+async def signed_in(
+    folder: Path, bus: JetStreamBus, api_url: str, port: int
+) -> AsyncIterator[tuple[Playground, list[str], list[str]]]:
+    """The playground, what the console says, and what the browser sends to the site."""
     async with running_github(Account(1, "ann")) as github:
-        config = f'[site]\nport = 0\nsignup = "open"\napi_url = "{gateway.url}"\n{github_config(github)}{MODEL}'
+        config = SITE_CONFIG.format(port=port, api_url=api_url, github=github_config(github))
         async with (
-            running_site(tmp_path, config, bus) as url,
+            running_site(folder, config, bus) as url,
             running_chromium() as chromium,
-            opened(chromium) as (page, faults),
+            opened(chromium) as (page, console),
         ):
             sent: list[str] = []
-            page.on("request", lambda request: sent.append(f"{request.url} {request.headers} {request.post_data}"))
+            page.on(
+                "request",
+                lambda request: (
+                    sent.append(f"{request.headers} {request.post_data}") if request.url.startswith(url) else None
+                ),
+            )
             await page.goto(f"{url}/sign-in?next=playground")
             await page.get_by_role("link", name="Sign in with GitHub").click()
             await page.get_by_role("link", name="Continue as ann").click()
             await page.wait_for_url(f"{url}/account/playground")
-            await page.get_by_label("Key").fill("sk-wrong")
-            await page.get_by_role("button", name="Send").click()
-            await page.get_by_text("401 invalid_api_key: no such key").wait_for()
-            faults.clear()  # the browser itself notes the 401
+            yield Playground(page), console, sent
 
-            await page.get_by_label("Key").fill(SECRET)
-            await page.get_by_role("button", name="Send").click()
-            await page.get_by_text("Waking h100x2: loading, about 142 s left.").wait_for()
-            assert await page.locator("#play-phases li").all_inner_texts() == [
-                "booting (h100x2), time left not known",
-                "loading (h100x2), about 142 s left",
-            ]
-            gateway.woken.set()
-            await page.get_by_text("Done.").wait_for()
-            assert await page.locator("#play-text").inner_text() == "Hello <b>"
-            assert (await page.locator("#play-usage dd").all_inner_texts())[:3] == [
-                "11",
-                "2",
-                "$0.000026, at the $2.00 per million of the price band since 2026-11-01",
-            ]
-            assert faults == []
-            stored = await page.evaluate("JSON.stringify({...localStorage, ...sessionStorage}) + document.cookie")
-    assert gateway.keys == ["Bearer sk-wrong", f"Bearer {SECRET}"]
-    assert SECRET not in stored
-    assert not [request for request in sent if request.startswith(url) and SECRET in request]
+
+async def test_a_prompt_wakes_a_machine_and_every_fault_is_shown(
+    bus: JetStreamBus, opened_gateway: Callable[..., Awaitable[Front]], tmp_path: Path
+) -> None:
+    port = free_port()
+    front = await opened_gateway(f'cors_origins = ["http://127.0.0.1:{port}"]')
+    _, limited = await front.mint(requests_per_minute=1)
+    await bus.respond("billing", BILLING_BANDS, bands)
+    async with scripted() as engine, signed_in(tmp_path, bus, front.url, port) as (playground, console, sent):
+        await _wake(playground, front, engine)
+        await _stop(playground, front, engine)
+        await _be_refused(playground, front, limited)
+        await _watch(playground, front, engine)
+        await _lose(playground, front, engine)
+        stored = await playground.page.evaluate(
+            "JSON.stringify({...localStorage, ...sessionStorage}) + document.cookie"
+        )
+    assert [fault for fault in console if "Content Security Policy" in fault or "Error:" in fault] == []
+    assert front.key not in stored
+    assert not [request for request in sent if front.key in request]
+
+
+async def _wake(playground: Playground, front: Front, engine: ScriptedEngine) -> None:
+    """What it waits for, and then an answer."""
+    await front.machine("m1", "waking", phase="booting")
+    await front.machine("m2", "asleep")
+    await playground.send(front.key)
+    await expect(playground.state).to_have_text("Waking first: booting, time left not known.")
+    await front.machine("m1", "waking", phase="loading", ready_at=time.time() + 142.0)
+    await expect(playground.state).to_contain_text("Waking first: loading, about 14")
+    assert [text[:15] for text in await playground.page.locator("#play-phases li").all_inner_texts()] == [
+        "booting (first)",
+        "loading (first)",
+    ]
+    engine.scripts.append(Script(words=("Hel", "lo <b>")))
+    await front.machine("m1", "ready", engine.base_url)
+    await expect(playground.state).to_have_text("Done.")
+    await expect(playground.text).to_have_text("Hello <b>")
+
+
+async def _stop(playground: Playground, front: Front, engine: ScriptedEngine) -> None:
+    """A stopped answer ends at the engine; one that another replaces says nothing more."""
+    for _ in range(3):
+        engine.scripts.append(Script(hold_after=3))
+    await playground.send(front.key)
+    await expect(playground.text).to_have_text(" w1 w2")
+    await playground.stop()
+    await expect(playground.state).to_have_text("Stopped.")
+    await expect(playground.page.get_by_role("button", name="Stop")).to_be_hidden()
+    assert await engine.requests[-1].ended() == "left"
+    await playground.send(front.key)
+    await expect(playground.text).to_have_text(" w1 w2")
+    first = engine.requests[-1]
+    await playground.send(front.key)
+    assert await first.ended() == "left"
+    await expect(playground.text).to_have_text(" w1 w2")
+    await expect(playground.state).to_have_text("Answering.")
+    await playground.stop()
+    await expect(playground.state).to_have_text("Stopped.")
+    engine.scripts.append(Script(reset_after=3))
+    await playground.send(front.key)
+    await expect(playground.state).to_contain_text(": ")
+    await expect(playground.text).to_have_text(" w1 w2")
+
+
+async def _be_refused(playground: Playground, front: Front, limited: str) -> None:
+    await playground.send("sk-wrong")
+    await expect(playground.state).to_contain_text("401 invalid_api_key: ")
+    await playground.send(front.key, "removed")
+    await expect(playground.state).to_contain_text("404 model_not_found: ")
+    await front.knows(limited)
+    await playground.send(limited)
+    await expect(playground.state).to_have_text("Done.")
+    await playground.send(limited)
+    await expect(playground.state).to_contain_text("429 ")
+
+
+async def _watch(playground: Playground, front: Front, engine: ScriptedEngine) -> None:
+    """Each token is shown before the next one comes; usage and cost at the end."""
+    engine.scripts.append(Script(hold_after=3, prompt_tokens=11, cached_tokens=4))
+    await playground.send(front.key)
+    await expect(playground.text).to_have_text(" w1 w2")
+    await expect(playground.state).to_have_text("Answering.")
+    engine.release()
+    await expect(playground.state).to_have_text("Done.")
+    figures = await playground.page.locator("#play-usage dd").all_inner_texts()
+    assert figures[:4] == ["11", "4", "5", "$0.000032, at the $2.00 per million of the price band since 2026-11-01"]
+
+
+async def _lose(playground: Playground, front: Front, engine: ScriptedEngine) -> None:
+    """The gateway dies within an answer, and is away for the next one."""
+    engine.scripts.append(Script(tokens=10_000, interval=0.05))
+    await playground.send(front.key)
+    await expect(playground.text).to_contain_text(" w1 w2")
+    await front.service.kill9()
+    await expect(playground.state).to_have_text("The answer broke off: the connection was lost.")
+    await playground.send(front.key)
+    await expect(playground.state).to_contain_text("The API cannot be reached from this page")

@@ -40,64 +40,78 @@ function usage(numbers, began) {
   }));
 }
 
+// Returns whether the line ends the answer.
 function line(text, began) {
-  if (text.startsWith(":")) return phase(text.slice(1).trim());
-  if (!text.startsWith("data:") || text.slice(5).trim() === "[DONE]") return undefined;
-  const event = JSON.parse(text.slice(5));
+  if (text.startsWith(":")) phase(text.slice(1).trim());
+  if (!text.startsWith("data:")) return false;
+  const data = text.slice(5).trim();
+  if (data === "[DONE]") return true;
+  const event = JSON.parse(data);
   if (event.error) throw new Error(`${event.error.code}: ${event.error.message}`);
   const delta = event.choices?.[0]?.delta?.content;
   if (delta) {
     say("Answering.");
-    byId("play-text").textContent += delta;
+    byId("play-text").append(delta);
   }
   if (event.usage) usage(event.usage, began);
-  return undefined;
+  return false;
 }
 
-async function send() {
+async function ask(signal) {
+  try {
+    return await fetch(`${form.dataset.api}/v1/chat/completions`, {
+      method: "POST",
+      signal,
+      headers: { "Authorization": `Bearer ${byId("play-key").value.trim()}`, "Content-Type": "application/json" },
+      body: JSON.stringify({
+        model: byId("play-model").value,
+        messages: [{ role: "user", content: byId("play-prompt").value }],
+        stream: true,
+        stream_options: { include_usage: true },
+      }),
+    });
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw new Error("The API cannot be reached from this page: is this site in its cors_origins?");
+  }
+}
+
+async function send(signal) {
   const began = performance.now();
-  byId("play-text").textContent = "";
-  byId("play-phases").replaceChildren();
-  byId("play-usage").replaceChildren();
+  for (const id of ["play-text", "play-phases", "play-usage"]) byId(id).replaceChildren();
   say("Sent. Waiting for the first word.");
-  const response = await fetch(`${form.dataset.api}/v1/chat/completions`, {
-    method: "POST",
-    signal: running.signal,
-    headers: { "Authorization": `Bearer ${byId("play-key").value.trim()}`, "Content-Type": "application/json" },
-    body: JSON.stringify({
-      model: byId("play-model").value,
-      messages: [{ role: "user", content: byId("play-prompt").value }],
-      stream: true,
-      stream_options: { include_usage: true },
-    }),
-  });
+  const response = await ask(signal);
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
     throw new Error(`${response.status} ${body.error?.code ?? ""}: ${body.error?.message ?? "the API refused the request"}`);
   }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let rest = "", isWhole = false;
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      if (signal.aborted) throw error;
+      return { done: true };
+    });
     if (done) break;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    for (const text of lines) line(text.trim(), began);
+    for (const text of lines) isWhole = line(text.trim(), began) || isWhole;
   }
-  say("Done.");
+  say(isWhole ? "Done." : "The answer broke off: the connection was lost.");
 }
 
+// A prompt that is sent while another one runs takes its place, and what the other still says is not shown.
 form?.addEventListener("submit", async (event) => {
   event.preventDefault();
   running?.abort();
-  running = new AbortController();
+  const mine = running = new AbortController();
   byId("play-stop").hidden = false;
   try {
-    await send();
+    await send(mine.signal);
   } catch (error) {
-    const isNetwork = error instanceof TypeError;
-    say(error.name === "AbortError" ? "Stopped." : isNetwork ? "The API cannot be reached from this page: is this site in its cors_origins?" : error.message);
+    if (running === mine) say(mine.signal.aborted ? "Stopped." : error.message);
   }
-  byId("play-stop").hidden = true;
+  mine.abort(); // after a fault the answer may still be coming
+  if (running === mine) byId("play-stop").hidden = true;
 });
 byId("play-stop")?.addEventListener("click", () => running?.abort());
