@@ -24,6 +24,7 @@ from services.site.app.status import StatusPage
 from services.site.app.text_pages import TextPages, settings_in_words
 from services.site.metrics import Metrics
 from services.site.wiring.accounts import account_routes, open_database
+from services.site.wiring.api_url import config_with_api_url
 from services.site.wiring.operator import open_fleet
 from services.site.wiring.service_levels import open_journal, service_level_pages
 from shared.runtime.listener import origin
@@ -36,6 +37,7 @@ TRAIL_FRESH_S = 60.0
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
     """Run the site. On exit, responses under way may finish within the drain's grace."""
+    runtime.config = await config_with_api_url(runtime)
     config = runtime.config.site
     metrics = Metrics(runtime.registry)
     reports = ReportView(lambda: public.cache.clear())  # noqa: PLW0108 - made below

@@ -27,6 +27,7 @@ async def test_the_suite_does_what_an_operator_orders_and_remembers_why(tmp_path
             up(tmp_path, f"{config(ENGINE)}\n{MORE}\n{site}") as suite,
             Browser(suite.services["site"]["url"]) as olga,
         ):
+            assert f'base_url="{suite.base_url}"' in (await olga.get("/")).text  # its port is known once it runs
             await olga.sign_in("olga")
             await do(olga, "/operator/machines/local-1/cordon", "its driver is replaced")
 
