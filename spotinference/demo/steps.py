@@ -232,6 +232,13 @@ async def _books(suite: Suite, printer: StepPrinter, sent: requests.SentRequests
     printer.step("Next steps")
     printer.print(f"the report as an HTML page: {page}")
     click.echo(
+        "\n   Everything has stopped. `up` serves the site at http://127.0.0.1:8081:\n"
+        "   /status      what each machine does now, and when one that wakes will be ready\n"
+        "   /economics   what a million tokens cost, day by day, down to the invoice's charges\n"
+        "   /reliability how long wakes took, and how requests were answered\n"
+        "   /learn       how it all works; /api with examples in curl, Python and Node\n"
+    )
+    click.echo(
         "\n   .venv/bin/spotinference up                          # run all services until Ctrl-C\n"
         "   .venv/bin/spotinference keys create --name me       # in another terminal\n\n"
         '   client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="sk-…")\n'

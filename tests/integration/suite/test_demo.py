@@ -36,6 +36,7 @@ async def test_demo_shows_the_whole_system(tmp_path: Path) -> None:
     served = re.search(r"([\d,]+) tokens served", output)
     assert served is not None
     assert int(served[1].replace(",", "")) > 3000, "enough for the cost of a million to mean something"
+    assert "serves the site at http://127.0.0.1:8081" in output
     assert "<svg" in _page(tmp_path)
     assert processes_of(tmp_path) == []
 
