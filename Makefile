@@ -14,7 +14,7 @@ WORKERS ?= 4
 # A start of a service compiles hundreds of modules where a shell says this, and the tests start a thousand.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo up test test-all test-other check images check-vllm proof bench manifests observability requirements clean
+.PHONY: help setup demo up test test-all test-other check images check-vllm proof bench manifests observability pictures requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,9 @@ manifests: $(BIN)/.dev-ready ## Render the Kubernetes manifests into dist/manife
 
 observability: $(BIN)/.dev-ready ## Write the dashboards and the alerts' Kubernetes objects from their sources
 	$(BIN)/python -m deploy.observability
+
+pictures: $(BIN)/.dev-ready ## Write the documentation's pictures of the site, by Chromium
+	$(BIN)/python -m tests.integration.site.screenshots
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
 	for group in gateway waker meter billing site setup operator cli engine compiler dev; do \
