@@ -3,13 +3,13 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 
-from services.site.adapters.restored_accounts import ClosedAccounts, close_accounts
+from services.site.adapters.restored_accounts import end_sessions
 from services.site.adapters.schema import SITE_FILE
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.jetstream_snapshot import delete_streams, make_room, restore_stream
@@ -21,6 +21,7 @@ from spotinference.backup.databases import check_free, copy_database, put_in_pla
 from spotinference.backup.files import Manifest, read_manifest, stream_path
 from spotinference.context import BUS_SECONDS, Context, suite_options
 from spotinference.terminal import print_line
+from spotinference.times import format_time
 from spotinference.up.environment import child_environment
 from spotinference.up.nats_server import NatsServer
 
@@ -32,34 +33,36 @@ def restore(context: Context, folder: Path) -> None:
     """Restore the backup in DIR into an empty bus and in the place of databases that are gone.
 
     Stop all services first. A PostgreSQL database is restored with pg_restore. A key stays revoked if it is revoked
-    here or in the backup. On the site all sessions end, and operators let everybody else in again: the backup does not
-    know whom they have blocked since.
+    here or in the backup. On the site all sessions end; people who were blocked after the backup have to be blocked
+    again.
     """
     manifest = read_manifest(folder)
     targets = [
         file for file in sqlite_files(context.config(), context.data_dir.resolve()) if file.name in manifest.databases
     ]
     copies: dict[Path, Path] = {}
-    accounts = ClosedAccounts(0, 0)
+    has_accounts = False
     try:
         for target in targets:  # a full disk shows before the bus is touched
             copy = copy_database(folder, target)
             copies[copy] = target
             if target == sqlite_file(context.config(), context.data_dir.resolve(), SITE_FILE):
-                accounts = _close_accounts(copy, manifest.at, context.config().site.operators)
+                has_accounts = True
+                _end_sessions(copy, manifest.at)
             check_free(copy, target)
         keys = asyncio.run(_restore(context, folder, manifest, copies))
     finally:
         for copy in copies:
             copy.unlink(missing_ok=True)
     print_line(f"restored {keys} keys, {len(manifest.streams)} streams and {len(targets)} databases")
-    if accounts.people:
-        print_line(f"{accounts.people} people cannot sign in to the site until an operator lets them in: page People")
+    if has_accounts:
+        since = format_time(manifest.at)
+        print_line(f"everybody has to sign in to the site again; whom you blocked after {since}, block again")
 
 
-def _close_accounts(copy: Path, at: float, operators: Collection[str]) -> ClosedAccounts:
+def _end_sessions(copy: Path, at: float) -> None:
     try:
-        return close_accounts(copy, at, operators)
+        end_sessions(copy, at)
     except sqlite3.Error as error:
         raise Rejected(f"{copy}: {error}") from error
 
