@@ -89,8 +89,8 @@ async def cluster(
         pods = {}
         for name in names:
             service, _, replica = name.partition("-")
-            home = folder / "pods" / replica
-            pods[name] = Pod(manifests, service, home, {**of_bus, **secrets}, {**PORTS, **urls, **replaced})
+            place = folder / "pods" / replica
+            pods[name] = Pod(manifests, service, place, {**of_bus, **secrets}, {**PORTS, **urls, **replaced})
             stack.push_async_callback(pods[name].close)
             await pods[name].start()
         yield Cluster(servers, home, pods, operator_config)

@@ -280,3 +280,10 @@ def test_a_query_of_every_installation_is_reported() -> None:
     manifests = load("keda")
     put("ScaledObject gateway", "spec.triggers.0.metadata.query", "sum(spot_gateway_in_flight)")(manifests)
     assert [fault for fault in scaling(manifests) if "other installations" in fault] != []
+
+
+def test_a_database_that_ends_with_its_pod_is_reported() -> None:
+    manifests = load("local")
+    pod("StatefulSet site", "volumes.2", {"name": "data", "emptyDir": {"sizeLimit": "100Mi"}})(manifests)
+    put("StatefulSet site", "spec.volumeClaimTemplates", [])(manifests)
+    assert [fault for fault in disks(manifests) if "ends with its pod" in fault] != []

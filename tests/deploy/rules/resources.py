@@ -7,7 +7,7 @@ from services.billing.adapters.charge_database import MEMORY
 from services.gateway.core.buffer_memory import OWN_BYTES, buffer_bounds
 from shared.config.sections import ServiceSection
 from tests.deploy.manifests import BUS, Manifests, Workload
-from tests.deploy.rules.code import SERVICES
+from tests.deploy.rules.code import SERVICES, talks_to_database
 
 LAST_SECONDS = 10
 """After the drain: last bytes 1 s, usage 3 s, the bus 2 s, and slack."""
@@ -112,6 +112,11 @@ def disks(manifests: Manifests) -> list[str]:
         )
     elif not 0 < (manifests.config.bus.usage_max_bytes or 0) <= 0.9 * size_bytes(match[1]):
         faults.append("[bus] usage_max_bytes has to leave a tenth of max_file_store to what controls the fleet")
+    is_sqlite = manifests.config.database.url_file is None
+    for service in [name for name in SERVICES if is_sqlite and talks_to_database(name)]:
+        workload = manifests.workload(service)
+        if "claim" not in workload.volumes["data"]:
+            faults.append(f"{workload.place}: its SQLite database ends with its pod: it needs a volume of its own")
     for workload in manifests.workloads:
         for name, volume in workload.volumes.items():
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
