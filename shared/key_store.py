@@ -7,7 +7,7 @@ key's id, under which limits, usage and costs are counted.
 import math
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 
@@ -65,8 +65,12 @@ async def create_key(
     return record.id, await _store_secret(bus, record)
 
 
-async def roll_key(bus: Bus, key_id: str, *, overlap_s: float, now: float) -> str:
+async def roll_key(
+    bus: Bus, key_id: str, *, overlap_s: float, now: float, limits: Mapping[str, int | Decimal | None] | None = None
+) -> str:
     """Give a key a new secret and return it. Its earlier ones end after the overlap, or when they would have anyway.
+
+    `limits`: those of the new secret that are not as before, by field.
 
     If this fails halfway, the earlier secrets are still valid; repeat it. Of several at once, the last one counts.
 
@@ -76,7 +80,7 @@ async def roll_key(bus: Bus, key_id: str, *, overlap_s: float, now: float) -> st
     if not 0 <= overlap_s <= MAX_OVERLAP_S:
         raise Rejected(f"the overlap must be 0 to {MAX_OVERLAP_S / DAY_S:g} days")
     current = _current((await _read(bus, key_id)).values(), key_id, now)
-    secret = await _store_secret(bus, current)
+    secret = await _store_secret(bus, msgspec.structs.replace(current, **(limits or {})))
     for _ in range(MAX_ATTEMPTS):
         records = await _read(bus, key_id)
         if any(record.revoked_at is not None for record, _ in records.values()):

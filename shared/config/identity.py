@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator
 from ipaddress import ip_network
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from shared.config.values import Section
+from shared.config.values import Bounds, Money, Section
 
 _IDENTITY = re.compile(r"github:\d{1,18}|oidc:[\x21-\x7e]{1,255}")
+_Count = Annotated[int, Bounds(1, 10**12)]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -28,6 +30,18 @@ class OidcSection(Section, frozen=True, kw_only=True):
     client_id: str
     groups_claim: str | None = None
     """The claim of the user's profile that lists groups. They are compared with `organisations`."""
+
+
+class KeyLimitsSection(Section, frozen=True, kw_only=True):
+    """The limits of a key that somebody below operator makes on the site: its default and its highest ones."""
+
+    requests_per_minute: _Count | None = None
+    tokens_per_minute: _Count | None = None
+    concurrency: _Count | None = None
+    monthly_tokens: _Count | None = None
+    wakes_per_hour: Annotated[int, Bounds(1, 1000)] | None = None
+    """Without it, a key has the gateway's; so with the next."""
+    wake_cost_per_day: Money | None = None
 
 
 def identity_faults(place: str, identities: tuple[str, ...]) -> Iterator[str]:

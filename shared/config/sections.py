@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shared.config.fleet import IdlePolicy, Machine, Model, Tier
-from shared.config.identity import GithubSection, OidcSection
+from shared.config.identity import GithubSection, KeyLimitsSection, OidcSection
 from shared.config.invoices import CurrencyRate, InvoiceSource
 from shared.config.providers import ProviderSection
 from shared.config.values import Bounds, Duration, Interval, Money, Port, PositiveInt, Section
@@ -219,6 +219,7 @@ class SiteSection(ServiceSection, frozen=True, kw_only=True):
     """How long the audit remembers what somebody did."""
     key_max_age: Annotated[Duration, Bounds(60)] | None = None
     """The longest that a key made on the site is valid. Default: for ever, if its owner wants."""
+    key_limits: KeyLimitsSection | None = None
     trusted_proxies: tuple[str, ...] = ()
     """Networks of the proxies in front of the site, whose `X-Forwarded-For` names the client."""
     github: GithubSection | None = None
@@ -227,6 +228,14 @@ class SiteSection(ServiceSection, frozen=True, kw_only=True):
     @property
     def is_https(self) -> bool:
         return self.public_url is not None and self.public_url.startswith("https://")
+
+    @property
+    def warning(self) -> str | None:
+        """What is allowed, and probably not meant."""
+        is_limited = self.key_limits not in (None, KeyLimitsSection())
+        if self.signup != "open" or is_limited or (self.github is None and self.oidc is None):
+            return None
+        return "anybody may sign up and make keys without limits: set [site.key_limits], or another signup"
 
 
 class OtelSection(Section, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from services.waker.core.events import Observation
 from shared.config.sections import Config
 from spotinference.bench.run import KEY_VARIABLE
 from spotinference.check.engines import check_engines
-from spotinference.check.local import check_bus, check_database, check_ports, check_prices, check_program
+from spotinference.check.local import check_bus, check_database, check_ports, check_prices, check_program, check_site
 from spotinference.context import Context, suite_options
 from spotinference.diagnostics import Diagnostic, ok
 from spotinference.terminal import print_line
@@ -60,6 +60,7 @@ def _print(diagnostic: Diagnostic) -> None:
 async def _all_checks(config: Config, data_dir: Path) -> AsyncIterator[list[Diagnostic]]:
     yield [diagnostic for machine in config.machine if (diagnostic := check_program(machine)) is not None]
     yield check_prices(config)
+    yield check_site(config)
     yield check_ports(config, data_dir)
     bus, records = await check_bus(config, data_dir)
     yield bus

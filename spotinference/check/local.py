@@ -50,6 +50,11 @@ def check_prices(config: Config) -> list[Diagnostic]:
     ]
 
 
+def check_site(config: Config) -> list[Diagnostic]:
+    """Say what the site's sign-up allows and nobody may have meant."""
+    return [] if config.site.warning is None else [note(f"site: {config.site.warning}")]
+
+
 def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
     """Check that the configured ports are free, unless the services of this data directory hold them."""
     if suite_file.read(data_dir) is not None:

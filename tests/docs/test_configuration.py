@@ -17,6 +17,7 @@ PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 PAGE = page("docs/reference/configuration.md")
 MINIMAL = {
     "site.github": '[site.github]\nclient_id = "x"\n',
+    "site.key_limits": "[site.key_limits]\n",
     "site.oidc": '[site.oidc]\nissuer = "https://x"\nclient_id = "x"\n',
     "billing.rate": '[[billing.rate]]\ncurrency = "EUR"\nper_usd = "1"\nfrom = "2026-01-01"\nsource = "s"\n',
     "billing.source": '[[billing.source]]\nname = "s"\nurl = "u"\n',
@@ -35,6 +36,7 @@ SECTIONS = {
     "otel": "## `[otel]`",
     "billing": "## `[billing]`",
     "site": "## `[site]`",
+    "site.key_limits": "## `[site.key_limits]`",
     "site.github": "## `[site.github]`",
     "site.oidc": "## `[site.oidc]`",
     "billing.rate": "## `[[billing.rate]]`",
@@ -75,7 +77,9 @@ def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> 
 def test_every_section_is_described() -> None:
     top = [name for name in Config.__struct_fields__ if name != "provider"]
     accounts = [name for name in SECTIONS if name.startswith("provider.")]
-    assert sorted(SECTIONS) == sorted([*top, *accounts, "billing.rate", "billing.source", "site.github", "site.oidc"])
+    assert sorted(SECTIONS) == sorted(
+        [*top, *accounts, "billing.rate", "billing.source", "site.github", "site.key_limits", "site.oidc"]
+    )
 
 
 def test_every_provider_is_described() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from services.site.core.key_forms import NewKey
+from services.site.core.key_forms import KeyLimits, NewKey, lowered
 from services.site.core.people import Person
 from shared.bus.ports import Bus, Handle, Received
 from shared.bus.subjects import LIMITS
@@ -131,20 +131,18 @@ class OwnKeys:
             name=key.name,
             models=key.models,
             expires_at=key.expires_at,
-            requests_per_minute=key.requests_per_minute,
-            tokens_per_minute=key.tokens_per_minute,
-            concurrency=key.concurrency,
-            monthly_tokens=key.monthly_tokens,
+            **vars(key.limits),
             owner=person.identity,
             made_by=person.identity,
         )
         await self._wait_until(lambda: digest(secret) in self._keys)
         return key_id, secret
 
-    async def roll(self, person: Person, key_id: str, *, overlap_s: float) -> str:
-        """Give a person's key a new secret and return it. Raises `Rejected`."""
+    async def roll(self, person: Person, key: KeyRecord, *, overlap_s: float, ceilings: KeyLimits) -> str:
+        """Give a person's key a new secret, with limits up to the ceilings, and return it. Raises `Rejected`."""
         self._check_day(person)
-        secret = await roll_key(self._bus, key_id, overlap_s=overlap_s, now=self._now())
+        limits = lowered(KeyLimits(**{field: getattr(key, field) for field in vars(ceilings)}), ceilings)
+        secret = await roll_key(self._bus, key.id, overlap_s=overlap_s, now=self._now(), limits=limits)
         await self._wait_until(lambda: digest(secret) in self._keys)
         return secret
 

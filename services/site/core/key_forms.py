@@ -1,7 +1,9 @@
 """The form of a new key: what its fields mean, and what is wrong with them."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
 
 from shared.units import DAY_S
 
@@ -27,16 +29,28 @@ class FormFault(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyLimits:
+    """The limits of a key, or their ceilings, by the fields of its record. None is no limit, or the gateway's."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    monthly_tokens: int | None = None
+    wakes_per_hour: int | None = None
+    wake_cost_per_day: Decimal | None = None
+
+
+UNBOUNDED = KeyLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewKey:
     """A key that somebody asked for."""
 
     name: str
     models: tuple[str, ...] | None
     expires_at: float | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    concurrency: int | None
-    monthly_tokens: int | None
+    limits: KeyLimits
 
 
 def lifetimes(max_age_s: float | None) -> dict[str, str]:
@@ -47,7 +61,9 @@ def lifetimes(max_age_s: float | None) -> dict[str, str]:
     return allowed or {"max": f"{max_age_s / DAY_S:g} days"}
 
 
-def new_key(form: Mapping[str, str], *, models: Collection[str], max_age_s: float | None, now: float) -> NewKey:
+def new_key(
+    form: Mapping[str, str], *, models: Collection[str], max_age_s: float | None, ceilings: KeyLimits, now: float
+) -> NewKey:
     """Read the form. `models`: those that there are. Raises `FormFault`."""
     name = form.get("name", "").strip()
     if not name or len(name) > MAX_NAME or not name.isprintable():
@@ -59,9 +75,25 @@ def new_key(form: Mapping[str, str], *, models: Collection[str], max_age_s: floa
     if days not in lifetimes(max_age_s):
         raise FormFault("Choose one of the lifetimes.")
     length_s = max_age_s if days == "max" else float(days) * DAY_S if days else None
-    limits = {field: _limit(label, form.get(field, "")) for field, label in LIMITS.items()}
+    limits: dict[str, Any] = {
+        field: _limit(label, form.get(field, ""), getattr(ceilings, field)) for field, label in LIMITS.items()
+    }
     # Every model chosen is every model of today; none chosen is any model, of later days too.
-    return NewKey(name=name, models=chosen or None, expires_at=None if length_s is None else now + length_s, **limits)
+    return NewKey(
+        name=name,
+        models=chosen or None,
+        expires_at=None if length_s is None else now + length_s,
+        limits=replace(ceilings, **limits),
+    )
+
+
+def lowered(limits: KeyLimits, ceilings: KeyLimits) -> dict[str, int | Decimal]:
+    """Return the ceilings that are below a key's limits, by field."""
+    return {
+        field: ceiling
+        for field, ceiling in vars(ceilings).items()
+        if ceiling is not None and ((limit := getattr(limits, field)) is None or limit > ceiling)
+    }
 
 
 def overlap_s(form: Mapping[str, str]) -> float:
@@ -71,10 +103,12 @@ def overlap_s(form: Mapping[str, str]) -> float:
     return int(form["overlap"]) * DAY_S
 
 
-def _limit(label: str, text: str) -> int | None:
+def _limit(label: str, text: str, ceiling: int | None) -> int | None:
     text = text.strip().replace(",", "").replace("_", "")
     if not text:
-        return None
+        return ceiling
     if not (text.isascii() and text.isdigit() and len(text) <= 13 and 0 < int(text) <= MAX_LIMIT):
-        raise FormFault(f"{label}: write a whole number above 0, or leave it empty for no limit.")
+        raise FormFault(f"{label}: write a whole number above 0, or leave it empty.")
+    if ceiling is not None and int(text) > ceiling:
+        raise FormFault(f"{label}: the most here is {ceiling:,}. Write that or less, or leave it empty.")
     return int(text)

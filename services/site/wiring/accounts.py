@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 
 import aiohttp
+import msgspec
+import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,14 +32,18 @@ from services.site.app.own_keys import OwnKeys
 from services.site.app.own_usage import OwnUsage
 from services.site.app.own_wakes import OwnWakes
 from services.site.app.sign_in import SignIn
+from services.site.core.key_forms import UNBOUNDED, KeyLimits
 from services.site.core.people import SessionLimits, SignupPolicy
 from services.site.ports import IdentityProvider
 from services.site.wiring.operator import Fleet, operator_table
 from shared import database
+from shared.config.identity import KeyLimitsSection
 from shared.config.load import environment
 from shared.config.sections import SiteSection
 from shared.errors import Misconfigured
 from shared.runtime.process import Runtime
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -57,6 +64,8 @@ async def account_routes(
 ) -> AsyncIterator[list[web.RouteDef]]:
     """The routes of the sign-in and of everything behind it, and what they stand on."""
     config = runtime.config.site
+    if config.warning is not None:
+        log.warning("keys_unlimited", reason=config.warning)
     renderer.has_sign_in(config.github is not None or config.oidc is not None)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http, _own_keys(runtime) as keys:
         yield _account_routes(runtime, renderer, engine, http, keys=keys, fleet=fleet)
@@ -104,8 +113,9 @@ def _account_routes(
     usage = OwnUsage(runtime.bus, now=now, monotonic=runtime.monotonic)
     wakes = OwnWakes(SqlWakeStore(engine), cap_s=float(runtime.config.wake_cap), now=now)
     models = sorted(runtime.config.models)
+    ceilings = _ceilings(config.key_limits)
     tables = [
-        *KeyPages(gate, keys, usage, sessions, models=models, max_age_s=config.key_max_age).table(),
+        *KeyPages(gate, keys, usage, sessions, models=models, max_age_s=config.key_max_age, ceilings=ceilings).table(),
         *UsagePages(gate, keys, usage, wakes).table(),
         *PlaygroundPage(gate, usage, api_url=runtime.config.api_url, models=models).table(),
         *SessionPages(gate, sessions, audit, review_url=_review_url(config)).table(),
@@ -114,6 +124,13 @@ def _account_routes(
     ]
     sign_in_pages.names = frozenset(route.name for route in tables if route.name is not None)
     return [*sign_in_pages.open_routes(), *gate.routes(tables)]
+
+
+def _ceilings(section: KeyLimitsSection | None) -> KeyLimits:
+    if section is None:
+        return UNBOUNDED
+    cost = None if section.wake_cost_per_day is None else Decimal(section.wake_cost_per_day)  # as messages carry it
+    return KeyLimits(**(msgspec.structs.asdict(section) | {"wake_cost_per_day": cost}))
 
 
 def _policy(config: SiteSection) -> SignupPolicy:

@@ -11,18 +11,21 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.site.app import own_keys, own_usage
 from services.site.core.origins import form_token
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import BILLING_STATEMENT, METER_TOKENS, key_wakes_key, month_key
 from shared.bus.topology import KEYS, MONTHS, WAKE_HISTORY, WAKES
+from shared.config.load import parse
 from shared.messages.billing import Statement, StatementQuery
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import KeyQuota, QuotaReport
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import KeyMonth, Tokens, TokensQuery, TokensRow, TokenSums, month_of
 from shared.messages.waker import KeyWakes
+from spotinference.check.local import check_site
 from tests.kit.github import Account, Github, github_config, running_github
 from tests.kit.site import Answer, Browser, running_site
 from tests.kit.waiting import until
@@ -110,6 +113,64 @@ async def test_the_operator_bounds_the_age_of_keys(github: Github, tmp_path: Pat
     async with running_site(tmp_path, config(github, 'key_max_age = "40d"'), bus) as url, Browser(url) as browser:
         await browser.sign_in("ann")
         assert [(await make(browser, lifetime=days)).status for days in ("", "90", "30")] == [400, 400, 200]
+
+
+CEILINGS = """
+[site.key_limits]
+requests_per_minute = 60
+monthly_tokens = 1000
+wakes_per_hour = 2
+wake_cost_per_day = "1.50"
+"""
+
+
+async def test_the_operator_bounds_the_limits_of_keys(github: Github, tmp_path: Path) -> None:
+    """As default, as highest value, and of keys from before once they are rolled; not of an operator's."""
+    bus = MemoryBus()
+    roles = config(github, 'operators = ["github:2"]') + CEILINGS
+    old = KeyRecord(id="old", name="old", created_at=0.0, owner="github:1", concurrency=5, monthly_tokens=10)
+    await bus.create(KEYS, digest("old"), encode(old))
+    with capture_logs() as logs:
+        async with running_site(tmp_path, roles, bus) as url, Browser(url) as browser, Browser(url) as operator:
+            await browser.sign_in("ann")
+            form = (await browser.get(NEW)).text
+            assert "Requests per minute; at most 60, which empty means" in form
+            assert "Requests at once; empty means no limit" in form
+            assert "2 wakes per hour" in form
+            refused = await make(browser, requests_per_minute="61")
+            assert (refused.status, "Requests per minute: the most here is 60" in refused.text) == (400, True)
+            secrets = [secret_in(await make(browser)), secret_in(await make(browser, requests_per_minute="59"))]
+            page = "/account/keys/old"
+            roll = (await browser.get(page)).form(f"{page}/roll")
+            secrets.append(secret_in(await browser.post(f"{page}/roll", {**roll, "overlap": "0"})))
+            await operator.sign_in("bob")
+            secrets.append(secret_in(await make(operator, requests_per_minute="61")))
+    stored = await records(bus)
+    keys = [stored[digest(secret)] for secret in secrets]
+    assert [(key.requests_per_minute, key.concurrency, key.monthly_tokens) for key in keys] == [
+        (60, None, 1000),
+        (59, None, 1000),
+        (60, 5, 10),
+        (61, None, None),
+    ]
+    wakes = [(key.wakes_per_hour, key.wake_cost_per_day) for key in keys]
+    assert wakes == [(2, Decimal("1.50"))] * 3 + [(None, None)]
+    assert not any(entry["event"] == "keys_unlimited" for entry in logs)
+
+
+@pytest.mark.parametrize(
+    ("more", "warns"), [("", True), (CEILINGS, False), ("[site.key_limits]\n", True), ("closed", False)]
+)
+async def test_unlimited_keys_of_strangers_are_warned_of(
+    github: Github, tmp_path: Path, more: str, *, warns: bool
+) -> None:
+    text = config(github).replace('"open"', '"closed"') if more == "closed" else config(github) + more
+    with capture_logs() as logs:
+        async with running_site(tmp_path, text):
+            pass
+    assert [entry["event"] for entry in logs].count("keys_unlimited") == warns
+    notes = check_site(parse(text, "test"))
+    assert ["[site.key_limits]" in note.text for note in notes] == [True] * warns
 
 
 async def test_a_key_is_rolled_and_revoked(github: Github, tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.session_store import SqlSessionStore
 from services.site.app.own_keys import OwnKey, OwnKeys
 from services.site.app.own_usage import OwnUsage
-from services.site.core.key_forms import FIELDS, LIMITS, OVERLAPS, FormFault, lifetimes, new_key, overlap_s
+from services.site.core.key_forms import (
+    FIELDS,
+    LIMITS,
+    OVERLAPS,
+    UNBOUNDED,
+    FormFault,
+    KeyLimits,
+    lifetimes,
+    new_key,
+    overlap_s,
+)
 from services.site.core.people import Role
 from shared.errors import Rejected
 
@@ -29,13 +39,16 @@ class KeyPages:
         *,
         models: Sequence[str],
         max_age_s: float | None,
+        ceilings: KeyLimits,
     ) -> None:
+        """`ceilings`: of the limits of keys that somebody below operator makes."""
         self._gate = gate
         self._keys = keys
         self._usage = usage
         self._sessions = sessions
         self._models = models
         self._max_age_s = max_age_s
+        self._ceilings = ceilings
 
     def table(self) -> list[AccountRoute]:
         user = Role.USER
@@ -60,7 +73,8 @@ class KeyPages:
     async def _create(self, visit: Visit) -> web.Response:
         form = visit.form
         try:
-            key = new_key(form, models=self._models, max_age_s=self._max_age_s, now=visit.now)
+            ceilings = self._ceilings_for(visit)
+            key = new_key(form, models=self._models, max_age_s=self._max_age_s, ceilings=ceilings, now=visit.now)
             if not await self._is_first(visit):
                 return self._made_already(visit)
             key_id, secret = await self._keys.create(visit.person, key)
@@ -78,7 +92,9 @@ class KeyPages:
             length_s = overlap_s(visit.form)
             if not await self._is_first(visit):
                 return self._made_already(visit)
-            secret = await self._keys.roll(visit.person, own.record.id, overlap_s=length_s)
+            secret = await self._keys.roll(
+                visit.person, own.record, overlap_s=length_s, ceilings=self._ceilings_for(visit)
+            )
         except (FormFault, Rejected) as error:
             return self._page_of(visit, own, str(error))
         await self._gate.record(visit, "key_rolled", target=own.record.id)
@@ -93,6 +109,9 @@ class KeyPages:
         await self._keys.revoke(own.record.id, visit.person)
         await self._gate.record(visit, "key_revoked", target=own.record.id)
         return web.Response(status=303, headers={"Location": KEYS_PAGE})
+
+    def _ceilings_for(self, visit: Visit) -> KeyLimits:
+        return UNBOUNDED if visit.person.role >= Role.OPERATOR else self._ceilings
 
     def _own(self, visit: Visit) -> OwnKey:
         """Another's key is as little there as one that never was."""
@@ -115,6 +134,7 @@ class KeyPages:
             status=200 if fault is None else 400,
             models=self._models,
             limits=LIMITS,
+            ceilings=self._ceilings_for(visit),
             lifetimes=lifetimes(self._max_age_s),
             once=secrets.token_urlsafe(16),
             form=form,
