@@ -29,7 +29,8 @@ URL_VARIABLE = "SPOT_TEST_PG_URL"
 BINDIR_VARIABLE = "PG_BINDIR"
 STOP_SECONDS = 10.0
 # No test outlives the machine, so nothing waits for a disk; commits do survive a crash of the server.
-SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=100")
+# Nor does one need a vacuum: its workers would look at each of the hundreds of databases.
+SETTINGS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "max_connections=100")
 
 
 class PostgresServer:
