@@ -76,8 +76,9 @@ st.register_type_strategy(Decimal, AMOUNTS)
 def test_no_report_can_keep_its_files_from_being_made(report: DayReport) -> None:
     """Whatever the names are, and whichever figures are missing."""
     for message in (report, build_period_report([report, report], WEIGHTS)):
-        assert all(render_files(message).values())
-        Page(render_files(message)["html"].decode())
+        made = render_files(message)
+        assert all(made.values())
+        Page(made["html"].decode())
 
 
 @settings(max_examples=40, deadline=None)
