@@ -5,6 +5,9 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
+from shared.bus import subjects
+from shared.messages.codec import decode, encode
+from shared.messages.trail import MOST_CHARGES, Trail, TrailQuery
 from tests.integration.billing.billing_service import billing, configured
 
 CASES = Path(__file__).parents[2] / "cases" / "books"
@@ -46,11 +49,18 @@ async def test_each_file_from_the_field_is_its_days_cost(tmp_path: Path) -> None
     config = configured(FLEET)
     async with billing(tmp_path, config, now=1795737600) as (books, _):  # 2026-11-27
         for name, (day, tier, cost) in FILES.items():
-            answer = await books.deliver((CASES / name).read_bytes(), source=name, file=name)
+            answer = await books.deliver((CASES / name).read_bytes(), source=name.partition(".")[0], file=name)
             assert not answer.refusals
             report = await books.report(day)
             assert {line.tier: line.spend for line in report.tiers if line.spend} == {tier: Decimal(cost)}
             assert report.spend == Decimal(cost)
+            query = encode(TrailQuery(day=day, most_charges=MOST_CHARGES))
+            trail = decode(await books.bus.request(subjects.BILLING_TRAIL, query, timeout=30), Trail)
+            parts = [part for charge in trail.charges for part in charge.parts]
+            assert {part.tier for part in parts if part.amount} == {tier}
+            assert sum(part.amount for part in parts) == Decimal(cost)
+            assert len(trail.charges) == trail.all_charges
+            assert name not in repr(trail.charges)
 
     # Tags as an older reader left them: they name no tier, and no report of any day fails by them.
     spoil(tmp_path / "books.sqlite")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from services.billing.core.allocation.cost_parts import CostPart
-from services.billing.core.money import to_usd
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.reports.charge_list import Destination, ListedCharge
 from services.billing.core.reports.cost_lines import CostLines, Figure, LineTotal
 from services.billing.core.revisions.revision import RevisionInputs
@@ -129,7 +129,7 @@ def _charge(charge: ListedCharge) -> TrailCharge:
         source=charge.origin.source,
         delivery=charge.origin.delivery,
         rows=row.rows,
-        billed=row.billed,
+        billed=to_usd(to_units(row.billed)),
         currency=row.currency,
         per_usd=row.per_usd,
         amount=to_usd(charge.amount),
