@@ -67,12 +67,12 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
 async def sign_in(browser: Browser, url: str, login: str) -> Any:
     """By the pages themselves, without scripts; returns the cookies."""
     async with opened(browser, scripts=False) as (page, _):
-        await _begin(page, url, login)
+        await begin_sign_in(page, url, login)
         await page.wait_for_url(f"{url}/account")
         return await page.context.storage_state()
 
 
-async def _begin(page: Page, url: str, login: str) -> None:
+async def begin_sign_in(page: Page, url: str, login: str) -> None:
     await page.goto(f"{url}/account")
     await page.get_by_role("link", name="Sign in with GitHub").click()
     await page.get_by_role("link", name=f"Continue as {login}").click()
@@ -98,7 +98,7 @@ async def walk(scene: Scene, check: PageCheck) -> dict[str, list[str]]:
             await note(words)
         await page.context.clear_cookies()
         for login, words in (("bob", "Sign-up is closed"), ("vic", "Vic")):
-            await _begin(page, scene.url, login)
+            await begin_sign_in(page, scene.url, login)
             await page.get_by_text(words).first.wait_for()
             await note(words)
         for path, status in (("/operator/keys/k1/revoke", 403), ("/sign-in/github", 429)):
