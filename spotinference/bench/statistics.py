@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from shared.messages.bench import Side
 from shared.messages.meter_figures import Spread
+from shared.percentiles import nearest_rank
 from spotinference.bench.streamed_request import TimedRequest
 
 
@@ -12,7 +13,7 @@ def summarize(values: Iterable[float]) -> Spread | None:
     ordered = sorted(values)
     if not ordered:
         return None
-    p50, p95, p99 = (ordered[math.floor(q * (len(ordered) - 1))] for q in (0.5, 0.95, 0.99))
+    p50, p95, p99 = (ordered[nearest_rank(q, len(ordered))] for q in (0.5, 0.95, 0.99))
     return Spread(count=len(ordered), mean=math.fsum(ordered) / len(ordered), p50=p50, p95=p95, p99=p99)
 
 

@@ -10,6 +10,7 @@ from services.meter.core.sketch import RELATIVE_ERROR, Sketch
 from shared.errors import Rejected
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace, Spread
+from shared.percentiles import nearest_rank
 from shared.units import DAY_S, HOUR_S, MINUTE_S
 
 DIMENSIONS = ("tier", "model", "day", "hour")
@@ -110,5 +111,5 @@ def _pace(minutes: Iterable[int]) -> Pace | None:
     busy = sorted(tokens for tokens in minutes if tokens)
     if not busy:
         return None
-    p50, p95 = (busy[math.floor(q * (len(busy) - 1))] / MINUTE_S for q in (0.5, 0.95))
+    p50, p95 = (busy[nearest_rank(q, len(busy))] / MINUTE_S for q in (0.5, 0.95))
     return Pace(minutes=len(busy), tokens=sum(busy), p50=p50, p95=p95, peak=busy[-1] / MINUTE_S)

@@ -4,15 +4,15 @@ A bin is as wide as the stated error, so a quantile is that close to the exact o
 only added: any order and any grouping of the same values gives the same sketch.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable
-from typing import cast
+from itertools import accumulate
 
 import msgspec
-from ddsketch.ddsketch import BaseDDSketch
 from ddsketch.mapping import LogarithmicMapping
-from ddsketch.store import DenseStore
 
 from shared.messages.codec import PackedDecoder
+from shared.percentiles import nearest_rank
 
 RELATIVE_ERROR = 0.01
 """The error of a quantile. Stored sketches were counted with it: another value needs a migration."""
@@ -65,10 +65,9 @@ class Sketch:
             self.bins[key] = self.bins.get(key, 0) + count
         self.total += other.total
 
-    def quantiles(self, ranks: Iterable[float]) -> list[float]:
+    def quantiles(self, shares: Iterable[float]) -> list[float]:
         """Return quantiles of a sketch that is not empty: each within `RELATIVE_ERROR` of the value at its rank."""
-        store = DenseStore()
-        for key, count in self.bins.items():
-            store.add(key, count)
-        sketch = BaseDDSketch(mapping=_mapping, store=store, negative_store=DenseStore(), zero_count=0)
-        return [cast("float", sketch.get_quantile_value(q)) for q in ranks]
+        keys = sorted(self.bins)
+        counted = list(accumulate(self.bins[key] for key in keys))
+        places = (bisect_right(counted, nearest_rank(share, counted[-1])) for share in shares)
+        return [float(_mapping.value(keys[place])) for place in places]

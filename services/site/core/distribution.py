@@ -1,16 +1,17 @@
 """Distributions as pages show them: exact percentiles with their count, and a histogram."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+from shared.percentiles import nearest_rank
 
 FEW = 20
 """A percentile of fewer values is shown with their number, since a single one moves it."""
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
-    """Values in seconds. Percentiles are the value at rank floor(q * (count - 1)), as in the command's figures."""
+    """Values in seconds. Percentiles are values that occurred, at the nearest rank, as in the command's figures."""
 
     count: int
     p50: float | None = None
@@ -30,7 +31,7 @@ def distribution(values: Iterable[float]) -> Distribution:
     ordered = sorted(values)
     if not ordered:
         return Distribution(count=0)
-    p50, p95 = (ordered[math.floor(q * (len(ordered) - 1))] for q in (0.5, 0.95))
+    p50, p95 = (ordered[nearest_rank(q, len(ordered))] for q in (0.5, 0.95))
     return Distribution(count=len(ordered), p50=p50, p95=p95, worst=ordered[-1])
 
 

@@ -1,7 +1,7 @@
 """Throughput and latency in the ledger: the same in any order and repetition of events."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -88,14 +88,19 @@ async def test_figures_match_the_events(ledger: SqlLedger) -> None:
     compare(whole, sent)
 
 
+def at_percent(ordered: Sequence[float], percent: int) -> float:
+    """Return the least value that so many per cent do not exceed."""
+    return ordered[-(-percent * len(ordered) // 100) - 1]
+
+
 def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
     assert set(row.measures) == {"ttft", "ttft_warm", "ttft_cold", "tpot", "stream_rate", "wake_wait", "overhead"}
     for metric, spread in row.measures.items():
         values = sorted(value for e in its for name, value in metrics_of(e) if name == metric)
         assert spread.count == len(values)
         assert spread.mean == pytest.approx(sum(values) / len(values), abs=1e-6)
-        for quantile, value in ((0.5, spread.p50), (0.95, spread.p95), (0.99, spread.p99)):
-            assert value == pytest.approx(values[int(quantile * (len(values) - 1))], rel=RELATIVE_ERROR + 1e-9)
+        for percent, value in ((50, spread.p50), (95, spread.p95), (99, spread.p99)):
+            assert value == pytest.approx(at_percent(values, percent), rel=RELATIVE_ERROR + 1e-9)
     minutes: dict[int, int] = {}
     for e in (e for e in its if e.outcome != "failed"):
         minutes[int(e.completed_at // 60)] = minutes.get(int(e.completed_at // 60), 0) + e.completion_tokens
@@ -103,8 +108,8 @@ def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
     assert row.output == Pace(
         minutes=len(busy),
         tokens=sum(busy),
-        p50=busy[int(0.5 * (len(busy) - 1))] / 60,
-        p95=busy[int(0.95 * (len(busy) - 1))] / 60,
+        p50=at_percent(busy, 50) / 60,
+        p95=at_percent(busy, 95) / 60,
         peak=busy[-1] / 60,
     )
 

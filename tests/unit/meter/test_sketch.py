@@ -1,6 +1,7 @@
 """A sketch's quantiles are within its stated error, and merged parts equal the whole."""
 
 import math
+from fractions import Fraction
 from random import Random
 
 from hypothesis import given
@@ -15,7 +16,10 @@ SLACK = 1e-9
 
 
 def exact(sample: list[float], quantile: float) -> float:
-    return sorted(sample)[math.floor(quantile * (len(sample) - 1))]
+    """Return the least value of which at least this share of the sample is no larger."""
+    ordered = sorted(sample)
+    share = Fraction(str(quantile))
+    return next(v for n, v in enumerate(ordered, 1) if Fraction(n, len(ordered)) >= share)
 
 
 @given(sample=values, quantile=quantiles)
