@@ -36,7 +36,6 @@ log = structlog.get_logger()
 
 CALL_SECONDS = 5.0
 """For one call to the server. Electing a cluster's leader takes up to 7 s, and callers retry."""
-CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone does not answer
 
 
 class JetStreamBus:
@@ -295,6 +294,4 @@ async def connect(
         await cancel_and_wait([opening])
         for watch in list(bus._watches):  # noqa: SLF001 - the connection is this module's own
             await watch.stop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await bus.client.close()
+        await bus.client.disconnect()

@@ -21,6 +21,7 @@ from nats.protocol import parser
 from shared.bus.access import BusAccess, without_secret
 from shared.bus.rejections import Rejections
 from shared.errors import BusRefused, BusUnavailable, Misconfigured
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ WEBSOCKET_SCHEMES = ("ws", "wss")
 MAX_ERRORS = 100
 """Different errors that one connection logs."""
 SCHEMES = ("nats", "tls", *WEBSOCKET_SCHEMES)
+CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone does not answer
 
 
 class TolerantClient(Client):
@@ -59,6 +61,14 @@ class TolerantClient(Client):
         else:
             await self._error_cb(nats.errors.Error(f"nats: {error}"))
             await self._process_op_err(nats.errors.Error(f"nats: {error}"))
+
+    async def disconnect(self) -> None:
+        """Close the connection, within `CLOSE_SECONDS`."""
+        # In a task of its own: `close` cancels a reconnection that waits for the old connection to end, and with that
+        # the wait for that end, which is its own too.
+        closing = asyncio.create_task(self.close(), name="disconnect from the bus")
+        await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+        await cancel_and_wait([closing])
 
     async def _process_pong(self) -> None:
         """Take a late answer of a server that hung: whoever timed out has cancelled the future.

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -230,3 +231,12 @@ async def test_client_that_timed_out_while_the_server_hung_reads_on_at_once(
     revision = await other.put(FLEET, "m", b"1")
     await recorder.until(lambda: any(isinstance(e, Changed) and e.revision == revision for e in recorder.events))
     assert time.monotonic() - began < CURRENT_SECONDS
+
+
+async def test_a_connection_that_is_lost_while_it_closes_cancels_nobody(nats_server: NatsServer) -> None:
+    async with connect(nats_server.url, name="closing", wait=PATIENCE_SECONDS) as bus:
+        # What the client does to itself when it gives up a reconnection at that moment.
+        transport: Any = bus.client._transport
+        writer = transport._io_writer
+        writer._protocol._get_close_waiter(writer).cancel()
+    assert not bus.connected
