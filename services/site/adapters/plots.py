@@ -60,17 +60,17 @@ class BandPlot:
 
     line: str
     band: str
-    points: tuple[tuple[str, float, float], ...]
-    """Day, P50 and P95 in milliseconds."""
+    points: tuple[tuple[str, float, float, int], ...]
+    """Day, P50 and P95 in milliseconds, and of how many values."""
     most: float
 
 
 def band_plot(days: Sequence[tuple[str, Measure | None]]) -> BandPlot:
-    points = tuple((day, m.p50 * 1000, m.p95 * 1000) for day, m in days if m is not None)
-    most = max((p95 for _, _, p95 in points), default=0.0)
+    points = tuple((day, m.p50 * 1000, m.p95 * 1000, m.count) for day, m in days if m is not None)
+    most = max((p95 for _, _, p95, _ in points), default=0.0)
     places = [100 * (number + 0.5) / len(points) for number in range(len(points))]
-    lower = [f"{x:.2f},{100 - 100 * p50 / (most or 1):.2f}" for x, (_, p50, _) in zip(places, points, strict=True)]
-    upper = [f"{x:.2f},{100 - 100 * p95 / (most or 1):.2f}" for x, (_, _, p95) in zip(places, points, strict=True)]
+    lower = [f"{x:.2f},{100 - 100 * p50 / (most or 1):.2f}" for x, (_, p50, _, _) in zip(places, points, strict=True)]
+    upper = [f"{x:.2f},{100 - 100 * p95 / (most or 1):.2f}" for x, (_, _, p95, _) in zip(places, points, strict=True)]
     return BandPlot(line=" ".join(lower), band=" ".join([*upper, *reversed(lower)]), points=points, most=most)
 
 

@@ -18,6 +18,7 @@ class PageCache(Generic[V]):
         self._most = most
         self._kept: OrderedDict[str, tuple[float, V]] = OrderedDict()
         self._loading: dict[str, asyncio.Task[V]] = {}
+        self._clears = 0
 
     async def get(self, key: str, load: Callable[[], Awaitable[V]], *, fresh_s: float) -> V:
         """Return the value, at most `fresh_s` old. It goes on loading if a caller leaves."""
@@ -29,15 +30,17 @@ class PageCache(Generic[V]):
         return await asyncio.shield(self._loading[key])
 
     def clear(self) -> None:
-        """Load everything anew, since something that pages show has changed."""
+        """Load everything anew, since something that pages show has changed. What is loading now may be older."""
+        self._clears += 1
         self._kept.clear()
 
     async def _load(self, key: str, load: Callable[[], Awaitable[V]]) -> V:
+        clears = self._clears
         try:
             value = await load()
         finally:
             del self._loading[key]
-        if value is None:
+        if value is None or clears != self._clears:
             return value
         self._kept[key] = (self._monotonic(), value)
         self._kept.move_to_end(key)

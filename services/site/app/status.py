@@ -37,7 +37,7 @@ class StatusPage:
         ages = self._bus.view_ages()
         return Knowledge(
             view_age_s=ages.get(FLEET.name, math.inf),
-            gates_age_s=ages.get(BUDGET.name, math.inf),
+            gates_age_s=ages.get(BUDGET.name, math.inf) if self._views.gates.limited_scopes else 0.0,
             has_leader=await self._has_leader(),
             gateways=len(self._views.watcher.activities()),
         )

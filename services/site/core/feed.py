@@ -34,11 +34,10 @@ class FeedEntry:
 def revision_entry(day: PublishedDay) -> FeedEntry:
     """A day's figures changed."""
     figures = day.figures
-    cost = (
-        "Its cost is not known"
-        if figures.usd_per_mtok is None
-        else f"{figures.usd_per_mtok:.4f} USD per million tokens"
-    )
+    if figures.usd_per_mtok is not None:
+        cost = f"{figures.usd_per_mtok:.4f} USD per million tokens"
+    else:
+        cost = "No tokens were served" if figures.reason == "no_tokens" else "Its cost is not known"
     return FeedEntry(
         key=f"day/{figures.day}/{figures.revision}",
         at=day.at,

@@ -147,10 +147,10 @@ def _tier(
     is_known: bool,
     gate_known: bool,
 ) -> TierStatus:
-    condition = _condition(machines, closed if gate_known else None) if is_known else "not_known"
+    condition = _condition(machines, closed) if is_known and gate_known else "not_known"
     counts = {state: sum(m.state == state for m in machines) for state in get_args(MachineState)}
     waking = sorted((m for m in machines if m.state == "waking"), key=lambda m: m.since)
-    about = [m.since for m in machines if m.state == condition]
+    about = [m.since for m in machines if m.state == condition and not m.cordoned]
     return TierStatus(
         tier=name,
         condition=condition,

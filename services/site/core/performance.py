@@ -14,7 +14,7 @@ from shared.units import DAY_S
 LEAST_RUNS = 3
 """Published runs of a model and tier from which one figure is more than an experiment."""
 LEAST_REQUESTS = 100
-"""Requests from which a live figure is more than an experiment."""
+"""Requests behind each figure of a row from which it is more than an experiment."""
 LONGEST_AGE_S = 30 * DAY_S
 """How old the newest run may be: engines, drivers and models change."""
 LIVE_DAYS = 7
@@ -171,15 +171,17 @@ def _measured(runs: Sequence[BenchRun], now: float) -> MeasuredRun:
 
 
 def _live(row: FiguresRow) -> LiveFigures:
-    requests = max((spread.count for spread in row.measures.values()), default=0)
+    names = ("stream_rate", "ttft", "overhead")
+    shown = {name: _measure(row.measures.get(name)) for name in names}
+    fewest = min((measure.count for measure in shown.values() if measure is not None), default=0)
     return LiveFigures(
         model=row.dimensions["model"],
         tier=row.dimensions["tier"],
         day=row.dimensions.get("day"),
-        certainty="measured" if requests >= LEAST_REQUESTS else "experimental",
-        stream_tokens_per_second=_measure(row.measures.get("stream_rate")),
-        ttft_seconds=_measure(row.measures.get("ttft")),
-        overhead_seconds=_measure(row.measures.get("overhead")),
+        certainty="measured" if fewest >= LEAST_REQUESTS else "experimental",
+        stream_tokens_per_second=shown["stream_rate"],
+        ttft_seconds=shown["ttft"],
+        overhead_seconds=shown["overhead"],
         busiest_tokens_per_second=row.output.peak if row.output else None,
         minutes=row.output.minutes if row.output else 0,
     )

@@ -22,9 +22,9 @@ EDGES = tuple(minute * MINUTE_S for minute in range(11))
 ALL_TIERS = ""
 FAILED_IN: Mapping[str, str] = {
     "calling": "Its provider did not start a machine: no capacity, a quota, or no answer.",
-    "booting": "The machine did not start in time.",
-    "reaching": "The machine ran, but could not be reached in time.",
-    "loading": "The engine did not load the model in time.",
+    "booting": "The machine did not start.",
+    "reaching": "The machine ran, but could not be reached.",
+    "loading": "The engine did not load the model.",
     "first_token": "The engine did not produce a token.",
     "": "It ended before a machine was ready.",
 }

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from services.site.core.feed import MOST_ENTRIES
+from services.site.core.feed import MOST_ENTRIES, revision_entry
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import budget_journal, public_day_key
 from shared.bus.topology import REPORTS
@@ -41,6 +41,12 @@ def turned(at: float, *, is_open: bool, scope: str = "fleet", warning: bool = Fa
 async def put_day(bus: MemoryBus, day: str, revision: int) -> None:
     figures = msgspec.structs.replace(DAY.figures, day=day, revision=revision)
     await bus.put(REPORTS, public_day_key(day), encode(msgspec.structs.replace(DAY, figures=figures)))
+
+
+def test_day_without_tokens_is_no_day_without_cost() -> None:
+    idle = msgspec.structs.replace(DAY.figures, usd_per_mtok=None, tokens=0, reason="no_tokens")
+    entry = revision_entry(msgspec.structs.replace(DAY, figures=idle))
+    assert entry.summary.startswith("No tokens were served")
 
 
 async def feed(folder: Path, bus: MemoryBus) -> ET.Element:

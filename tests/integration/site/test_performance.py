@@ -14,14 +14,14 @@ from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.meter.core.batch import parse_batch
 from services.meter.core.performance import build_figures, requested_hours
-from services.site.core.performance import LEAST_REQUESTS, newest_runs
+from services.site.core.performance import LEAST_REQUESTS, live_figures, newest_runs
 from shared import database
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import METER_FIGURES, bench_key, published_key
 from shared.bus.topology import REPORTS
 from shared.messages.bench import BenchRun, Load, Side
 from shared.messages.codec import decode, encode
-from shared.messages.meter_figures import Figures, FiguresQuery, Spread
+from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Spread
 from tests.kit.site import running_site
 from tests.unit.meter.events import MIDNIGHT, event
 
@@ -85,6 +85,13 @@ def test_newest_published_run_is_the_figure() -> None:
 def test_experimental_is_computed_from_count_and_age(ages: tuple[int, ...], certainty: str) -> None:
     (shown,) = newest_runs([run(str(age), NOW - age * DAY_S) for age in ages], NOW)
     assert shown.certainty == certainty
+
+
+def test_row_is_experimental_if_one_of_its_figures_is() -> None:
+    measures = {"overhead": spread(0.001, 400), "ttft": spread(0.2, 99), "stream_rate": spread(90.0, 100)}
+    row = FiguresRow(dimensions={"tier": "t", "model": "m"}, measures=measures, output=None, total=None)
+    (shown,) = live_figures(Figures(start=0, end=3600, relative_error=0.01, rows=(row,)))
+    assert (shown.certainty, LEAST_REQUESTS) == ("experimental", 100)
 
 
 class Ledger:

@@ -123,3 +123,21 @@ async def test_pages_that_are_not_there_displace_none() -> None:
         for day in range(5):
             assert await cache.get(f"/{day}", partial(load, f"/{day}", None), fresh_s=60) is None
     assert loads.count("/") == 1
+
+
+async def test_page_that_was_loading_at_a_change_is_not_kept() -> None:
+    cache, begun, published, load_ends = PageCache[str](lambda: 0.0), asyncio.Event(), ["1"], asyncio.Event()
+
+    async def load() -> str:
+        revision = published[-1]
+        begun.set()
+        await load_ends.wait()
+        return revision
+
+    reading = asyncio.create_task(cache.get("/", load, fresh_s=60))
+    await begun.wait()
+    published.append("2")
+    cache.clear()
+    load_ends.set()
+    assert await reading == "1"
+    assert await cache.get("/", load, fresh_s=60) == "2"

@@ -97,7 +97,7 @@ async def test_page_has_the_figures_of_journal_and_ledger(scene: Scene) -> None:
     assert page["days"][0]["failed_wakes"] == 1
     feed = await scene.text("/feed.xml")
     assert "2026-11-23: 1 wake of tier h100x2 failed" in feed
-    assert "1 of them: The machine did not start in time." in feed
+    assert "1 of them: The machine did not start." in feed
     assert not [name for name in ("m4", KEY, "not public") if name in feed]
     phases = {(row["tier"], row["phase"]): row["seconds"]["count"] for row in page["phases"]}
     assert phases == {(t, p): 1 for t in ("h100x2", "spot") for p in ("calling", "loading")}

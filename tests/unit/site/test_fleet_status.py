@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from services.site.core.fleet_status import KNOWN_S, FleetStatus, Knowledge, TierStatus, fleet_status
+from shared.messages.codec import rfc3339
 from shared.messages.waker import MachineRecord, MachineState
 
 NOW = 1_800_000_000.0
@@ -56,7 +57,10 @@ def test_condition_is_that_of_the_best_machine(states: tuple[MachineState, ...],
 
 
 def test_condition_of_a_cordoned_machine_is_not_the_tiers() -> None:
-    assert tier(record("m", "ready", cordoned=True)).condition == "unavailable"
+    cordoned = record("m", "ready", cordoned=True, since=NOW - 900)
+    assert tier(cordoned).condition == "unavailable"
+    both = tier(cordoned, record("n", "ready"))
+    assert (both.condition, both.since) == ("ready", rfc3339(NOW - 100))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +87,10 @@ def test_reason_of_a_gate_that_is_new_is_not_shown() -> None:
     assert tier(record("m", "ready"), closed="secret words").gate_reason == "It is closed."
 
 
-def test_gate_is_not_known_when_its_view_is_old() -> None:
+def test_tier_of_a_gate_that_is_not_known_is_not_green() -> None:
     shown = tier(record("m", "ready"), closed="budget_closed", gates_age_s=KNOWN_S + 1)
-    assert (shown.condition, shown.gate, shown.gate_reason) == ("ready", "not_known", None)
+    assert (shown.condition, shown.gate, shown.gate_reason) == ("not_known", "not_known", None)
+    assert shown.machines, "those are known"
 
 
 @pytest.mark.parametrize(("ready_in", "age_s", "eta"), [(142.0, 2.4, 140), (10.0, 60.0, 0), (None, 5.0, None)])
