@@ -90,7 +90,7 @@ class PhaseEnded(Message, frozen=True, kw_only=True, tag="phase.v1"):
     phase: Phase
     seconds: Seconds
     done: bool
-    """False: the wake ended in it."""
+    """False: the machine was given up in it, or started again."""
 
 
 CommandKind = Literal["wake", "hibernate", "cordon", "uncordon"]

@@ -18,7 +18,7 @@ from services.waker.core.events import (
     TestProvider,
     Write,
 )
-from services.waker.core.history import TierHistory
+from services.waker.core.history import PHASES, TierHistory
 from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.machine import Call, Machine, StopAttempts, WakeAttempt
 from services.waker.core.state import Fleet, ProviderHealth
@@ -153,11 +153,11 @@ class Step:
         return self.transition(machine, "waking", reason, attempt=attempt)
 
     def enter_phase(self, machine: Machine, phase: Phase) -> Machine:
-        """Move a wake to its next phase, and remember how long the previous one took."""
+        """Move a wake to another phase. It passed the previous one unless it goes back to an earlier one."""
         attempt = machine.attempt
         if attempt is None or attempt.phase == phase:
             return machine
-        self._end_phase(machine, done=True)
+        self._end_phase(machine, done=PHASES.index(phase) > PHASES.index(attempt.phase))
         ready_at = self.history_of(machine).expected(phase, self.now)
         return self.put(
             replace(machine, attempt=replace(attempt, phase=phase, phase_since=self.now, ready_at=ready_at))

@@ -290,6 +290,16 @@ def test_an_answer_of_a_probe_from_before_counts_for_nothing(world: World) -> No
     assert world.machine("b1").phase == "booting"
 
 
+def test_phase_in_which_a_machine_failed_and_was_started_again_was_not_passed(world: World) -> None:
+    world.want("n")
+    world.started()
+    world.seen("b1", "running", after=20)
+    world.seen("b1", "stopped", after=20, reason="it ended")
+    ended = [(e.phase, e.done) for e in world.journal if isinstance(e, PhaseEnded)]
+    assert ended == [("calling", True), ("booting", True), ("reaching", False)]
+    assert "reaching" not in world.fleet.history[world.machine("b1").spec.tier].phases
+
+
 def test_a_locked_machine_is_no_candidate(world: World) -> None:
     world.seen("a1", "stopped", locked="EC2 stopped it, and only EC2 may start it again", after=30)
     world.want()
