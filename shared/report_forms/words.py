@@ -39,9 +39,9 @@ def format_usd(amount: Decimal | None, places: int = 2) -> str:
     if amount is None:
         return NOTHING
     if amount and abs(amount) < Decimal("0.01"):
-        places = max(places, 6)
+        places = max(places, 6, -amount.adjusted())
     rounded = abs(amount).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
-    return f"{MINUS if amount < 0 else ''}${f'{rounded:,}'.replace(',', ' ')}"
+    return f"{MINUS if amount < 0 else ''}${f'{rounded:,f}'.replace(',', ' ')}"
 
 
 def format_count(number: int | None) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from importlib.resources import files
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -50,7 +51,7 @@ class Renderer:
         }
         self._environment.filters |= {
             "usd": words.format_usd,
-            "exact": words.format_decimal,
+            "exact": _exact,
             "count": words.format_count,
             "share": words.format_share,
             "moment": _moment,
@@ -72,6 +73,12 @@ class Renderer:
 
     def render(self, template: str, **values: object) -> str:
         return self._environment.get_template(template).render(values)
+
+
+def _exact(number: Decimal | None) -> str:
+    """Every digit of a number, without the zeros at its end that say nothing."""
+    text = words.format_decimal(number)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _moment(at: float | None) -> str | None:

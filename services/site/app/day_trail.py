@@ -1,6 +1,7 @@
 """One day: its figures as published, and where they come from as far as billing answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from decimal import Decimal
 
 import msgspec
@@ -44,6 +45,9 @@ class DayTrail(msgspec.Struct, frozen=True, kw_only=True):
     count: DayCount | None
     trail: Trail | None
     """None: billing does not answer now."""
+    day_before: str | None
+    """None: it is not published."""
+    day_after: str | None
 
     @property
     def bars(self) -> list[Bar]:
@@ -108,7 +112,13 @@ class DayTrailPage:
             figures=published.figures,
             count=None if audit is None else day_count(audit),
             trail=await self._trails.trail(published.figures.day, most_charges=FIRST_CHARGES),
+            day_before=self._neighbour(published.figures.day, -1),
+            day_after=self._neighbour(published.figures.day, 1),
         )
+
+    def _neighbour(self, day: str, days: int) -> str | None:
+        other = (date.fromisoformat(day) + timedelta(days=days)).isoformat()
+        return None if self._trails.published(other) is None else other
 
 
 def day_count(audit: Audit) -> DayCount:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from services.site.app.report_view import ReportView
+from shared.report_forms.words import format_usd
 
 COST = "/economics"
 LIVE = ("usd_per_mtok", "usd_per_mtok_output")
@@ -39,6 +40,6 @@ class LiveFigures:
         note = f"{period.first} to {period.to} UTC, {period.state or 'unknown'}, as of {live.as_of}"
         amounts = {"usd_per_mtok": period.usd_per_mtok, "usd_per_mtok_output": period.usd_per_mtok_output}
         return {
-            name: LiveFigure(words="not known" if usd is None else f"{usd:.4f} USD", note=note, path=COST)
+            name: LiveFigure(words="not known" if usd is None else format_usd(usd, 4), note=note, path=COST)
             for name, usd in amounts.items()
         }

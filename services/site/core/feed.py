@@ -13,6 +13,7 @@ from shared.messages.budget import GateTurned
 from shared.messages.codec import rfc3339
 from shared.messages.public import PublishedDay
 from shared.printable import printable
+from shared.report_forms.words import format_usd
 
 MOST_ENTRIES = 100
 
@@ -35,7 +36,7 @@ def revision_entry(day: PublishedDay) -> FeedEntry:
     """A day's figures changed."""
     figures = day.figures
     if figures.usd_per_mtok is not None:
-        cost = f"{figures.usd_per_mtok:.4f} USD per million tokens"
+        cost = f"{format_usd(figures.usd_per_mtok, 4)} per million tokens"
     else:
         cost = "No tokens were served" if figures.reason == "no_tokens" else "Its cost is not known"
     return FeedEntry(

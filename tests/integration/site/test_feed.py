@@ -47,6 +47,8 @@ def test_day_without_tokens_is_no_day_without_cost() -> None:
     idle = msgspec.structs.replace(DAY.figures, usd_per_mtok=None, tokens=0, reason="no_tokens")
     entry = revision_entry(msgspec.structs.replace(DAY, figures=idle))
     assert entry.summary.startswith("No tokens were served")
+    cheap = msgspec.structs.replace(DAY.figures, usd_per_mtok=Decimal("0.00002"))
+    assert "$0.000020 per million" in revision_entry(msgspec.structs.replace(DAY, figures=cheap)).summary
 
 
 async def feed(folder: Path, bus: MemoryBus) -> ET.Element:

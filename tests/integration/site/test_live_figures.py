@@ -30,8 +30,8 @@ async def test_a_figure_stands_with_its_days_and_its_state(tmp_path: Path) -> No
     headline["period"] |= {"usd_per_mtok": "1.93", "to": "2026-11-26", "state": "provisional"}
     await bus.put(REPORTS, HEADLINE_KEY, json.dumps(headline).encode())
     note = "(2026-11-23 to 2026-11-26 UTC, provisional, as of 2025-11-26T23:33:20Z)"
-    assert f'<a href="/economics">1.9300 USD</a> {note}' in await text_of(bus, tmp_path)
-    assert f"[1.9300 USD](/economics) {note}" in await text_of(bus, tmp_path, ".md")
+    assert f'<a href="/economics">$1.9300</a> {note}' in await text_of(bus, tmp_path)
+    assert f"[$1.9300](/economics) {note}" in await text_of(bus, tmp_path, ".md")
 
 
 async def test_without_a_figure_or_with_garbage_it_is_not_known(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import REPORTS
 from shared.messages.bench import BenchRun
-from shared.messages.billing import CAUSES, Band, DayReport, Published
+from shared.messages.billing import CAUSES, Band, DayReport, Published, TierFigure
 from shared.messages.codec import decode, encode
 from shared.messages.meter_audit import Audit
 from shared.messages.public import Headline, PublishedDay
@@ -156,6 +156,8 @@ async def test_a_day_shows_its_figures_without_billing_and_its_trail_with_it(sit
     assert f"${DAYS[0].usd_per_mtok:.4f}" in html
     assert "billing does not answer" in html
     assert "The ledger has" in html
+    assert f'href="/economics/{DAYS[1].day}" rel="next"' in html
+    assert 'rel="prev"' not in html, "the day before is not published"
     assert "billing does not answer" in await site.text(f"/economics/{day}/charges/1")
 
     async def answer(data: bytes) -> bytes:
@@ -213,3 +215,11 @@ async def test_no_public_form_has_what_the_bucket_names(site: Site) -> None:
         text = await site.text(path)
         assert secret not in text, path
         assert ".xlsx" not in text, path
+
+
+def test_tier_without_attributed_cost_was_not_free() -> None:
+    """Charges of a tier that is configured no more are unattributed, so what its tokens cost is not known."""
+    gone = TierFigure(tier="gone", spend=Decimal(0), tokens=5, usd_per_mtok=Decimal(0))
+    shown = public_day(replace(DAYS[0], tiers=(*DAYS[0].tiers, gone)))
+    assert shown.tiers[-1].usd_per_mtok is None
+    assert [t.usd_per_mtok for t in shown.tiers[:-1]] == [t.usd_per_mtok for t in DAYS[0].tiers]

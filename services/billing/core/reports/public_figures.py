@@ -1,6 +1,7 @@
 """The public form of reports and bands: built from named fields, so that nothing else of a report is in it."""
 
 from datetime import date
+from decimal import Decimal
 from typing import Any, get_args
 
 from services.billing.core.allocation.shared_cost import SharedBy
@@ -85,12 +86,17 @@ def _figures(report: ReportFigures, reason: PublicReason | None) -> PublicFigure
                 spend=tier.spend,
                 spend_known=tier.spend_known,
                 tokens=tier.tokens,
-                usd_per_mtok=tier.usd_per_mtok,
+                usd_per_mtok=_attributed(tier.usd_per_mtok, tier.spend),
             )
             for tier in report.tiers
         ),
         models=tuple(
-            PublicModel(model=model.model, spend=model.spend, tokens=model.tokens, usd_per_mtok=model.usd_per_mtok)
+            PublicModel(
+                model=model.model,
+                spend=model.spend,
+                tokens=model.tokens,
+                usd_per_mtok=_attributed(model.usd_per_mtok, model.spend),
+            )
             for model in report.models
         ),
         directions=_directions(report.directions),
@@ -98,6 +104,14 @@ def _figures(report: ReportFigures, reason: PublicReason | None) -> PublicFigure
         tax=report.tax,
         spend_before_credits=report.spend_before_credits,
     )
+
+
+def _attributed(usd_per_mtok: Decimal | None, spend: Decimal | None) -> Decimal | None:
+    """Return a part's cost per token; None where no cost was found for it.
+
+    The charges of a tier that is configured no more are unattributed: its tokens were not free.
+    """
+    return usd_per_mtok if spend else None
 
 
 def _fields(figures: PublicFigures) -> dict[str, Any]:

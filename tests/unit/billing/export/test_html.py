@@ -279,3 +279,4 @@ def test_small_amounts_are_seen() -> None:
         "$1 234 567.89",
     ]
     assert format_usd(Decimal("0.00004"), 4) == "$0.000040"
+    assert format_usd(Decimal("-0.000000000012"), 4) == f"{MINUS}$0.00000000001", "what is not 0 never reads as 0"
