@@ -175,6 +175,7 @@ def _values(machine: Machine, machine_class: MachineClass) -> dict[str, str]:
         "spot_machine": spot.machine if spot else "",
         "bus_url": spot.bus_url if spot else "",
         "bus_ca": 'ca_file = "/etc/spotinference/nats-ca.pem"\n' if spot and spot.private_ca else "",
+        "packages": " ".join((*PACKAGES, *(["wireguard-tools"] if wireguard else []), *machine.driver_packages)),
         "units": " ".join(_units(machine)),
         "network_unit": "wg-quick@wg0.service" if wireguard else "",
         "engine_rules": _rules(machine.sources, f"tcp dport {PORT} counter name engine accept", bool(wireguard)),
@@ -218,13 +219,8 @@ def _files(machine: Machine, values: dict[str, str]) -> dict[PurePosixPath, str]
 
 
 def _user_data(machine: Machine, files: dict[PurePosixPath, str]) -> str:
-    packages = [*PACKAGES, *(["wireguard-tools"] if machine.wireguard else []), *machine.driver_packages]
     lines = [
         "#cloud-config",
-        "package_update: true",
-        "package_upgrade: false",
-        "packages:",
-        *(f"- {package}" for package in packages),
         "users:",
         "- default",
         "- name: vllm",

@@ -37,6 +37,11 @@ class StandInMachine:
             self.program(name, MARKED + "; echo secret")
         self.program("nvidia-smi", "printf '580.95.05\\n580.95.05\\n'")
         self.program("snap", MARKED)
+        self.program("sleep", MARKED)
+        self.program("dpkg", MARKED)
+        self.program("dpkg-query", "cat \"$INSTALLED\"")
+        self.program("apt-get", f'{MARKED}; [[ $* != *install* ]] || printf "installed\\ninstalled\\n" >"$INSTALLED"')
+        (self.root / "installed").write_text("installed\nhalf-installed\n")
         self.program("python3", MARKED + MAKE_VENV)
         self.program("curl", MARKED + "\n" + FETCH)
         write_program(self.root / "mark", MARKED)
@@ -59,6 +64,8 @@ class StandInMachine:
             "COMMAND_SHA256": "",
             "PACKAGE": "",
             "PACKAGE_SHA256": "",
+            "PACKAGES": "nftables curl",
+            "PACKAGES_SECONDS": "600",
             "UNITS": "a.service b.timer",
             "SILENCE_SECONDS": "1800",
             "FIRST_START_SECONDS": "1800",
@@ -82,6 +89,7 @@ class StandInMachine:
             "CALLS": f"{self.root}/calls",
             "MARK": f"{self.root}/mark",
             "SERVED": f"{self.root}/served",
+            "INSTALLED": f"{self.root}/installed",
         }
         words = ["bash", str(SCRIPTS / script)]
         if before:
@@ -188,7 +196,9 @@ def test_a_machine_without_its_counter_is_left_on(machine: StandInMachine) -> No
 def test_provisioning_makes_the_machine_and_can_be_repeated(machine: StandInMachine) -> None:
     first = machine.run("provision")
     assert first.returncode == 0, first.stderr
-    assert machine.calls("systemctl")[0] == "enable --now nftables.service", "the firewall comes first"
+    assert [call.split()[-1] for call in machine.calls("apt-get")] == ["update", "curl"]
+    services = [call for call in machine.calls("systemctl") if not call.startswith(("mask", "stop"))]
+    assert services[0] == "enable --now nftables.service", "the firewall comes first"
     started = ["enable a.service b.timer", "start --no-block a.service b.timer"]
     assert machine.calls("systemctl")[-3:] == [*started, "restart spotinference-engine.service"]
     assert machine.calls("curl")[1:] == ["-fs --max-time 5 -o /dev/null http://10.0.4.11:8000/health"] * 2
@@ -208,7 +218,28 @@ def test_provisioning_makes_the_machine_and_can_be_repeated(machine: StandInMach
     assert machine.run("provision").returncode == 0
     assert key.read_text() == "VLLM_API_KEY=secret\n"
     assert (len(machine.calls("pip")), len(machine.calls("hf")), len(machine.calls("curl"))) == (1, 2, 3)
+    assert len(machine.calls("apt-get")) == 2
     assert machine.calls("systemctl").count("restart spotinference-engine.service") == 1, "it may be in use by now"
+
+
+def test_provisioning_waits_for_a_network_that_has_no_way_out_yet(machine: StandInMachine) -> None:
+    machine.program("apt-get", f"{MARKED}; exit 100")
+    machine.program("sleep", f"rm {machine.root}/bin/apt-get; cp {machine.root}/late {machine.root}/bin/apt-get")
+    write_program(machine.root / "late", 'printf "installed\\ninstalled\\n" >"$INSTALLED"')
+    assert machine.run("provision").returncode == 0
+
+
+def test_provisioning_can_be_repeated_where_packages_were_missing(machine: StandInMachine) -> None:
+    machine.program("apt-get", f"{MARKED}; exit 100")
+    machine.values["PACKAGES_SECONDS"] = "0"
+    result = machine.run("provision")
+    assert (result.returncode, result.stderr) == (
+        1,
+        "provision: the packages above cannot be installed: repeat it when they can\n",
+    )
+    assert not any(call.startswith("enable") for call in machine.calls("systemctl"))
+    (machine.root / "installed").write_text("installed\ninstalled\n")
+    assert machine.run("provision").returncode == 0
 
 
 def test_provisioning_stops_at_a_list_of_packages_that_has_changed(machine: StandInMachine) -> None:

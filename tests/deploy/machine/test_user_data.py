@@ -78,7 +78,10 @@ def test_user_data_conforms_to_cloud_inits_schema(tmp_path: Path) -> None:
 def test_the_machine_can_compile_what_triton_generates() -> None:
     """Triton calls a C compiler with Python's headers when a process first launches a kernel."""
     assert re.search(r"(?m)^triton==", (HERE.parents[1] / "requirements" / "engine.txt").read_text("utf-8"))
-    assert {"g++", "gcc", "libc6-dev", "python3-dev"} <= set(user_data(HERE / "example.toml")["packages"])
+    files = {file["path"]: file["content"] for file in user_data(HERE / "example.toml")["write_files"]}
+    packages = re.search(r'(?m)^PACKAGES="(.*)"$', files["/etc/spotinference/machine.env"])
+    assert packages is not None
+    assert {"g++", "gcc", "libc6-dev", "python3-dev"} <= set(packages[1].split())
 
 
 def test_the_example_can_be_rendered() -> None:
