@@ -103,7 +103,7 @@ def render(path: Path) -> str:
     machine_class = _read(HERE / "classes" / f"{machine.class_name}.toml", MachineClass)
     for place, fault in _faults(machine):
         raise Misconfigured(f"{path}: {place} {fault}")
-    text = _user_data(machine, _files(machine, _values(machine, machine_class)))
+    text = _user_data(_files(machine, _values(machine, machine_class)))
     if len(text.encode()) > LIMIT_BYTES:
         raise Misconfigured(f"{path}: {len(text.encode())} bytes of user data, and EC2 takes {LIMIT_BYTES}")
     return text
@@ -218,7 +218,7 @@ def _files(machine: Machine, values: dict[str, str]) -> dict[PurePosixPath, str]
     return files
 
 
-def _user_data(machine: Machine, files: dict[PurePosixPath, str]) -> str:
+def _user_data(files: dict[PurePosixPath, str]) -> str:
     lines = [
         "#cloud-config",
         "users:",
@@ -231,22 +231,11 @@ def _user_data(machine: Machine, files: dict[PurePosixPath, str]) -> str:
         "  shell: /usr/sbin/nologin",
         "  groups: [video, render]",
     ]
-    if machine.volume:
-        lines += [
-            "fs_setup:",
-            "- label: spotinference",
-            "  filesystem: ext4",
-            f"  device: {machine.volume}",
-            "  partition: none",
-            "  overwrite: false",
-            "mounts:",  # nofail: without its disk it has no engine, and can be logged in to
-            '- [LABEL=spotinference, /srv, ext4, "noatime,nofail,x-systemd.device-timeout=30s", "0", "2"]',
-        ]
     lines.append("write_files:")
     for path, content in files.items():
         mode = "0755" if "/lib/" in str(path) else "0600" if path.parent.name == "wireguard" else "0644"
         lines += [f"- path: {path}", f'  permissions: "{mode}"', "  content: |"]
-        lines += [f"    {line}" if line else "" for line in content.splitlines()]
+        lines += [f"   {line}" if line else "" for line in content.splitlines()]
     lines += ["runcmd:", "- [/usr/local/lib/spotinference/provision]"]
     return "\n".join(lines) + "\n"
 

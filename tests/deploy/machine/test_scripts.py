@@ -39,7 +39,7 @@ class StandInMachine:
         self.program("snap", MARKED)
         self.program("sleep", MARKED)
         self.program("dpkg", MARKED)
-        self.program("dpkg-query", "cat \"$INSTALLED\"")
+        self.program("dpkg-query", 'cat "$INSTALLED"')
         self.program("apt-get", f'{MARKED}; [[ $* != *install* ]] || printf "installed\\ninstalled\\n" >"$INSTALLED"')
         (self.root / "installed").write_text("installed\nhalf-installed\n")
         self.program("python3", MARKED + MAKE_VENV)
@@ -90,6 +90,7 @@ class StandInMachine:
             "MARK": f"{self.root}/mark",
             "SERVED": f"{self.root}/served",
             "INSTALLED": f"{self.root}/installed",
+            "FSTAB": f"{self.root}/fstab",
         }
         words = ["bash", str(SCRIPTS / script)]
         if before:
@@ -298,13 +299,37 @@ def test_provisioning_stops_at_a_driver_that_is_too_old_for_the_engine(machine: 
     assert result.stderr == "provision: driver 570.86: the engine's CUDA 13 needs 580 or later\n"
 
 
-def test_provisioning_stops_where_the_volume_is_missing(machine: StandInMachine) -> None:
+def with_volume(machine: StandInMachine, signatures: str) -> StandInMachine:
+    """Give the machine a disk on which there is this."""
     machine.values["VOLUME"] = "/dev/nvme1n1"
-    machine.program("mountpoint", MARKED + "; exit 32")
-    result = machine.run("provision")
-    assert (result.returncode, machine.calls("mountpoint")) == (1, ["-q /srv"])
-    assert "/dev/nvme1n1 is not mounted at /srv" in result.stderr
-    assert machine.calls("hf") == []
+    (machine.root / "fstab").touch()
+    machine.program("mountpoint", "exit 32")
+    machine.program("wipefs", signatures)
+    for name in ("mkfs.ext4", "udevadm", "mount"):
+        machine.program(name, MARKED)
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("signatures", "made"), [("", ["-q -L spotinference /dev/nvme1n1"]), ("ext4 spotinference", [])]
+)
+def test_provisioning_makes_a_file_system_on_an_empty_volume_alone(
+    machine: StandInMachine, signatures: str, made: list[str]
+) -> None:
+    with_volume(machine, f"printf '{signatures}'")
+    assert machine.run("provision").returncode == 0
+    assert machine.run("provision").returncode == 0
+    assert machine.calls("mkfs.ext4") == made * 2
+    assert machine.calls("mount") == ["/srv"] * 2
+    assert (machine.root / "fstab").read_text().count("LABEL=spotinference /srv ext4 noatime,nofail,") == 1
+
+
+@pytest.mark.parametrize("signatures", ["echo ext4 books", "echo gpt; echo PMBR", "exit 1"])
+def test_provisioning_leaves_a_volume_that_is_in_use(machine: StandInMachine, signatures: str) -> None:
+    result = with_volume(machine, signatures).run("provision")
+    assert result.returncode == 1
+    assert result.stderr.startswith("provision: /dev/nvme1n1 ")
+    assert [*machine.calls("mkfs.ext4"), *machine.calls("mount"), *machine.calls("hf")] == []
 
 
 def test_provisioning_stops_at_weights_that_are_not_what_was_published(machine: StandInMachine) -> None:
