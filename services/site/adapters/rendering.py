@@ -23,7 +23,7 @@ ASSETS: Mapping[str, str] = {
 
 
 class Renderer:
-    """Templates, read once, and the assets that they name."""
+    """Templates, read once, and the assets that they name: an upgrade on disk changes neither before a restart."""
 
     def __init__(self, *, title: str, nav: Sequence[tuple[str, str]]) -> None:
         """`nav`: paths and labels of the pages that every page links to."""
@@ -34,6 +34,7 @@ class Renderer:
                 [PackageLoader("services.site.adapters", "templates"), PackageLoader("shared.report_forms", ".")]
             ),
             autoescape=True,
+            auto_reload=False,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
