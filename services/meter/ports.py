@@ -55,7 +55,7 @@ class Ledger(Protocol):
         """Return the tokens of every key that has any in these months (`YYYY-MM`)."""
 
     async def read_day(
-        self, day: Day, by: Sequence[str], *, busy: bool, key: str | None = None, active_since: float = 0.0
+        self, day: Day, by: Sequence[str], *, busy: bool, keys: Collection[str] = (), active_since: float = 0.0
     ) -> DayFacts:
         """Return what the ledger knows of a day; `Rejected` if the answer would be too large."""
 

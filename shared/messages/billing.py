@@ -228,6 +228,8 @@ class StatementQuery(Message, frozen=True, kw_only=True, tag="statement_query.v1
 
     key_id: str
     month: str
+    others: tuple[str, ...] = ()
+    """Further keys, of which the sums are wanted too."""
 
 
 class StatementLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +246,16 @@ class StatementLine(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class KeyMonthCost(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement without its lines."""
+
+    key_id: str
+    complete: bool
+    tokens: int
+    amount: Decimal | None
+    reasons: tuple[str, ...] = ()
+
+
 class Statement(Message, frozen=True, kw_only=True, tag="statement.v1"):
     """Answer on `billing.statement`. `amount` is None where a line has none."""
 
@@ -257,6 +269,8 @@ class Statement(Message, frozen=True, kw_only=True, tag="statement.v1"):
     reasons: tuple[str, ...] = ()
     name: str | None = None
     """The key's; None: it has none or is not known."""
+    others: tuple[KeyMonthCost, ...] = ()
+    """Of those in the query. A key that is missing here has to be asked about by itself."""
 
 
 class Published(Message, frozen=True, kw_only=True, tag="published.v1"):

@@ -58,6 +58,8 @@ class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
     """Whether to include the intervals in which each machine had requests in flight."""
     key: str | None = None
     """Only the usage of this key; None: all keys."""
+    keys: tuple[str, ...] = ()
+    """Only the usage of these, and `key` is one of them: a meter that does not know `keys` answers of that one."""
     after: str | None = None
     """`next` of the previous page; "" asks for the first page; None: everything, an error if no message can hold it."""
 
@@ -110,6 +112,8 @@ class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
     """Why it is not complete, one sentence each; empty if it is."""
     next: str | None = None
     """Where the next page of rows and busy times begins; None: this is the last one."""
+    keys: tuple[str, ...] = ()
+    """As in the query. Empty: the answer is about its `key`, or about all."""
 
 
 class GapsQuery(Message, frozen=True, kw_only=True, tag="gaps_query.v1"):

@@ -11,8 +11,8 @@ from services.billing.core.pricing.statement import build_statement, month_days
 from services.billing.ports import BandStore
 from shared.bus.reply import reply
 from shared.errors import Rejected
-from shared.messages.billing import Band, Statement, StatementQuery
-from shared.messages.meter import TokensQuery
+from shared.messages.billing import Band, KeyMonthCost, Statement, StatementQuery
+from shared.messages.meter import TokensQuery, TokensRow
 
 
 class Statements:
@@ -34,11 +34,25 @@ class Statements:
             first, last = month_days(query.month)
         except ValueError as error:
             raise Rejected(f"month: {error}") from error
-        tokens_query = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
-        tokens = await self._meter.tokens(tokens_query)
+        keys = tuple(dict.fromkeys((query.key_id, *query.others)))
+        by = ("day", "model", "outcome", *(("key",) if query.others else ()))
+        more = keys if query.others else ()
+        tokens = await self._meter.tokens(TokensQuery(day=first, to=last, by=by, key=query.key_id, keys=more))
         bands = await self._bands.since(first, last)
-        made = build_statement(query.key_id, query.month, tokens, lambda model, day: _newest_band(bands, model, day))
-        return replace(made, name=self._names().get(query.key_id))
+        rows: dict[str, list[TokensRow]] = {key: [] for key in tokens.keys or keys[:1]}
+        for row in tokens.rows:
+            rows[row.dimensions.get("key", query.key_id)].append(row)
+        made, *others = [
+            build_statement(
+                key, query.month, replace(tokens, rows=own), lambda model, day: _newest_band(bands, model, day)
+            )
+            for key, own in rows.items()
+        ]
+        costs = tuple(
+            KeyMonthCost(key_id=s.key_id, complete=s.complete, tokens=s.tokens, amount=s.amount, reasons=s.reasons)
+            for s in others
+        )
+        return replace(made, name=self._names().get(query.key_id), others=costs)
 
 
 def _newest_band(bands: Mapping[str, Sequence[Band]], model: str, day: str) -> Band | None:

@@ -1,7 +1,7 @@
 """Queries on the ledger, within one transaction that sees one moment of it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, literal_column, or_, select, tuple_
@@ -40,10 +40,10 @@ MAX_REQUEST_S = DAY_S
 
 
 async def read_day(
-    connection: AsyncConnection, day: Day, by: Sequence[str], *, busy: bool, key: str | None, active_since: float
+    connection: AsyncConnection, day: Day, by: Sequence[str], *, busy: bool, keys: Collection[str], active_since: float
 ) -> DayFacts:
     return DayFacts(
-        sums=await _sums(connection, day, by, key),
+        sums=await _sums(connection, day, by, keys),
         sources=await read_sources(connection, active_since),
         quarantined=await _quarantined(connection, day),
         busy=await _busy(connection, day) if busy else {},
@@ -99,13 +99,13 @@ async def read_sources(connection: AsyncConnection, active_since: float) -> tupl
 
 
 async def _sums(
-    connection: AsyncConnection, day: Day, by: Sequence[str], key: str | None
+    connection: AsyncConnection, day: Day, by: Sequence[str], keys: Collection[str]
 ) -> dict[tuple[str, ...], TokenSums]:
     """Sum from the table with the fewest rows that has the requested dimensions."""
     by = [dimension for dimension in by if dimension != DIRECTION]
     table, at, unit = hours, hours.c.hour, MINUTES_PER_HOUR
     if "minute" in by:
-        is_enough = key is None and all(d in TIMES or COLUMNS[d] in minutes.c for d in by)
+        is_enough = not keys and all(d in TIMES or COLUMNS[d] in minutes.c for d in by)
         table = minutes if is_enough else rollups
         at, unit = table.c.minute, 1
 
@@ -118,8 +118,8 @@ async def _sums(
 
     grouped = [*map(column, by), table.c.outcome]
     condition = (at >= day.first_minute // unit) & (at < day.end_minute // unit)
-    if key is not None:
-        condition &= table.c.key_id == key
+    if keys:
+        condition &= table.c.key_id.in_(keys)
     query = select(*grouped, *(func.sum(table.c[name]) for name in COUNTS)).where(condition)
     rows = (await connection.execute(query.group_by(*dict.fromkeys(grouped)).limit(MAX_ROWS + 1))).all()
     if len(rows) > MAX_ROWS:

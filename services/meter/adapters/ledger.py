@@ -118,15 +118,15 @@ class SqlLedger:
             return _months(await connection.execute(query))
 
     async def read_day(
-        self, day: Day, by: Sequence[str], *, busy: bool, key: str | None = None, active_since: float = 0.0
+        self, day: Day, by: Sequence[str], *, busy: bool, keys: Collection[str] = (), active_since: float = 0.0
     ) -> DayFacts:
         """Return what the ledger knows of a day, all as of one moment; raises `Rejected` if that is too much.
 
-        `key`: return only this key's sums. Sources without gaps are included only if they were active since
-        `active_since`.
+        `keys`: return only the sums of these; of all if there are none. Sources without gaps are included only
+        if they were active since `active_since`.
         """
         async with self._watched(read_transaction(self._engine)) as connection:
-            return await read_day(connection, day, by, busy=busy, key=key, active_since=active_since)
+            return await read_day(connection, day, by, busy=busy, keys=keys, active_since=active_since)
 
     async def read_history(self, query: HistoryQuery) -> History:
         """Return one page of requests."""

@@ -95,7 +95,8 @@ class LedgerQueries:
         except BusUnavailable as error:
             log.debug("backlog_not_refreshed", reason=str(error))
         active_since = self._now() - self._source_silence_s
-        facts = await self._ledger.read_day(day, query.by, busy=query.busy, key=query.key, active_since=active_since)
+        keys = query.keys or (() if query.key is None else (query.key,))
+        facts = await self._ledger.read_day(day, query.by, busy=query.busy, keys=keys, active_since=active_since)
         tokens = build_tokens(
             day, query, facts, self._backlog.empty_at, now=self._now(), source_silence_s=self._source_silence_s
         )

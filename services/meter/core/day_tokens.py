@@ -22,6 +22,7 @@ from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
 from shared.units import DAY_S
 
 MAX_DAYS = 366
+MAX_KEYS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ def requested_days(query: TokensQuery) -> Day:
     check_dimensions(query.by, DIMENSIONS)
     if query.key is not None and query.busy:
         raise Rejected("key: busy times cover all keys: leave it out, or ask with busy=false")
+    if query.keys and (query.key not in query.keys or len(query.keys) > MAX_KEYS):
+        raise Rejected(f"keys: expected at most {MAX_KEYS}, and `key` among them")
     first = parse_day(query.day)
     if query.to is None:
         return first
@@ -91,6 +94,7 @@ def build_tokens(
         ),
         busy={machine: tuple(intervals) for machine, intervals in facts.busy.items()},
         open_gaps=facts.quarantined + sum(missing.values()),
+        keys=query.keys,
     )
 
 

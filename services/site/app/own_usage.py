@@ -8,14 +8,16 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from services.site.app.own_keys import OwnKey
 from services.site.app.page_cache import PageCache
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_BANDS, BILLING_STATEMENT, METER_TOKENS
 from shared.errors import BusUnavailable, Rejected
-from shared.messages.billing import Band, Bands, BandsQuery, Statement, StatementQuery
-from shared.messages.meter import Tokens, TokensQuery, TokenSums, month_of, plausible
+from shared.messages.billing import Band, Bands, BandsQuery, KeyMonthCost, Statement, StatementQuery
+from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums, month_of, plausible
 from shared.units import DAY_S
 
 DAYS = 30
@@ -24,11 +26,13 @@ MOST_AT_ONCE = 4
 """Requests to services at the same time, for all pages of this process: the meter has usage to record as well."""
 MOST_READ = 200
 """Keys on a page."""
+MOST_PAGES = 20
+"""Of one answer of the meter: they hold all the rows that it would put into one."""
 ENDED_S = 32 * DAY_S
 """Keys that ended before this have no usage on the page."""
 TIMEOUT_S = 5.0
 HEADING = ("day", "model", "key", "key_id", "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-T = TypeVar("T")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ class Usage:
 
 
 class OwnUsage:
-    """Reads the meter and billing, one key at a time: nobody's query is about another's key."""
+    """Reads the meter and billing: nobody's query is about another's key."""
 
     def __init__(self, bus: Bus, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._bus = bus
@@ -100,13 +104,15 @@ class OwnUsage:
         keys = listed[:MOST_READ]
         today, month = self._today(), month_of(self._now())
         first = (today - timedelta(days=DAYS - 1)).isoformat()
-        answers = await self._gather([self._tokens(key_id, first, ("day", "model")) for key_id, _ in keys])
-        statements = await self._gather([self._statement(key_id, month) for key_id, _ in keys])
+        ids = [key_id for key_id, _ in keys]
+        answers = await self._of_each(ids, "the meter", lambda some: self._tokens(some, first, ("day", "model")))
+        statements = await self._of_each(ids, "billing", lambda some: self._costs(some, month))
         rows, faults, is_complete = list[UsageRow](), list[str](), True
         costs = list[KeyCost]()
         if len(listed) > MOST_READ:
             faults.append(f"You have {len(listed)} keys; the usage of {MOST_READ} of them is shown.")
-        for (key_id, name), answer, statement in zip(keys, answers, statements, strict=True):
+        for key_id, name in keys:
+            answer, statement = answers[key_id], statements[key_id]
             if isinstance(answer, str):
                 faults.append(f"The usage of {name} is not known now: {answer}")
             else:
@@ -136,7 +142,9 @@ class OwnUsage:
         rows.sort(key=lambda row: (row.model, row.key_name, row.key_id))
         rows.sort(key=lambda row: row.day, reverse=True)
         amounts = [cost.amount for cost in costs if cost.amount is not None]
-        is_priced = len(amounts) == len(costs) and not any(isinstance(statement, str) for statement in statements)
+        is_priced = len(amounts) == len(costs) and not any(
+            isinstance(statement, str) for statement in statements.values()
+        )
         return Usage(
             first=first,
             last=today.isoformat(),
@@ -157,10 +165,10 @@ class OwnUsage:
 
     async def _last_days(self, key_ids: Sequence[str]) -> dict[str, str | None]:
         first = (self._today() - timedelta(days=DAYS - 1)).isoformat()
-        answers = await self._gather([self._tokens(key_id, first, ("day",)) for key_id in key_ids])
+        answers = await self._of_each(key_ids, "the meter", lambda some: self._tokens(some, first, ("day",)))
         return {
             key_id: max((row.dimensions["day"] for row in answer.rows), default=None)
-            for key_id, answer in zip(key_ids, answers, strict=True)
+            for key_id, answer in answers.items()
             if not isinstance(answer, str)
         }
 
@@ -173,37 +181,58 @@ class OwnUsage:
             return {}
         return {band.model: band for band in bands.bands if band.high is not None}
 
-    async def _tokens(self, key_id: str, first: str, by: tuple[str, ...]) -> Tokens | str:
-        query = TokensQuery(day=first, to=self._today().isoformat(), by=by, key=key_id)
-        try:
-            return await request_reply(self._bus, METER_TOKENS, query, Tokens, timeout=TIMEOUT_S, patience_s=0)
-        except BusUnavailable:
-            return "the meter does not answer."
-        except Rejected as error:
-            return str(error)
+    async def _tokens(self, key_ids: Sequence[str], first: str, by: tuple[str, ...]) -> dict[str, Tokens]:
+        """Return by key its part of the answer."""
+        today, rows, after, pages = self._today().isoformat(), list[TokensRow](), "", 0
+        while True:
+            query = TokensQuery(day=first, to=today, by=("key", *by), key=key_ids[0], keys=tuple(key_ids), after=after)
+            answer = await request_reply(self._bus, METER_TOKENS, query, Tokens, timeout=TIMEOUT_S, patience_s=0)
+            rows += answer.rows
+            pages += 1
+            if answer.next is None:
+                break
+            if pages == MOST_PAGES:
+                raise Rejected("they used too many models.")
+            after = answer.next
+        own: dict[str, list[TokensRow]] = {key_id: [] for key_id in answer.keys or key_ids[:1]}
+        for row in rows:
+            if (part := own.get(row.dimensions.get("key", ""))) is not None:
+                part.append(row)
+        return {key_id: replace(answer, rows=tuple(part)) for key_id, part in own.items()}
 
-    async def _statement(self, key_id: str, month: str) -> Statement | str:
-        query = StatementQuery(key_id=key_id, month=month)
-        try:
-            return await request_reply(self._bus, BILLING_STATEMENT, query, Statement, timeout=TIMEOUT_S, patience_s=0)
-        except BusUnavailable:
-            return "billing does not answer."
-        except Rejected as error:
-            return str(error)
+    async def _costs(self, key_ids: Sequence[str], month: str) -> dict[str, Statement | KeyMonthCost]:
+        query = StatementQuery(key_id=key_ids[0], month=month, others=tuple(key_ids[1:]))
+        answer = await request_reply(self._bus, BILLING_STATEMENT, query, Statement, timeout=TIMEOUT_S, patience_s=0)
+        return {answer.key_id: answer, **{each.key_id: each for each in answer.others}}
+
+    async def _of_each(
+        self, key_ids: Sequence[str], service: str, ask: Callable[[Sequence[str]], Awaitable[dict[str, A]]]
+    ) -> dict[str, A | str]:
+        """Return by key what a service says of it, or why that is not known.
+
+        It is asked about all at once, and then about each that was left out: by a service of the release before, which
+        knows one at a time, or because the answer would be too large.
+        """
+
+        async def ask_about(some: Sequence[str]) -> dict[str, A | str]:
+            try:
+                async with self._room:
+                    return dict(await ask(some))
+            except BusUnavailable:
+                return dict.fromkeys(some, f"{service} does not answer.")
+            except Rejected as error:
+                return {some[0]: str(error)} if len(some) == 1 else {}
+
+        answers = await ask_about(key_ids) if key_ids else {}
+        rest = [key_id for key_id in key_ids if key_id not in answers]
+        for more in await asyncio.gather(*(ask_about([key_id]) for key_id in rest)):
+            answers |= more
+        return {key_id: answers[key_id] for key_id in key_ids}
 
     def _has_ended(self, key: OwnKey) -> bool:
         record = key.record
         ends = (at for at in (record.expires_at, record.revoked_at) if at is not None)
         return min(ends, default=math.inf) < self._now() - ENDED_S
-
-    async def _gather(self, work: Sequence[Awaitable[T]]) -> list[T]:
-        """Await all, a few at a time."""
-
-        async def run(each: Awaitable[T]) -> T:
-            async with self._room:
-                return await each
-
-        return list(await asyncio.gather(*(run(each) for each in work)))
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._now(), UTC).date()

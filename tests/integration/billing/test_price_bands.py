@@ -172,27 +172,30 @@ class KeyMeter:
 
     rows: list[TokensRow]
     complete: bool = True
+    is_old: bool = False
+    """Of the release before: it does not know `keys`."""
     queries: list[TokensQuery] = field(default_factory=list)
 
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)
         self.queries.append(query)
-        assert (query.by, query.key, query.busy) == (("day", "model", "outcome"), "k1", False)
+        assert (query.by[:3], query.key, query.busy) == (("day", "model", "outcome"), "k1", False)
         reasons = () if self.complete else ("it is not over",)
         tokens = Tokens(day=query.day, to=query.to, complete=self.complete, totals=TokenSums(), served=TokenSums())
-        return encode(msgspec.structs.replace(tokens, rows=tuple(self.rows), reasons=reasons))
+        keys = () if self.is_old else query.keys
+        return encode(msgspec.structs.replace(tokens, rows=tuple(self.rows), reasons=reasons, keys=keys))
 
 
-def used(at: str, model: str, tokens: int) -> TokensRow:
-    dimensions = {"day": at, "model": model, "outcome": "completed"}
+def used(at: str, model: str, tokens: int, **more: str) -> TokensRow:
+    dimensions = {"day": at, "model": model, "outcome": "completed", **more}
     return TokensRow(dimensions=dimensions, sums=TokenSums(prompt_tokens=tokens))
 
 
-async def statement(stall: Stall, meter: KeyMeter, month: str, key: str = "k1") -> bytes:
+async def statement(stall: Stall, meter: KeyMeter, month: str, key: str = "k1", *others: str) -> bytes:
     bus = MemoryBus()
     await bus.respond("meter", subjects.METER_TOKENS, meter.answer)
     desk = Statements(MeterClient(bus), stall.book, lambda: {"k1": "Acme"})
-    return await desk.answer(encode(StatementQuery(key_id=key, month=month)))
+    return await desk.answer(encode(StatementQuery(key_id=key, month=month, others=others)))
 
 
 async def test_each_day_is_priced_by_the_band_in_force_on_it(stall: Stall) -> None:
@@ -216,6 +219,19 @@ async def test_each_day_is_priced_by_the_band_in_force_on_it(stall: Stall) -> No
     assert [(query.day, query.to) for query in meter.queries] == [("2026-05-01", "2026-05-31")]
     june = decode(await statement(stall, KeyMeter([used(day(32), "m", MILLION)]), "2026-06"), Statement)
     assert (june.amount, june.lines[0].usd_per_mtok) == (Decimal(50), Decimal(50))
+
+
+async def test_the_months_of_several_keys_are_one_answer(stall: Stall) -> None:
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
+    rows = [used(TODAY, "m", MILLION, key="k1"), used(TODAY, "m", 2 * MILLION, key="k2")]
+    both = decode(await statement(stall, KeyMeter(rows), "2026-05", "k1", "k2", "k3", "k2"), Statement)
+    assert (both.key_id, both.amount, len(both.lines)) == ("k1", Decimal(5), 1)
+    assert [(key.key_id, key.tokens, key.amount) for key in both.others] == [
+        ("k2", 2 * MILLION, Decimal(10)),
+        ("k3", 0, Decimal(0)),
+    ]
+    one = decode(await statement(stall, KeyMeter(rows[:1], is_old=True), "2026-05", "k1", "k2"), Statement)
+    assert (one.amount, one.others) == (Decimal(5), ())
 
 
 async def test_the_statement_of_an_open_month_is_marked_incomplete(stall: Stall) -> None:

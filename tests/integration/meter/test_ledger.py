@@ -192,13 +192,15 @@ async def test_sums_of_one_key_still_report_all_gaps(ledger: SqlLedger) -> None:
     sent = [event(source_seq=n, key_id=key, model=f"m{n % 2}") for n, key in ((1, "x"), (2, "y"), (4, "x"))]
     await ledger.record(parse_batch(payloads(sent), NOW))
     query = TokensQuery(day=DAY.name, by=("model",), key="x")
-    only = await ledger.read_day(DAY, query.by, busy=False, key="x")
+    only = await ledger.read_day(DAY, query.by, busy=False, keys=("x",))
     got = build_tokens(DAY, query, only, None, now=NOW, source_silence_s=60)
     assert got.totals == sums_of([sent[0], sent[2]])
     assert [(row.dimensions["model"], row.sums.requests) for row in got.rows] == [("m0", 1), ("m1", 1)]
     assert got.open_gaps == 1
-    nobody = await ledger.read_day(DAY, ("model",), busy=False, key="x' OR 1")
+    nobody = await ledger.read_day(DAY, ("model",), busy=False, keys=("x' OR 1",))
     assert not nobody.sums
+    both = await ledger.read_day(DAY, ("key",), busy=False, keys=("x", "y"))
+    assert {key: sums.requests for (key, _), sums in both.sums.items()} == {"x": 2, "y": 1}
 
 
 @pytest.mark.parametrize("by", [("minute",), ("model", "minute"), ("hour", "minute", "outcome"), ("minute", "tier")])
@@ -224,7 +226,7 @@ async def test_minute_sums_are_the_same_with_and_without_machines_and_keys(
         added[*values, outcome] = add_sums(added.get((*values, outcome), TokenSums()), sums)
     assert few.sums == added
     assert sum(sums.requests for sums in few.sums.values()) == 37, "of the day alone"
-    only = await ledger.read_day(DAY, by, busy=False, key="k1")
+    only = await ledger.read_day(DAY, by, busy=False, keys=("k1",))
     assert sum(sums.requests for sums in only.sums.values()) == sum(e.key_id == "k1" for e in sent[3:])
 
 

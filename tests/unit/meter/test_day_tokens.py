@@ -70,6 +70,8 @@ def test_invalid_dimension_is_rejected_with_its_field(by: tuple[str, ...]) -> No
         (TokensQuery(day="2026-11-23", to="tomorrow"), "to: expected YYYY-MM-DD"),
         (TokensQuery(day="2026-11-23", to="2026-11-24", busy=True), "to: busy times cover one day at a time"),
         (TokensQuery(day="2026-11-23", key="k1", busy=True), "key: busy times cover all keys"),
+        (TokensQuery(day="2026-11-23", keys=("k1",)), "keys: expected at most 1000, and `key` among them"),
+        (TokensQuery(day="2026-11-23", key="0", keys=tuple(map(str, range(1001)))), "keys: expected at most 1000"),
     ],
 )
 def test_invalid_range_is_rejected_with_its_field(query: TokensQuery, reason: str) -> None:
