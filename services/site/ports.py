@@ -1,7 +1,6 @@
 """What the site needs from identity providers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from services.site.core.people import Person, Profile
@@ -31,29 +30,8 @@ class IdentityProvider(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class PendingSignIn:
-    """A sign-in under way. `state_sha256` and `browser_sha256` are of values that only that browser has."""
-
-    state_sha256: str
-    browser_sha256: str
-    provider: str
-    verifier: str
-    next: str
-    """The name of the route to return to."""
-    ends_at: float
-
-
 class SignInStore(Protocol):
-    """Sign-ins under way, and people. Times are Unix seconds."""
-
-    async def put(self, pending: PendingSignIn, now: float) -> bool:
-        """Keep it, and forget those that have ended. False: too many are under way."""
-        ...
-
-    async def take(self, state_sha256: str, browser_sha256: str, now: float) -> PendingSignIn | None:
-        """Remove and return it: it is used once. None: there is none of this browser, or it has ended."""
-        ...
+    """People. Times are Unix seconds."""
 
     async def find_person(self, identity: str) -> Person | None: ...
 

@@ -18,7 +18,7 @@ from shared.database import read_transaction
 from shared.ids import uuid7
 
 SEEN_EVERY_S = 60.0
-"""How often the last use of a session is written."""
+"""How often the last use of a session is written, at most: more often if sessions end sooner."""
 MOST_SESSIONS = 50
 """Of one person at a time; a further one ends the one that has been unused the longest."""
 
@@ -87,10 +87,11 @@ class SqlSessionStore:
             return None
         role = self._policy.role_of(row.person)
         limits = self._limits.of(role)
-        if now >= min(row.ends_at, row.created_at + limits.max_s) or now >= row.seen_at + limits.idle_s:
+        seen_every_s = _seen_every_s(limits)
+        if now >= min(row.ends_at, row.created_at + limits.max_s) or now >= row.seen_at + limits.idle_s + seen_every_s:
             await self._write(_end(now, "expired").where(sessions.c.sha256 == row.sha256))
             return None
-        if is_use and now - row.seen_at >= SEEN_EVERY_S:
+        if is_use and now - row.seen_at >= seen_every_s:
             await self._write(update(sessions).where(sessions.c.sha256 == row.sha256).values(seen_at=now))
         person = Person(
             identity=row.person,
@@ -105,7 +106,8 @@ class SqlSessionStore:
     async def list(self, identity: str, now: float) -> Sequence[Session]:
         """Return a person's sessions that have not ended, used last first."""
         limits, c = self._limits.of(self._policy.role_of(identity)), sessions.c
-        alive = (c.person == identity) & c.ended_at.is_(None) & (c.ends_at > now) & (c.seen_at > now - limits.idle_s)
+        idle_since = now - limits.idle_s - _seen_every_s(limits)
+        alive = (c.person == identity) & c.ended_at.is_(None) & (c.ends_at > now) & (c.seen_at > idle_since)
         async with read_transaction(self._engine) as connection:
             rows = await connection.execute(select(sessions).where(alive).order_by(c.seen_at.desc(), c.id))
             return [_session_of(row) for row in rows]
@@ -131,6 +133,11 @@ class SqlSessionStore:
 
 def _end(now: float, why: str) -> Update:
     return update(sessions).values(ended_at=now, ended_why=why)
+
+
+def _seen_every_s(limits: SessionLimits) -> float:
+    """Return how much later than known the last use may have been."""
+    return min(SEEN_EVERY_S, limits.idle_s / 60)
 
 
 def _session_of(row: Row[Any]) -> Session:

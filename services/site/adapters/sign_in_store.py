@@ -2,18 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.site.adapters.tables import people, sign_ins
+from services.site.adapters.tables import people
 from services.site.core.people import Person, Profile, SignupPolicy
-from services.site.ports import PendingSignIn
 from shared.database import read_transaction
 
-MOST_PENDING = 10_000
-"""Sign-ins under way. Anybody may begin one, so they must not fill the database."""
 MOST_PEOPLE = 1000
 """Listed at once."""
 MAX_TEXT = 200
@@ -25,29 +22,12 @@ def text_of(value: str) -> str:
 
 
 class SqlSignInStore:
-    """Sign-ins under way, and people."""
+    """People who sign in."""
 
     def __init__(self, engine: AsyncEngine, policy: SignupPolicy) -> None:
         self._engine = engine
         self._policy = policy
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
-
-    async def put(self, pending: PendingSignIn, now: float) -> bool:
-        async with self._engine.begin() as connection:
-            await connection.execute(delete(sign_ins).where(sign_ins.c.ends_at <= now))
-            if (await connection.scalar(select(func.count()).select_from(sign_ins)) or 0) >= MOST_PENDING:
-                return False
-            await connection.execute(sign_ins.insert().values(**vars(pending)))
-        return True
-
-    async def take(self, state_sha256: str, browser_sha256: str, now: float) -> PendingSignIn | None:
-        c = sign_ins.c
-        mine = (c.state_sha256 == state_sha256) & (c.browser_sha256 == browser_sha256)
-        async with self._engine.begin() as connection:
-            row = (await connection.execute(delete(sign_ins).where(mine).returning(*c))).one_or_none()
-        if row is None or row.ends_at <= now:
-            return None
-        return PendingSignIn(**row._asdict())
 
     async def find_person(self, identity: str) -> Person | None:
         async with read_transaction(self._engine) as connection:

@@ -28,15 +28,11 @@ sessions = Table(
     Column("network", Text),
     Column("user_agent", Text),
 )
-sign_ins = Table(
-    "sign_ins",
+account_issuers = Table(
+    "account_issuers",
     metadata,
-    Column("state_sha256", Text, primary_key=True),
-    Column("browser_sha256", Text),
-    Column("provider", Text),
-    Column("verifier", Text),
-    Column("next", Text),
-    Column("ends_at", Double),
+    Column("provider", Text, primary_key=True),  # `github`, `oidc`
+    Column("issuer", Text),  # of the accounts that the provider has here
 )
 sent_forms = Table("sent_forms", metadata, Column("sha256", Text, primary_key=True), Column("sent_at", Double))
 site_audit = Table(

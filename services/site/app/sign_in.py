@@ -8,22 +8,21 @@ from dataclasses import dataclass
 import structlog
 from oauthlib.oauth2 import WebApplicationClient
 
+from services.site.core.pending_sign_ins import PENDING_S, PendingSignIn
 from services.site.core.people import Person, Profile, SignupPolicy
-from services.site.ports import IdentityProvider, PendingSignIn, SignInFailed, SignInStore
+from services.site.ports import IdentityProvider, SignInFailed, SignInStore
 
 log = structlog.get_logger()
 
-PENDING_S = 600.0
-"""How long a browser may take at the provider: as long as GitHub's codes live."""
 VERIFIER_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class Begun:
-    """Where the browser goes, and what it must bring back as a cookie."""
+    """Where the browser goes, and what it must bring back in its cookie."""
 
     url: str
-    browser: str
+    pending: PendingSignIn
 
 
 @dataclass(frozen=True)
@@ -66,43 +65,26 @@ class SignIn:
         self._origin = origin
         self._now = now
 
-    async def begin(self, provider: str, next_name: str, browser: str | None = None) -> Begun:
-        """Begin a sign-in. Raises `SignInFailed`: the provider cannot be reached, or too many are under way."""
-        state, browser = secrets.token_urlsafe(32), browser or secrets.token_urlsafe(32)
-        verifier = WebApplicationClient("").create_code_verifier(VERIFIER_LENGTH)
+    async def begin(self, provider: str, next_name: str) -> Begun:
+        """Begin a sign-in. Raises `SignInFailed`: the provider cannot be reached."""
+        state, verifier = secrets.token_urlsafe(32), WebApplicationClient("").create_code_verifier(VERIFIER_LENGTH)
         challenge = WebApplicationClient("").create_code_challenge(verifier, "S256")
         url = await self.providers[provider].authorize_url(
             state=state, challenge=challenge, redirect_uri=self._redirect_uri(provider)
         )
-        now = self._now()
-        pending = PendingSignIn(
-            state_sha256=sha256(state),
-            browser_sha256=sha256(browser),
-            provider=provider,
-            verifier=verifier,
-            next=next_name,
-            ends_at=now + PENDING_S,
-        )
-        if not await self._store.put(pending, now):
-            raise SignInFailed("Too many people sign in at this moment. Try again in ten minutes.")
-        return Begun(url, browser)
+        ends_at = int(self._now()) + PENDING_S
+        pending = PendingSignIn(state=state, provider=provider, verifier=verifier, next=next_name, ends_at=ends_at)
+        return Begun(url, pending)
 
-    async def finish(self, provider: str, query: Mapping[str, str], browser: str | None) -> SignedIn:
-        """Finish a sign-in with what the provider sent the browser back with.
+    async def finish(self, provider: str, query: Mapping[str, str], pending: PendingSignIn | None) -> SignedIn:
+        """Finish a sign-in with what the provider sent the browser back with. `pending`: that of the query's state.
 
         Raises:
             Refused: the rule does not admit them.
             SignInFailed: the state is not this browser's, or the provider did not confirm who it is.
         """
-        state, now = query.get("state", ""), self._now()
-        pending = None
-        if state and browser:
-            pending = await self._store.take(sha256(state), sha256(browser), now)
         if pending is None or pending.provider != provider:
-            raise SignInFailed(
-                "This sign-in was begun in another browser or at another address, was used already, or took too long. "
-                f"Begin it again at {self._origin()}."
-            )
+            raise SignInFailed("This sign-in was begun in another browser, was used already, or took too long.")
         if "error" in query:
             denied = query["error"] == "access_denied"
             raise SignInFailed("You did not allow the sign-in." if denied else "The provider refused the sign-in.")
@@ -121,7 +103,7 @@ class SignIn:
         if reason is not None:
             log.info("sign_in_refused", identity=profile.identity)
             raise Refused(profile, reason)
-        person = await self._store.save_person(profile, now)
+        person = await self._store.save_person(profile, self._now())
         return SignedIn(person, pending.next, is_new=known is None)
 
     def _redirect_uri(self, provider: str) -> str:

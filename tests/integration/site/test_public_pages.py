@@ -71,6 +71,17 @@ async def test_an_error_page_shows_neither_the_path_nor_a_traceback(client: aioh
     assert "Traceback" not in text
 
 
+async def test_what_is_no_request_gets_the_headers_and_no_echo(client: aiohttp.ClientSession) -> None:
+    for sent in (b"<script>evil\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nevil\r\n\r\n", b"GET /" + b"evil" * 20_000):
+        async with raw_connection(str(client._base_url)) as (reader, writer):
+            writer.write(sent)
+            answer = await reader.read(-1)
+        assert b" 400 " in answer.splitlines()[0]
+        assert b"evil" not in answer
+        for header in (b"X-Content-Type-Options: nosniff", b"default-src 'none'", b"Cache-Control: no-store"):
+            assert header in answer
+
+
 async def test_connections_that_only_wait_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
     async with running_site(tmp_path) as url, AsyncExitStack() as stack:

@@ -89,7 +89,7 @@ async def test_a_session_ends_by_itself(
             await browser.sign_in(login)
             clock[0] += idle_s - 61
             assert (await browser.get("/account")).status == 200
-            clock[0] += idle_s + 1
+            clock[0] += idle_s + 61
             assert (await browser.get("/account")).status == 303
         async with Browser(url) as browser:
             await browser.sign_in(login)
@@ -99,6 +99,16 @@ async def test_a_session_ends_by_itself(
                 clock[0] += idle_s / 2
             clock[0] = ends
             assert (await browser.get("/account", Cookie=f"session={cookie}")).status == 303
+
+
+async def test_a_short_idle_time_ends_no_session_in_use(github: Github, tmp_path: Path) -> None:
+    clock = [time.time()]
+    short = config(github, 'session_idle = "1m"')
+    async with running_site(tmp_path, short, now=lambda: clock[0]) as url, Browser(url) as browser:
+        await browser.sign_in("ann")
+        for after_s, status in ((59, 200), (0.5, 200), (59.9, 200), (62, 303)):
+            clock[0] += after_s
+            assert (await browser.get("/account")).status == status
 
 
 async def test_only_the_hash_of_a_session_is_stored(github: Github, tmp_path: Path) -> None:
@@ -128,6 +138,7 @@ async def test_cookies_follow_from_the_scheme(github: Github, tmp_path: Path) ->
     assert "Max-Age=600" in cookie
     assert session.startswith("__Host-session=")
     assert cleared.startswith('__Host-sign-in=""; ')
+    assert "Max-Age=0" in cleared
     assert "Max-Age=604800" in session
     for each in (cookie, session, cleared):
         assert {"HttpOnly", "Secure", "SameSite=Lax", "Path=/"} <= set(each.split("; "))
@@ -211,9 +222,13 @@ async def test_the_forms_of_a_person_are_bounded(
         statuses = []
         for _ in range(2):
             await ann.sign_in("ann")
-            statuses += [(await ann.post("/sign-out")).status for _ in range(2)]
+            statuses += [(await ann.post("/account/keys/new")).status for _ in range(2)]
         assert statuses == [403, 403, 403, 429]
-        assert (await bob.post("/sign-out")).status == 403
+        assert (await bob.post("/account/keys/new")).status == 403
+        # What ends access is not counted: a thief with the cookie could delay it.
+        for path in ("/account/keys/k/revoke", "/account/sessions/s/end", "/account/sessions/end-others", "/sign-out"):
+            assert (await ann.post(path)).status == 403
+        assert (await ann.post("/sign-out", (await ann.get("/account")).form("/sign-out"))).status == 303
 
 
 async def test_the_session_of_somebody_else_is_not_there(github: Github, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Signing in with GitHub, as it is: whose browser, which identity, who may, and what stays of it."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,6 +12,7 @@ import pytest
 
 from services.site.adapters.identity import oauth
 from services.site.adapters.identity.oauth import OAuthClient
+from services.site.adapters.schema import SITE_FILE
 from tests.kit.github import Account, Github, github_config, running_github
 from tests.kit.site import Browser, running_site
 from tests.kit.waiting import until
@@ -61,6 +64,16 @@ async def test_a_state_of_another_browser_signs_nobody_in(github: Github, tmp_pa
         assert (await eve.get(back)).status == 400  # a state is used once
         for query in ("", "?code=x", "?state=&code=x", "?state=x", "?code=x&code=y&state=z"):
             assert (await victim.get(f"/sign-in/github/callback{query}")).status == 400
+
+
+async def test_tabs_of_a_browser_sign_in_beside_each_other(github: Github, tmp_path: Path) -> None:
+    """Neither the tab that is first nor a foreign link to the callback ends the sign-in of another; the newest stay."""
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
+        begun = [await browser.get("/sign-in/github") for _ in range(5)]
+        backs = [(await browser.get(f"{each.location}&login=ann")).location for each in begun]
+        assert (await browser.get("/sign-in/github/callback?code=x&state=y")).status == 400
+        assert [(await browser.get(back)).status for back in backs] == [400, 303, 303, 303, 303]
+        assert (await browser.get(backs[-1])).status == 400
 
 
 async def test_a_state_ends_after_ten_minutes(github: Github, tmp_path: Path) -> None:
@@ -249,6 +262,16 @@ async def test_sign_ins_from_one_network_are_bounded(github: Github, tmp_path: P
     async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
         statuses = [(await browser.get("/sign-in/github")).status for _ in range(25)]
     assert statuses == [303] * 20 + [429] * 5
+
+
+async def test_sign_ins_that_strangers_begin_take_no_room(github: Github, tmp_path: Path) -> None:
+    """From however many networks they come: nothing of them is stored, so nobody is locked out."""
+    async with running_site(tmp_path, config(github)) as url, Browser(url) as browser, Browser(url) as stranger:
+        await browser.sign_in("ann")
+        for _ in range(15):
+            assert (await stranger.get("/sign-in/github", Cookie="sign-in=" + "|".join(["a:b"] * 400))).status == 303
+        with closing(sqlite3.connect(tmp_path / SITE_FILE)) as database:
+            assert database.execute("SELECT count(*) FROM sign_ins").fetchone() == (0,)
 
 
 async def test_without_a_provider_nobody_signs_in_and_pages_are_served(tmp_path: Path) -> None:

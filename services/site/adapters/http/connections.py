@@ -6,6 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
+from services.site.adapters.http.headers import add_headers
+
 MOST_CONNECTIONS = 2000
 """In this process. A further one replaces the one that has been waiting for a request the longest."""
 OWN_FILES = 100
@@ -52,9 +54,10 @@ class Connections:
 class ClientConnection(web.RequestHandler):
     """One connection."""
 
-    def __init__(self, server: web.Server, connections: Connections, **settings: Any) -> None:
+    def __init__(self, server: web.Server, connections: Connections, *, is_https: bool, **settings: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self._connections = connections
+        self._is_https = is_https
         self._first: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,6 +89,18 @@ class ClientConnection(web.RequestHandler):
             return resp, True
         self._connections.on_response(self)
         return finished
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it echoes what was sent
+    ) -> web.StreamResponse:
+        """Answer what is no request with the headers of every response, and with nothing of what was sent."""
+        response = super().handle_error(request, status, exc, "This request cannot be read.")
+        add_headers(response, is_https=self._is_https)
+        return response
 
     def abort(self) -> None:
         if self.transport is not None:

@@ -1,6 +1,7 @@
 """The site's HTTP server: routes in, every response with its headers, every failure as a page."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -25,7 +26,10 @@ PAGE = web.RequestKey("page", str)
 """What kind of page a request got, for the metrics."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no database takes."""
 WORDS = {
+    400: "The address of this page cannot be read.",
     404: "There is no such page.",
     405: "This page takes no such request.",
     413: "That is more than a form may hold.",
@@ -69,6 +73,7 @@ async def serve_site(
         return ClientConnection(
             server,
             connections,
+            is_https=is_https,
             access_log=None,
             keepalive_timeout=KEEPALIVE_SECONDS,
             max_line_size=MAX_HEADER_BYTES,
@@ -91,6 +96,8 @@ def _middleware(renderer: Renderer, metrics: Metrics) -> Callable[..., Awaitable
         if isinstance(request.protocol, ClientConnection):
             request.protocol.on_request()
         try:
+            if _NO_TEXT.search(request.path):
+                raise web.HTTPBadRequest
             response = await handler(request)
         except web.HTTPException as error:
             response = error if error.status < 400 else error_page(renderer, error.status)

@@ -1,11 +1,14 @@
-"""The two cookies: a session's, and that of a sign-in under way."""
+"""The two cookies: a session's, and that of the sign-ins under way."""
+
+from collections.abc import Sequence
 
 from aiohttp import web
 
-from services.site.app.sign_in import PENDING_S
+from services.site.core.pending_sign_ins import PENDING_S, PendingSignIn, read_pending, write_pending
 
-MAX_COOKIE = 200
-"""Characters of a value that are looked up; ours have 43."""
+MAX_SESSION = 200
+"""Characters of a session's value that are looked up; ours have 43."""
+MAX_PENDING = 2000
 
 
 class Cookies:
@@ -17,29 +20,24 @@ class Cookies:
         self._session, self._sign_in = f"{prefix}session", f"{prefix}sign-in"
 
     def session(self, request: web.Request) -> str | None:
-        return _read(request, self._session)
+        value = request.cookies.get(self._session, "")
+        return value if 0 < len(value) <= MAX_SESSION else None
 
-    def sign_in(self, request: web.Request) -> str | None:
-        return _read(request, self._sign_in)
+    def sign_ins(self, request: web.Request, now: float) -> list[PendingSignIn]:
+        value = request.cookies.get(self._sign_in, "")
+        return read_pending(value, now) if len(value) <= MAX_PENDING else []
 
     def set_session(self, response: web.StreamResponse, value: str, length_s: float) -> None:
         self._set(response, self._session, value, int(length_s))
 
-    def set_sign_in(self, response: web.StreamResponse, value: str) -> None:
-        self._set(response, self._sign_in, value, int(PENDING_S))
+    def set_sign_ins(self, response: web.StreamResponse, pending: Sequence[PendingSignIn]) -> None:
+        """Keep these; without any, the cookie goes."""
+        self._set(response, self._sign_in, write_pending(pending), PENDING_S if pending else 0)
 
     def clear_session(self, response: web.StreamResponse) -> None:
         self._set(response, self._session, "", 0)
-
-    def clear_sign_in(self, response: web.StreamResponse) -> None:
-        self._set(response, self._sign_in, "", 0)
 
     def _set(self, response: web.StreamResponse, name: str, value: str, length_s: int) -> None:
         response.set_cookie(
             name, value, max_age=length_s, path="/", httponly=True, secure=self._is_https, samesite="Lax"
         )
-
-
-def _read(request: web.Request, name: str) -> str | None:
-    value = request.cookies.get(name)
-    return value if value and len(value) <= MAX_COOKIE else None

@@ -20,7 +20,7 @@ from services.site.core.people import Person, Role
 FORM_TYPE = "application/x-www-form-urlencoded"
 TOKEN_FIELD = "token"  # noqa: S105 - the name of a field
 FORMS_PER_MINUTE = 60
-"""Of one person: each may write to the bus and to the audit."""
+"""Of one person, but those that end access: each may write to the bus and to the audit."""
 FORM_S = 10.0
 """How long a form may take to arrive."""
 MAX_FORWARDED = 20
@@ -63,6 +63,9 @@ class AccountRoute:
     """Its name among the links of every page behind the sign-in; without one it is not among them."""
     fields: tuple[str, ...] = ()
     """Of the form. `model:*` stands for every field that begins with `model:`."""
+    is_counted: bool = True
+    """Whether its forms count against a person's bound. Not where access ends: a thief with a cookie would use the
+    bound up, and its owner had to wait."""
 
 
 class Gate:
@@ -164,7 +167,7 @@ class Gate:
         self, request: web.Request, route: AccountRoute, person: Person, cookie: str
     ) -> dict[str, str] | web.Response:
         """Return the fields of a form without its token, or the refusal."""
-        if not self._forms.admit(person.identity):
+        if route.is_counted and not self._forms.admit(person.identity):
             return self._refuse(429, "You sent too many forms. Try again in a minute.")
         form = await _read_form(request, route.fields)
         if isinstance(form, str):

@@ -59,7 +59,14 @@ class KeyPages:
             AccountRoute(method="POST", path=NEW_PAGE, role=user, handle=self._create, fields=FIELDS),
             AccountRoute(method="GET", path=one, role=user, handle=self._one),
             AccountRoute(method="POST", path=f"{one}/roll", role=user, handle=self._roll, fields=("overlap", "once")),
-            AccountRoute(method="POST", path=f"{one}/revoke", role=user, handle=self._revoke, fields=("sure",)),
+            AccountRoute(
+                method="POST",
+                path=f"{one}/revoke",
+                role=user,
+                handle=self._revoke,
+                fields=("sure",),
+                is_counted=False,
+            ),
         ]
 
     async def _list(self, visit: Visit) -> web.Response:
@@ -106,8 +113,9 @@ class KeyPages:
         own = self._own(visit)
         if visit.form.get("sure") != "yes":
             return self._page_of(visit, own, "Tick the box first: nobody can take a revocation back.")
-        await self._keys.revoke(own.record.id, visit.person)
-        await self._gate.record(visit, "key_revoked", target=own.record.id)
+        if own.state != "revoked":
+            await self._keys.revoke(own.record.id, visit.person)
+            await self._gate.record(visit, "key_revoked", target=own.record.id)
         return web.Response(status=303, headers={"Location": KEYS_PAGE})
 
     def _ceilings_for(self, visit: Visit) -> KeyLimits:

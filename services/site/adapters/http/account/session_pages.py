@@ -30,8 +30,16 @@ class SessionPages:
                 name="sessions",
                 label="Sessions",
             ),
-            AccountRoute(method="POST", path="/account/sessions/{session}/end", role=user, handle=self._end),
-            AccountRoute(method="POST", path="/account/sessions/end-others", role=user, handle=self._end_others),
+            AccountRoute(
+                method="POST", path="/account/sessions/{session}/end", role=user, handle=self._end, is_counted=False
+            ),
+            AccountRoute(
+                method="POST",
+                path="/account/sessions/end-others",
+                role=user,
+                handle=self._end_others,
+                is_counted=False,
+            ),
         ]
 
     async def _first(self, visit: Visit) -> web.Response:
@@ -51,6 +59,7 @@ class SessionPages:
         return web.Response(status=303, headers={"Location": "/account/sessions"})
 
     async def _end_others(self, visit: Visit) -> web.Response:
-        await self._sessions.end(visit.person.identity, visit.now, why="ended by its person", but=visit.session.id)
-        await self._gate.record(visit, "other_sessions_ended")
+        own = visit.session.id
+        if await self._sessions.end(visit.person.identity, visit.now, why="ended by its person", but=own):
+            await self._gate.record(visit, "other_sessions_ended")
         return web.Response(status=303, headers={"Location": "/account/sessions"})

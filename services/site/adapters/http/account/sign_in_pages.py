@@ -11,7 +11,7 @@ from services.site.adapters.http.server import PAGE, error_page
 from services.site.adapters.rendering import Renderer
 from services.site.adapters.session_store import SqlSessionStore
 from services.site.app.attempts import Attempts
-from services.site.app.sign_in import Refused, SignedIn, SignIn
+from services.site.app.sign_in import Refused, SignedIn, SignIn, sha256
 from services.site.core.origins import network_of
 from services.site.core.people import Role
 from services.site.ports import SignInFailed
@@ -55,7 +55,8 @@ class SignInPages:
         ]
 
     def table(self) -> list[AccountRoute]:
-        return [AccountRoute(method="POST", path="/sign-out", role=Role.USER, handle=self._sign_out)]
+        user = Role.USER
+        return [AccountRoute(method="POST", path="/sign-out", role=user, handle=self._sign_out, is_counted=False)]
 
     async def _choose(self, request: web.Request) -> web.Response:
         request[PAGE] = "/sign-in"
@@ -67,11 +68,11 @@ class SignInPages:
         if not self._attempts.admit(network_of(self._gate.address(request))):
             return self._page(429, "Too many sign-ins began from your network. Try again in a minute.", FIRST_PAGE)
         try:
-            begun = await self._sign_in.begin(provider, self._next(request), self._cookies.sign_in(request))
+            begun = await self._sign_in.begin(provider, self._next(request))
         except SignInFailed as error:
             return self._page(503, str(error), self._next(request))
         response = web.Response(status=303, headers={"Location": begun.url})
-        self._cookies.set_sign_in(response, begun.browser)
+        self._cookies.set_sign_ins(response, [*self._cookies.sign_ins(request, self._now()), begun.pending])
         return response
 
     async def _finish(self, request: web.Request) -> web.Response:
@@ -79,8 +80,11 @@ class SignInPages:
         provider = self._provider(request)
         if len(set(request.query)) != len(request.query):
             return self._page(400, "The provider sent a value twice.", FIRST_PAGE)
+        state = sha256(request.query.get("state", ""))
+        under_way = self._cookies.sign_ins(request, self._now())
+        own = next((pending for pending in under_way if sha256(pending.state) == state), None)
         try:
-            signed_in = await self._sign_in.finish(provider, request.query, self._cookies.sign_in(request))
+            signed_in = await self._sign_in.finish(provider, request.query, own)
         except Refused as refused:
             await self._record(
                 request, refused.profile.identity, refused.profile.login, "sign_in_refused", str(refused)
@@ -90,7 +94,8 @@ class SignInPages:
             response = self._page(400, str(error), FIRST_PAGE)
         else:
             response = await self._open(request, signed_in)
-        self._cookies.clear_sign_in(response)
+        if own is not None:  # used once; those of other tabs go on, whatever link somebody followed
+            self._cookies.set_sign_ins(response, [pending for pending in under_way if pending is not own])
         return response
 
     async def _open(self, request: web.Request, signed_in: SignedIn) -> web.Response:

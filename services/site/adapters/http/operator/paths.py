@@ -9,9 +9,12 @@ from shared.messages.codec import Unreadable
 def name_in(request: web.Request, variable: str) -> str:
     """Return the name that stands in a request's path. Raises `HTTPNotFound` if it is none."""
     try:
-        return subjects.name(request.match_info[variable])
+        name = subjects.name(request.match_info[variable])
     except Unreadable:
         raise web.HTTPNotFound from None
+    if not name.isprintable():
+        raise web.HTTPNotFound
+    return name
 
 
 def number_in(request: web.Request, name: str) -> int | None:

@@ -1,5 +1,6 @@
 """People: their role, whether they are blocked, the end of their sessions; and the audit of all."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -15,7 +16,8 @@ from services.site.core.people import Person, Role
 from shared.bus.subjects import token
 from shared.errors import Rejected
 
-MAX_ID = 100
+_DEED = re.compile("[0-9a-f-]{1,36}")
+"""The id of a row of the audit."""
 WITH_KEYS = ("keys", "Revoke all their keys as well, for good")
 
 
@@ -68,7 +70,9 @@ class PeoplePages:
         return self._gate.page(visit, "operator_people.html", people=people)
 
     async def _deeds(self, visit: Visit) -> web.Response:
-        before = visit.request.query.get("before", "")[:MAX_ID] or None
+        before = visit.request.query.get("before") or None
+        if before is not None and not _DEED.fullmatch(before):
+            raise web.HTTPNotFound
         deeds = await self._audit.list(before=before)
         older = deeds[-1].id if len(deeds) == MOST_ROWS else None
         return self._gate.page(visit, "operator_audit.html", deeds=deeds, older=older, is_newest=before is None)
