@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.site.adapters.account_issuers import bind_issuers
 from services.site.adapters.audit_log import SqlAuditLog
 from services.site.adapters.database_check import DatabaseCheck
 from services.site.adapters.http.account.cookies import Cookies
@@ -66,6 +67,7 @@ async def account_routes(
     config = runtime.config.site
     if config.warning is not None:
         log.warning("keys_unlimited", reason=config.warning)
+    await bind_issuers(engine, _issuers(config))
     renderer.has_sign_in(config.github is not None or config.oidc is not None)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http, _own_keys(runtime) as keys:
         yield _account_routes(runtime, renderer, engine, http, keys=keys, fleet=fleet)
@@ -124,6 +126,16 @@ def _account_routes(
     ]
     sign_in_pages.names = frozenset(route.name for route in tables if route.name is not None)
     return [*sign_in_pages.open_routes(), *gate.routes(tables)]
+
+
+def _issuers(config: SiteSection) -> dict[str, tuple[str, str]]:
+    """Return the setting that names the issuer of each provider, and the issuer."""
+    issuers = {}
+    if config.github is not None:
+        issuers["github"] = "site.github.web_url", config.github.web_url.rstrip("/")
+    if config.oidc is not None:
+        issuers["oidc"] = "site.oidc.issuer", config.oidc.issuer
+    return issuers
 
 
 def _ceilings(section: KeyLimitsSection | None) -> KeyLimits:

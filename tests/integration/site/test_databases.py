@@ -2,22 +2,29 @@
 
 import re
 import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.site import wiring
+from services.site.adapters.http import server
 from services.site.adapters.pruner import Pruner
 from services.site.adapters.schema import MIGRATIONS, VERSION_TABLE
 from services.site.adapters.tables import sent_forms, sessions, site_audit
 from shared import database
+from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.units import DAY_S
 from tests.kit.github import Account, github_config, running_github
 from tests.kit.site import CONFIG, Browser, running_site
 from tests.kit.waiting import until
 
+SIGN_IN = Path("docs/howto/sign-in.md").read_text("utf-8")
 GUIDE = Path("docs/howto/back-up-and-restore.md").read_text("utf-8")
 
 
@@ -41,6 +48,60 @@ async def test_the_same_on_both_databases(tmp_path: Path, database_url: str) -> 
             assert (await second.sign_in("ann")).status == 303
     for action in ("signed up", "signed in", "session ended", "key created"):
         assert action in account
+
+
+async def test_no_address_is_a_fault_of_the_database(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands in the path or the query of a page: it is not there, or cannot be read."""
+    table: list[web.RouteDef] = []
+    serve = server.serve_site
+
+    def keep(routes: list[web.RouteDef], *more: Any, **settings: Any) -> AbstractAsyncContextManager[int]:
+        table.extend(routes)
+        return serve(routes, *more, **settings)
+
+    monkeypatch.setattr(wiring, "serve_site", keep)
+    faults = list[str]()
+    async with running_github(Account(1, "ann")) as github:
+        roles = f'signup = "open"\noperators = ["github:1"]\n{github_config(github)}'
+        text = f'[database]\nurl = "{database_url}"\n[site]\nport = 0\n{roles}'
+        async with running_site(tmp_path, text) as url, Browser(url) as browser:
+            await browser.sign_in("ann")
+            paths = [route.path for route in table if route.method == "GET" and not route.path.endswith("/events")]
+            for odd in ("%00", "=00", "%ED%A0%80", "%FF", "%E2%80%AE%0A", "9" * 30, "0000-00-00", "%27;--"):
+                query = "&".join(
+                    f"{name}={odd}" for name in ("before", "search", "sort", "day", "page", "next", "state")
+                )
+                for path in paths:
+                    answer = await browser.get(f"{re.sub(r'[{][^}]*[}]', odd, path)}?{query}")
+                    if answer.status >= 500:
+                        faults.append(f"{path} with {odd}: {answer.status}")
+    assert len(paths) > 20
+    assert faults == []
+
+
+async def test_another_issuer_does_not_inherit_accounts(tmp_path: Path, database_url: str) -> None:
+    async with running_github(Account(1, "ann")) as github, running_github(Account(1, "eve")) as other:
+        texts = [
+            f'[database]\nurl = "{database_url}"\n[site]\nport = 0\nsignup = "open"\n{github_config(each)}'
+            for each in (github, other)
+        ]
+        async with running_site(tmp_path, texts[1]):
+            pass  # without accounts the issuer may change
+        async with running_site(tmp_path, texts[0]) as url, Browser(url) as browser:
+            await browser.sign_in("ann")
+        with pytest.raises(Misconfigured, match=r"^site.github.web_url is .*: set it back"):
+            async with running_site(tmp_path, texts[1]):
+                pass
+        (same, others) = re.findall(r"```sql\n(.*?)```", SIGN_IN, re.DOTALL)
+        await execute(database_url, same.replace("https://new.example", other.url).replace("oidc", "github"))
+        async with running_site(tmp_path, texts[1]) as url, Browser(url) as browser:
+            assert "signed up" not in (await browser.sign_in("eve")).text
+            assert "signed up" in (await browser.get("/account")).text  # by ann
+        await execute(database_url, others.replace("oidc", "github"))
+        async with running_site(tmp_path, texts[0]) as url, Browser(url) as browser:
+            assert (await browser.sign_in("ann")).status == 303
 
 
 async def test_old_rows_go_in_steps_by_one_replica_and_the_newer_stay(
@@ -96,6 +157,10 @@ async def count(engine: AsyncEngine) -> tuple[int, ...]:
 async def end_sessions_by_hand(url: str) -> None:
     """As the guide says for a database that its own tools restored."""
     (statements,) = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
+    await execute(url, statements)
+
+
+async def execute(url: str, statements: str) -> None:
     engine = database.create_engine(url)
     async with engine.begin() as connection:
         for statement in filter(str.strip, statements.split(";")):
