@@ -84,7 +84,10 @@ class SignIn:
             SignInFailed: the state is not this browser's, or the provider did not confirm who it is.
         """
         if pending is None or pending.provider != provider:
-            raise SignInFailed("This sign-in was begun in another browser, was used already, or took too long.")
+            raise SignInFailed(
+                "This sign-in was begun in another browser or at another address, was used already, or took too long. "
+                f"Begin it again at {self._origin()}."
+            )
         if "error" in query:
             denied = query["error"] == "access_denied"
             raise SignInFailed("You did not allow the sign-in." if denied else "The provider refused the sign-in.")
