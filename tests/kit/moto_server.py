@@ -4,6 +4,7 @@ It prints its port. `POST /_control/NAME` with a JSON object of arguments is the
 """
 
 import json
+import os
 import socket
 import time
 from collections import Counter
@@ -133,6 +134,8 @@ def _error(fault: Fault) -> bytes:
 
 
 def main() -> None:
+    # Images take most of the time of a reset, and no machine here needs one.
+    os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
     server = make_server("127.0.0.1", 0, Layer("us-east-1"), threaded=True)
     print(server.server_port, flush=True)
     server.serve_forever()

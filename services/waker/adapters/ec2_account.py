@@ -10,8 +10,10 @@ from threading import Lock
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.loaders import create_loader
 
 from services.waker.adapters.ec2_failures import THROTTLED, code_of, failure
 from shared.clouds.throttle import Throttle
@@ -25,6 +27,8 @@ DESCRIBE_SECONDS = 25.0
 DESCRIBE_ATTEMPTS = 3
 THREADS = 8
 
+_MODELS = create_loader()
+"""EC2's description for the SDK, several megabytes, which each session would read anew."""
 _CHANGES = {"StartInstances": "start_instances", "StopInstances": "stop_instances"}
 _DESCRIBES = {
     "DescribeInstances": "describe_instances",
@@ -108,7 +112,7 @@ class Ec2Account:
 
     def _client(self, attempts: int) -> Any:
         """A client that makes up to `attempts` attempts."""
-        self._session = self._session or boto3.session.Session()
+        self._session = self._session or _session()
         config = Config(
             retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=CONNECT_SECONDS,
@@ -124,3 +128,10 @@ class Ec2Account:
         with contextlib.suppress(ValueError):
             date = metadata.get("HTTPHeaders", {}).get("date", "")
             self.skew = parsedate_to_datetime(date).timestamp() - self._clock()
+
+
+def _session() -> Any:
+    """One that finds its credentials anew."""
+    session = botocore.session.Session()
+    session.register_component("data_loader", _MODELS)
+    return boto3.session.Session(botocore_session=session)
