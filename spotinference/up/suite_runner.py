@@ -128,6 +128,7 @@ class SuiteRunner:
             self._children.append(child)
         if self._stop.is_set():
             return
+        self._write_suite()  # with a named bus there is none yet, and one of a suite that died has old addresses
         starting = asyncio.gather(*(child.start() for child in self._children))
         self._on_stop = starting.cancel
         try:

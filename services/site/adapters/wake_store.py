@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -55,10 +55,18 @@ class SqlWakeStore:
             at: Millis | None = (await connection.execute(select(func.max(wake_facts.c.at)))).scalar_one()
         return at
 
-    async def wakes(self, since: Millis = EVER) -> list[Wake]:
-        """Return the wakes that began since a moment, oldest first; those without a beginning are of any time."""
+    async def first(self) -> Millis | None:
+        """Return when the first wake began, None: there is none."""
+        async with read_transaction(self._engine) as connection:
+            at: Millis | None = (await connection.execute(select(func.min(wakes.c.began_at)))).scalar_one()
+        return at
+
+    async def wakes(self, since: Millis = EVER, until: Millis | None = None) -> list[Wake]:
+        """Return the wakes that began since a moment and before another, oldest first."""
         began = wakes.c.began_at
-        query = select(wakes).where(or_(began.is_(None), began >= since)).order_by(began, wakes.c.wake_id)
+        query = select(wakes).where(began >= since).order_by(began, wakes.c.wake_id)
+        if until is not None:
+            query = query.where(began < until)
         async with read_transaction(self._engine) as connection:
             return [Wake(**row) for row in (await connection.execute(query)).mappings()]
 

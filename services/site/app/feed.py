@@ -5,9 +5,10 @@ from collections.abc import Callable
 import structlog
 
 from services.site.app.page import PublicFile
-from services.site.app.reliability import WakeHistory
+from services.site.app.wake_months import WakeHistory
 from services.site.core.feed import FeedEntry, atom, gate_entries, newest, revision_entry, wake_entries
-from services.site.core.reliability import WINDOW_DAYS, failed_wakes
+from services.site.core.periods import WINDOW_DAYS
+from services.site.core.reliability import failed_wakes
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.bus.subjects import budget_journal, public_day_key

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Protocol
 
 import structlog
 
 from services.site.app.journal_reader import JournalReader
-from services.site.core.reliability import WINDOW_DAYS, Reliability, day_of, reliability
-from services.site.core.wakes import Wake
+from services.site.app.wake_months import WakeHistory, WakeMonths
+from services.site.core.periods import day_of, read_from, window_start
+from services.site.core.reliability import Reliability, reliability
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
 from shared.bus.subjects import METER_RESPONSES
 from shared.errors import BusError, Rejected
 from shared.messages.codec import rfc3339
 from shared.messages.responses import Responses, ResponsesQuery, ResponseSums
-from shared.units import DAY_S, Millis, to_millis
+from shared.units import to_millis
 
 log = structlog.get_logger()
 
@@ -28,14 +28,6 @@ READ_S = 120.0
 """How long ago the journal may have been read to its end before the page says so."""
 
 
-class WakeHistory(Protocol):
-    """The wakes on record. Each method raises what `DATABASE_ERRORS` lists while the database is down."""
-
-    async def wakes(self, since: Millis = ...) -> list[Wake]: ...
-
-    async def phases(self, since: Millis) -> list[tuple[str, str, float]]: ...
-
-
 class ReliabilityPage:
     """Loads the reliability page."""
 
@@ -44,19 +36,20 @@ class ReliabilityPage:
     ) -> None:
         self._bus = bus
         self._history = history
+        self._months = WakeMonths(history, cap_s=cap_s, now=now)
         self._journal = journal
         self._cap_s = cap_s
         self._now = now
 
     async def load(self, _variables: Mapping[str, str]) -> Reliability:
         now = self._now()
-        since = to_millis(now // DAY_S * DAY_S - (WINDOW_DAYS - 1) * DAY_S)
         responses, fault = await self._responses(now)
         read_at = self._journal.read_at
         return reliability(
-            await self._history.wakes(),
-            await self._history.phases(since),
+            await self._history.wakes(read_from(now)),
+            await self._history.phases(to_millis(window_start(now))),
             responses,
+            earlier=await self._months.earlier(is_whole=read_at is not None),
             cap_s=self._cap_s,
             now=now,
             as_of=rfc3339(now if read_at is None else read_at),

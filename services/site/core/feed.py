@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from uuid import NAMESPACE_URL, uuid5
 
-from services.site.core.reliability import day_of, reason_of
+from services.site.core.periods import day_of
+from services.site.core.reliability import reason_of
 from services.site.core.wakes import Wake
 from shared.budget_gates import FLEET_SCOPE
 from shared.messages.budget import GateTurned

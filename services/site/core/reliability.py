@@ -3,12 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 import msgspec
 
 from services.site.core.distribution import Bin, Distribution, distribution, histogram
+from services.site.core.periods import WINDOW_DAYS, day_of, month_of, month_of_day, window_start
 from services.site.core.wakes import Wake
 from shared.messages.responses import ResponseSums
 from shared.messages.waker import Phase
@@ -16,8 +16,6 @@ from shared.units import DAY_S, MINUTE_S, to_millis
 
 TARGET_S = 480.0
 """What a wake should take at most."""
-WINDOW_DAYS = 30
-"""How far back the distributions go, today included; months go back to the first wake."""
 EDGES = tuple(minute * MINUTE_S for minute in range(11))
 ALL_TIERS = ""
 FAILED_IN: Mapping[str, str] = {
@@ -78,6 +76,16 @@ class PeriodReliability(msgspec.Struct, frozen=True, kw_only=True):
     """None: none succeeded or failed, or it is not known."""
 
 
+class PeriodWakes(msgspec.Struct, frozen=True, kw_only=True):
+    """The wakes from asleep of a day or a month: how long the ready ones took, and how many failed."""
+
+    wakes: Distribution
+    failed: int
+
+
+NO_WAKES = PeriodWakes(wakes=distribution(()), failed=0)
+
+
 class Reliability(msgspec.Struct, frozen=True, kw_only=True):
     """The reliability page."""
 
@@ -96,9 +104,9 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
     failed: tuple[FailedWake, ...]
     under_way: int
     without_end: int
-    """Wakes of which the journal has no end although their cap has passed."""
+    """Wakes since `first_day` of which the journal has no end although their cap has passed."""
     not_from_asleep: int
-    """Machines that were found running, or were broken: they are no wakes from asleep."""
+    """Machines since `first_day` that were found running, or were broken: they are no wakes from asleep."""
     days: tuple[PeriodReliability, ...]
     """Newest first."""
     months: tuple[PeriodReliability, ...]
@@ -110,6 +118,7 @@ def reliability(
     phases: Iterable[tuple[str, str, float]],
     responses: Mapping[str, ResponseSums] | None,
     *,
+    earlier: Mapping[str, PeriodWakes],
     cap_s: float,
     now: float,
     as_of: str,
@@ -119,18 +128,20 @@ def reliability(
     """Build the page.
 
     Args:
+        wakes: those since `read_from(now)`.
+        earlier: of each month before.
         phases: tier, phase and seconds of each phase that was passed within the window.
         responses: by UTC day; None: not known.
     """
-    counted = [wake for wake in wakes if wake.was_asleep and wake.began_at is not None]
     over = _Over(cap_s, now)
-    first = now // DAY_S * DAY_S - (WINDOW_DAYS - 1) * DAY_S
-    recent = [wake for wake in counted if (wake.began_at or 0) >= to_millis(first)]
+    first = window_start(now)
+    begun = [wake for wake in wakes if (wake.began_at or 0) >= to_millis(first)]
+    recent = [wake for wake in begun if wake.was_asleep]
     days = [day_of(first + number * DAY_S) for number in range(WINDOW_DAYS)]
-    months = {month_of_day(day_of((wake.began_at or 0) / 1000)) for wake in counted}
-    months |= {month_of_day(day) for day in responses or {}} | {month_of_day(days[-1])}
+    by_month = {**earlier, **_wakes_by(month_of, wakes, over)}
+    months = {*by_month, *map(month_of_day, responses or {}), month_of_day(days[-1])}
     tiers = sorted({wake.tier for wake in recent})
-    open_states = [over.state(wake) for wake in counted]
+    open_states = [over.state(wake) for wake in recent]
     return Reliability(
         as_of=as_of,
         fault=fault,
@@ -144,10 +155,15 @@ def reliability(
         failed=_failed(failed_wakes(recent, cap_s=cap_s, now=now)),
         under_way=open_states.count("under_way"),
         without_end=open_states.count("without_end"),
-        not_from_asleep=len(wakes) - len(counted),
-        days=_periods(reversed(days), counted, responses, lambda day: day, over),
-        months=_periods(sorted(months, reverse=True), counted, responses, month_of_day, over),
+        not_from_asleep=len(begun) - len(recent),
+        days=_periods(reversed(days), _wakes_by(day_of, recent, over), responses, lambda day: day),
+        months=_periods(sorted(months, reverse=True), by_month, responses, month_of_day),
     )
+
+
+def month_wakes(wakes: Iterable[Wake], *, cap_s: float, now: float) -> PeriodWakes:
+    """Return the figures of one month from its wakes."""
+    return _wakes_by(lambda _: "", wakes, _Over(cap_s, now)).get("", NO_WAKES)
 
 
 def failed_wakes(wakes: Iterable[Wake], *, cap_s: float, now: float) -> list[Wake]:
@@ -222,32 +238,39 @@ def _failed(wakes: Iterable[Wake]) -> tuple[FailedWake, ...]:
 
 def _periods(
     names: Iterable[str],
-    wakes: Iterable[Wake],
+    wakes: Mapping[str, PeriodWakes],
     responses: Mapping[str, ResponseSums] | None,
     period_of: Callable[[str], str],
-    over: _Over,
 ) -> tuple[PeriodReliability, ...]:
-    seconds: defaultdict[str, list[float]] = defaultdict(list)
-    failed: Counter[str] = Counter()
-    for wake in wakes:
-        period = period_of(day_of((wake.began_at or 0) / 1000))
-        if wake.outcome == "ready":
-            seconds[period].append(_seconds(wake))
-        elif over.state(wake) == "failed":
-            failed[period] += 1
     sums: dict[str, ResponseSums] = {}
     for day, more in (responses or {}).items():
         period = period_of(day)
         sums[period] = _add(sums.get(period, ResponseSums(failed=0)), more)
     nothing = None if responses is None else ResponseSums(failed=0)
-    return tuple(_period(name, seconds[name], failed[name], sums.get(name, nothing)) for name in names)
+    return tuple(_period(name, wakes.get(name, NO_WAKES), sums.get(name, nothing)) for name in names)
 
 
-def _period(name: str, seconds: Iterable[float], failed: int, sums: ResponseSums | None) -> PeriodReliability:
+def _wakes_by(period_of: Callable[[float], str], wakes: Iterable[Wake], over: _Over) -> dict[str, PeriodWakes]:
+    """Return the figures of wakes from asleep by the period in which they began."""
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    failed: Counter[str] = Counter()
+    for wake in wakes:
+        if not wake.was_asleep or wake.began_at is None:
+            continue
+        period = period_of(wake.began_at / 1000)
+        ready = seconds[period]
+        if wake.outcome == "ready":
+            ready.append(_seconds(wake))
+        elif over.state(wake) == "failed":
+            failed[period] += 1
+    return {period: PeriodWakes(wakes=distribution(its), failed=failed[period]) for period, its in seconds.items()}
+
+
+def _period(name: str, of_wakes: PeriodWakes, sums: ResponseSums | None) -> PeriodReliability:
     return PeriodReliability(
         period=name,
-        wakes=distribution(seconds),
-        failed_wakes=failed,
+        wakes=of_wakes.wakes,
+        failed_wakes=of_wakes.failed,
         responses=None if sums is None else sums.responses,
         succeeded=None if sums is None else sums.succeeded,
         unavailable=None if sums is None else sums.unavailable,
@@ -263,12 +286,3 @@ def _add(one: ResponseSums, other: ResponseSums) -> ResponseSums:
         pair = getattr(one, name), getattr(other, name)
         parts[name] = None if None in pair else sum(pair)
     return ResponseSums(**parts)
-
-
-def day_of(moment: float) -> str:
-    """Return the UTC day of a Unix time: `YYYY-MM-DD`."""
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}"
-
-
-def month_of_day(day: str) -> str:
-    return day[:7]

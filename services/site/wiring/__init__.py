@@ -17,11 +17,11 @@ from services.site.app.live_figures import LiveFigures
 from services.site.app.overview import OverviewPage
 from services.site.app.page import Page, PublicFile
 from services.site.app.pricing import PricingPage, pricing_rows
-from services.site.app.reliability import WakeHistory
 from services.site.app.report_view import ReportView
 from services.site.app.site_index import SiteIndex
 from services.site.app.status import StatusPage
 from services.site.app.text_pages import TextPages, settings_in_words
+from services.site.app.wake_months import WakeHistory
 from services.site.metrics import Metrics
 from services.site.wiring.accounts import account_routes, open_database
 from services.site.wiring.api_url import config_with_api_url

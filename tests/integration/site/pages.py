@@ -14,6 +14,7 @@ PUBLIC = (
     "/",
     "/economics",
     f"/economics/{day_before(4)}",
+    f"/economics/{day_before(4)}/charges/1",
     "/pricing",
     "/performance",
     "/reliability",
@@ -43,12 +44,13 @@ OPERATOR = (
     "/operator/gates",
     "/operator/audit",
     f"/operator/counts?day={day_before(1)}",
-    "/operator/counts?day=2020-01-01",
+    f"/operator/counts?day={day_before(20)}",
     "/operator/invoices",
     "/operator/machines/h100x2-1/hibernate",
     "/operator/models/qwen3-coder/wake",
     "/operator/gates/fleet/close",
     "/operator/keys/k1/revoke",
+    "/operator/people/github=3A1/block",
     "/operator/people/github=3A1/end-sessions",
 )
 """For viewers and operators; the last are the pages that ask before an order."""

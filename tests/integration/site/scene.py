@@ -207,6 +207,7 @@ async def _run_fleet(bus: MemoryBus) -> None:
             wake=f"w{number}",
             machine="l4x2-1" if number % 3 == 2 else "h100x2-1",
             tier="l4x2" if number % 3 == 2 else "h100x2",
+            key="k1" if number < 3 else "k2",
         )
     ]
     failed: list[Journalled] = [
@@ -248,8 +249,8 @@ async def _tokens(data: bytes) -> bytes:
 async def _figures(data: bytes) -> bytes:
     query = decode(data, FiguresQuery)
 
-    def spread(p50: float, p95: float) -> Spread:
-        return Spread(count=18_204, mean=p50 * 1.1, p50=p50, p95=p95, p99=p95 * 1.2)
+    def spread(p50: float, p95: float, count: int = 18_204) -> Spread:
+        return Spread(count=count, mean=p50 * 1.1, p50=p50, p95=p95, p99=p95 * 1.2)
 
     def row(tier: str, model: str, day: str, rate: float) -> FiguresRow:
         of = {"tier": tier, "model": model, "day": day}
@@ -257,7 +258,9 @@ async def _figures(data: bytes) -> bytes:
         return FiguresRow(
             dimensions={name: of[name] for name in query.by},
             measures={
-                "ttft": spread(0.21, 0.64),
+                "ttft": spread(rate % 10 / 30 + 0.2, rate % 10 / 12 + 0.6),
+                "ttft_warm": spread(0.22, 0.66),
+                "ttft_cold": spread(214.0, 405.0, count=12),
                 "stream_rate": spread(rate, rate * 1.08),
                 "overhead": spread(0.0009, 0.0031),
             },
@@ -280,7 +283,13 @@ async def _responses(data: bytes) -> bytes:
     rows = tuple(
         ResponsesRow(
             dimensions={"day": day},
-            sums=ResponseSums(responses=4_210, succeeded=4_192, unavailable=11 - number % 7, timed_out=number % 3),
+            sums=ResponseSums(
+                responses=4_210,
+                succeeded=4_192,
+                unavailable=11 - number % 7,
+                timed_out=number % 3,
+                failed=11 - number % 7 + number % 3,
+            ),
         )
         for number, day in enumerate(days)
         if query.day <= day <= (query.to or query.day)
@@ -302,7 +311,37 @@ async def _bands(_data: bytes) -> bytes:
 
 
 async def _trail(data: bytes) -> bytes:
-    return encode(replace(_example("trail.v1", Trail), day=decode(data, TrailQuery).day))
+    query = decode(data, TrailQuery)
+    example = _example("trail.v1.charges", Trail)
+    charge = example.charges[0]
+    others = (
+        replace(
+            charge, category="Tax", service=None, rows=1, billed=Decimal("0.4131"), amount=Decimal("0.45"), parts=()
+        ),
+        replace(
+            charge,
+            category="Credit",
+            rows=1,
+            billed=Decimal(-1),
+            currency="USD",
+            per_usd="1",
+            amount=Decimal(-1),
+            parts=(replace(charge.parts[0], amount=Decimal(-1)),),
+        ),
+    )
+    charges = tuple(
+        replace(one, start=f"{query.day}T00:00:00Z", end=f"{query.day}T01:00:00Z") for one in (charge, *others)
+    )
+    return encode(
+        replace(
+            example,
+            day=query.day,
+            revision=3,
+            revisions=tuple(replace(one, revision=3, state="restated") for one in example.revisions),
+            charges=charges[query.charges_from :][: query.most_charges],
+            all_charges=len(charges),
+        )
+    )
 
 
 async def _invoices(_data: bytes) -> bytes:

@@ -171,7 +171,7 @@ async def test_a_day_shows_its_figures_without_billing_and_its_trail_with_it(sit
     spend, usd_per_mtok = f"{DAYS[1].spend:f}", f"{DAYS[1].usd_per_mtok:f}"
     for text in ("ab" * 32, "charges of the bill", "h100x2", "$9.90", "20 of 201", spend, usd_per_mtok):
         assert text in html, text
-    for text in ("2 more files", "1 more invoices", "Files of azure could not be imported", "warm idle: 3.3", ">0.1<"):
+    for text in ("2 more files.", "1 more invoice.", "Files of azure could not be imported", "warm idle: 3.3", ">0.1<"):
         assert text in html, text
     for page, charges in (("1", 200), ("2", 1)):
         fields = await site.json(f"/economics/{DAYS[1].day}/charges/{page}.json")

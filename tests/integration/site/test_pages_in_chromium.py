@@ -117,8 +117,15 @@ def _is_expected(fault: str) -> bool:
 
 
 async def test_every_page_works_on_every_screen_by_keyboard_and_without_scripts(tmp_path: Path) -> None:
+    names: set[str] = set()
+
     async def faults_of(page: Page, is_path: bool) -> list[str]:
         faults = []
+        if is_path:
+            for name in (f"title: {await page.title()}", f"heading: {await page.locator('h1').inner_text()}"):
+                if name in names:
+                    faults.append(f"{name}: another page has it too")
+                names.add(name)
         for size, scheme in SCREENS[::2]:  # colours do not move anything
             await show(page, size, scheme)
             faults += [f"{size[0]} {scheme}: {fault}" for fault in await layout_faults(page)]

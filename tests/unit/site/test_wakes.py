@@ -8,12 +8,14 @@ from typing import get_args
 
 import pytest
 
+from services.site.app.wake_months import WakeMonths
 from services.site.core.reliability import FAILED_IN, Reliability, reliability
 from services.site.core.wakes import MOST_CHARACTERS, Wake, WakeFact, fact_of, fold
 from shared.messages.budget import Journalled
 from shared.messages.codec import Unreadable, encode
 from shared.messages.responses import ResponseSums
 from shared.messages.waker import CommandIssued, MachineState, Phase, ProviderCall
+from shared.units import DAY_S, Millis
 from tests.unit.site.journal import KEY, NOON, phase, transition, whole_wake
 
 CAP_S = 600.0
@@ -31,7 +33,9 @@ def wakes(entries: Iterable[Journalled]) -> list[Wake]:
 
 def page(entries: Iterable[Journalled], *, now: float = NOON + 7200, **fields: ResponseSums) -> Reliability:
     days = {name.replace("_", "-")[1:]: sums for name, sums in fields.items()}
-    return reliability(wakes(entries), [], days, cap_s=CAP_S, now=now, as_of="", fault=None, responses_fault=None)
+    return reliability(
+        wakes(entries), [], days, earlier={}, cap_s=CAP_S, now=now, as_of="", fault=None, responses_fault=None
+    )
 
 
 def test_wake_lasts_from_asleep_to_ready() -> None:
@@ -181,3 +185,41 @@ def test_months_stay_and_days_go() -> None:
     assert [row.period for row in shown.days][:2] == ["2026-11-23", "2026-11-22"]
     assert len(shown.days) == 30
     assert shown.days[0].responses == 4
+
+
+class CountingHistory:
+    """Wakes in memory, and how many of them were read."""
+
+    def __init__(self, kept: list[Wake]) -> None:
+        self.kept = kept
+        self.read = 0
+
+    async def first(self) -> Millis | None:
+        return min((wake.began_at for wake in self.kept if wake.began_at is not None), default=None)
+
+    async def wakes(self, since: Millis, until: Millis | None = None) -> list[Wake]:
+        its_wakes = [
+            w for w in self.kept if (w.began_at or 0) >= since and (until is None or (w.began_at or 0) < until)
+        ]
+        self.read += len(its_wakes)
+        return its_wakes
+
+    async def phases(self, since: Millis) -> list[tuple[str, str, float]]:
+        return []
+
+
+async def test_months_that_are_over_are_read_once_when_the_journal_is_whole() -> None:
+    ages = (40, 70, 71, 400)
+    entries = [e for days in ages for e in whole_wake(NOON - days * DAY_S, 60.0 + days, wake=f"w{days}")]
+    failed = [transition(NOON - 69 * DAY_S, "asleep", "waking"), transition(NOON - 69 * DAY_S, "waking", "asleep")]
+    history = CountingHistory(wakes([*entries, *failed]))
+    months = WakeMonths(history, cap_s=CAP_S, now=lambda: NOON)
+    earlier = await months.earlier(is_whole=False)
+    assert {name: (its.wakes.count, its.wakes.worst, its.failed) for name, its in earlier.items()} == {
+        "2025-10": (1, 460.0, 0),
+        "2026-09": (2, 131.0, 1),
+    }
+    assert history.read == 4, "the page itself reads the months of its window"
+    for _ in range(3):
+        assert await months.earlier(is_whole=True) == earlier
+    assert history.read == 8

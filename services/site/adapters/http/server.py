@@ -28,13 +28,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no database takes."""
-WORDS = {
-    400: "The address of this page cannot be read.",
-    404: "There is no such page.",
-    405: "This page takes no such request.",
-    413: "That is more than a form may hold.",
-    503: "A service that this page needs does not answer. Try again in a moment.",
+PROBLEMS = {
+    400: ("That cannot be read", "The address of this page cannot be read."),
+    403: ("This is not allowed", "This page is not for you."),
+    404: (
+        "Page not found",
+        "There is no such page. Its address may be mistyped, or it is of a day whose figures are not published.",
+    ),
+    405: ("This does not work here", "This page takes no such request."),
+    413: ("That is too long", "That is more than a form may hold."),
+    429: ("Too many requests", "Try again in a minute."),
+    503: ("Not available now", "A service that this page needs does not answer. Try again in a moment."),
 }
+"""By status: the heading, and what it means where nobody says more."""
+OTHER_PROBLEM = "Something went wrong", "This did not work. Try again in a moment."
 
 
 @asynccontextmanager
@@ -117,5 +124,6 @@ def _middleware(renderer: Renderer, metrics: Metrics) -> Callable[..., Awaitable
 
 def error_page(renderer: Renderer, status: int, words: str | None = None) -> web.Response:
     """A page that says what is wrong, and nothing of how."""
-    text = renderer.render("error.html", path="", status=status, words=words or WORDS.get(status, "This did not work."))
+    heading, meaning = PROBLEMS.get(status, OTHER_PROBLEM)
+    text = renderer.render("error.html", path="", status=status, heading=heading, words=words or meaning)
     return web.Response(status=status, text=text, content_type="text/html")
