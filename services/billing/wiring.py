@@ -235,7 +235,7 @@ class BillingLeader:
 def _book_gauges(runtime: Runtime, engine: AsyncEngine) -> BookGauges:
     return BookGauges(
         SqlPayableStore(engine),
-        SqlRevisionStore(engine).newest_report,
+        SqlRevisionStore(engine).newest_reports,
         settings(runtime.config).weights,
         BookMetrics(runtime.registry),
         published=partial(last_published, runtime.bus),

@@ -40,10 +40,12 @@ def connect(directory: Path, mine: Iterable[str]) -> duckdb.DuckDBPyConnection:
     database.execute(f"SET allowed_directories = [{sql_literal(str(directory))}]")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
+    database.begin()  # one commit for all: each of its own waits for the disk
     database.execute(CREATE_MACROS_SQL)
     database.execute("CREATE TABLE mine (resource VARCHAR)")
     if rows := [[resource] for resource in sorted(mine)]:
         database.executemany("INSERT INTO mine VALUES (?)", rows)
+    database.commit()
     return database
 
 

@@ -1,8 +1,9 @@
 """All revisions of the reports, each with its inputs. Append-only."""
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import revisions
@@ -38,6 +39,14 @@ class SqlRevisionStore:
     async def newest_report(self, day: str) -> DayReport | None:
         newest = await self.newest(day)
         return None if newest is None else newest.report
+
+    async def newest_reports(self, days: Collection[str]) -> dict[str, DayReport]:
+        """Return the newest report of each day that has one."""
+        last = select(revisions.c.day, func.max(revisions.c.revision)).where(revisions.c.day.in_(days))
+        chosen = tuple_(revisions.c.day, revisions.c.revision).in_(last.group_by(revisions.c.day))
+        async with read_transaction(self._engine) as connection:
+            rows = (await connection.execute(select(revisions.c.day, revisions.c.report).where(chosen))).all()
+        return {row.day: decode(row.report, DayReport) for row in rows}
 
     async def save(self, report: DayReport, inputs: RevisionInputs, now: float) -> None:
         values = {

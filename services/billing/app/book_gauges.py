@@ -1,6 +1,6 @@
 """Keeps the gauges of the books current on every replica, so that none vanishes when another one leads."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from services.billing.core.reconciliation import reconcile
@@ -18,13 +18,13 @@ WINDOWS = {"1d": 1, "7d": 7, "28d": 28}
 class BookGauges:
     """Reads the published revisions and how the invoices stand, and from the bus what was published last.
 
-    `newest` returns a day's newest revision, `published` its last publication.
+    `newest` returns the newest revision of each day that has one, `published` a day's last publication.
     """
 
     def __init__(
         self,
         payables: PayableStore,
-        newest: Callable[[str], Awaitable[DayReport | None]],
+        newest: Callable[[Collection[str]], Awaitable[Mapping[str, DayReport]]],
         weights: Mapping[str, int],
         metrics: BookMetrics,
         *,
@@ -43,9 +43,10 @@ class BookGauges:
         standings = reconcile(*await self._payables.invoices())
         self._metrics.untied.set(sum(one.state == "differs" for one in standings))
         today = day_window(datetime.fromtimestamp(self._now(), UTC).date().isoformat()).start
-        days = [await self._newest(day_of(today - back * DAY_MS)) for back in range(1, max(WINDOWS.values()) + 1)]
+        days = [day_of(today - back * DAY_MS) for back in range(1, max(WINDOWS.values()) + 1)]
+        reports = await self._newest(days)
         for label, length in WINDOWS.items():
-            window = [day for day in reversed(days[:length]) if day is not None]
+            window = [reports[day] for day in reversed(days[:length]) if day in reports]
             period = build_period_report(window, self._weights) if len(window) == length else None
             self._metrics.show_window(label, period)
         await self._show_published_until(today)

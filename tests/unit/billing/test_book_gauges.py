@@ -1,7 +1,7 @@
 """The gauges of the books: what does not tie, and what the windows cost."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from types import MappingProxyType
 
@@ -42,8 +42,8 @@ def gauges(
     days: dict[str, DayReport],
     publications: Mapping[str, Published] = MappingProxyType({}),
 ) -> BookGauges:
-    async def newest(day: str) -> DayReport | None:
-        return days.get(day)
+    async def newest(window: Collection[str]) -> Mapping[str, DayReport]:
+        return {day: report for day, report in days.items() if day in window}
 
     async def published(day: str) -> Published | None:
         return publications.get(day)
