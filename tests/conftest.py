@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.kit.engine",
     "tests.kit.nats_server",
     "tests.kit.postgres",
+    "tests.kit.migrated",  # after the one that it imports
     "tests.kit.previous_release",
     "tests.kit.scripted_engine",
 ]

@@ -178,9 +178,9 @@ async def desk_on(bus: Bus, url: str, more: str = FLEET) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-async def desk(bus: Bus, database_url: str) -> AsyncIterator[Desk]:
+async def desk(bus: Bus, books_url: str) -> AsyncIterator[Desk]:
     """On a real NATS server."""
-    async with desk_on(bus, database_url) as made:
+    async with desk_on(bus, books_url) as made:
         yield made
 
 
@@ -239,8 +239,8 @@ async def test_a_machine_new_on_the_running_bill_counts_from_its_first_cent(desk
     assert (await desk.update(6.8, 28))[H].spend == 28
 
 
-async def test_in_the_dark_the_gates_stay_open_where_the_operator_chose_so(bus: Bus, database_url: str) -> None:
-    async with desk_on(bus, database_url, FLEET + '\nwhen_dark = "open"') as desk:
+async def test_in_the_dark_the_gates_stay_open_where_the_operator_chose_so(bus: Bus, books_url: str) -> None:
+    async with desk_on(bus, books_url, FLEET + '\nwhen_dark = "open"') as desk:
         await desk.update(0.9)
         await desk.update(1.0, billed=21)
         dark = await desk.update(1.2, billed=None)
@@ -366,8 +366,8 @@ async def test_a_new_leader_judges_nothing_before_the_journal_is_read(desk: Desk
     assert await desk.gates()
 
 
-def test_the_next_update_is_due_when_the_next_day_begins(database_url: str) -> None:
-    del database_url
+def test_the_next_update_is_due_when_the_next_day_begins(books_url: str) -> None:
+    del books_url
     desk = Desk(MemoryBus(), None)  # type: ignore[arg-type]  # nothing is asked of it
     desk.hours = 12.0
     assert desk.budget_gates.pause(10.0) == 10.0

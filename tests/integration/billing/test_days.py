@@ -32,8 +32,8 @@ VOIDED = (
 
 
 @pytest.fixture
-async def books(tmp_path: Path, database_url: str) -> AsyncIterator[Billing]:
-    async with billing(tmp_path, configured(database_url=database_url)) as (service, _):
+async def books(tmp_path: Path, books_url: str) -> AsyncIterator[Billing]:
+    async with billing(tmp_path, configured(database_url=books_url)) as (service, _):
         yield service
 
 

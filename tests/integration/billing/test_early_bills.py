@@ -76,7 +76,7 @@ async def test_case_3_no_bill_of_today_opens_the_gate_for_a_machine_that_runs(tm
 
 
 async def test_a_machine_that_a_waker_with_a_slower_clock_woke_counts_in_the_gate(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, books_url: str
 ) -> None:
     bus = MemoryBus()
     await publish_transition(bus, "a-1", -2, "ready", "waking")
@@ -84,7 +84,7 @@ async def test_a_machine_that_a_waker_with_a_slower_clock_woke_counts_in_the_gat
     await publish_transition(bus, "a-1", 0.2, "asleep", "falling_asleep")
     await publish_transition(bus, "a-1", -0.5, "waking", "asleep")
     await publish_transition(bus, "a-1", -0.4, "ready", "waking")
-    async with billing(tmp_path, configured(FLEET, database_url=database_url), bus, now=hours(5, 5).start / 1000) as (
+    async with billing(tmp_path, configured(FLEET, database_url=books_url), bus, now=hours(5, 5).start / 1000) as (
         books,
         _,
     ):
@@ -102,15 +102,15 @@ async def test_a_broken_machine_counts_in_the_gate_until_it_is_off(tmp_path: Pat
 
 
 async def test_files_that_are_read_again_are_no_newer_and_a_newer_file_is_trusted(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, books_url: str
 ) -> None:
     bus = MemoryBus()
     hour = {"ChargePeriodStart": "2026-05-03T09:00:00Z", "ChargePeriodEnd": "2026-05-03T10:00:00Z"}
-    async with at(9.5, tmp_path, bus, database_url) as books:
+    async with at(9.5, tmp_path, bus, books_url) as books:
         await books.deliver(focus_csv({"BilledCost": "1.00", **hour}))
         await until(lambda: gate(books), lambda gate: gate.spend == Decimal(126))
     changed = FLEET.replace('instance = "i-a"', 'instance = "i-a"\nresources = ["vol-a"]')
-    async with at(18, tmp_path, bus, database_url, changed) as books:
+    async with at(18, tmp_path, bus, books_url, changed) as books:
         await until(lambda: imported(books), lambda snapshots: [one.active for one in snapshots] == [True, False])
         assert (await gate(books)).spend == 12 * 36
         await books.deliver(focus_csv({"BilledCost": "30.00", **hour}))

@@ -18,7 +18,7 @@ from tests.unit.meter.events import MIDNIGHT
 STATES: tuple[MachineState, ...] = ("waking", "ready", "draining", "falling_asleep", "asleep")
 
 
-async def test_books_that_went_back_read_the_journal_again_from_where_they_stand(database_url: str) -> None:
+async def test_books_that_went_back_read_the_journal_again_from_where_they_stand(books_url: str) -> None:
     bus, metrics = MemoryBus(), Metrics(CollectorRegistry())
     for n, state in enumerate(STATES * 3):
         entry = Transition(
@@ -33,7 +33,7 @@ async def test_books_that_went_back_read_the_journal_again_from_where_they_stand
         )
         await bus.publish(subjects.journal("m-1"), encode(entry))
     await bus.publish(subjects.journal("m-1"), b"junk")
-    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(books_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         books = SqlTransitionStore(engine)
 
         async def kept() -> int:

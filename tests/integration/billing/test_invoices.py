@@ -36,8 +36,8 @@ source = "the ECB"
 
 
 @pytest.fixture
-async def books(tmp_path: Path, database_url: str) -> AsyncIterator[Billing]:
-    async with billing(tmp_path, configured(database_url=database_url)) as (service, _):
+async def books(tmp_path: Path, books_url: str) -> AsyncIterator[Billing]:
+    async with billing(tmp_path, configured(database_url=books_url)) as (service, _):
         yield service
 
 
@@ -142,10 +142,10 @@ async def test_marketplace_lines_have_an_issuer_of_their_own(books: Billing) -> 
     assert {s.issuer: s.billed for s in (await invoices(books)).standings} == {"Cloud Inc.": 100, "Shop": 7}
 
 
-async def test_another_currency_counts_at_the_rate_of_its_day(tmp_path: Path, database_url: str) -> None:
+async def test_another_currency_counts_at_the_rate_of_its_day(tmp_path: Path, books_url: str) -> None:
     euro = {"BillingCurrency": "EUR", "BilledCost": "92.00"}
     later = {"ChargePeriodStart": "2026-05-04T00:00:00Z", "ChargePeriodEnd": "2026-05-05T00:00:00Z"}
-    async with billing(tmp_path, configured(CONFIG + RATES, database_url=database_url)) as (books, _):
+    async with billing(tmp_path, configured(CONFIG + RATES, database_url=books_url)) as (books, _):
         answer = await books.deliver(focus_csv(euro, {**euro, **later}, {"BilledCost": "1.00"}))
         assert [(s.currency, s.rows, s.billed) for s in answer.snapshots] == [
             ("EUR", 2, Decimal(184)),
@@ -166,17 +166,17 @@ async def test_a_currency_without_a_rate_is_refused_by_name(books: Billing) -> N
     assert "'credits': no [[billing.rate]] is in force on 2026-05-03" in row_error.reason
 
 
-async def test_a_changed_rate_and_a_new_machine_count_from_the_next_start_on(tmp_path: Path, database_url: str) -> None:
+async def test_a_changed_rate_and_a_new_machine_count_from_the_next_start_on(tmp_path: Path, books_url: str) -> None:
     bus = MemoryBus()
     hour = {"ChargePeriodStart": "2026-05-03T05:00:00Z", "ChargePeriodEnd": "2026-05-03T06:00:00Z"}
     row = {"BillingCurrency": "EUR", "BilledCost": "92.00", "ResourceId": "i-new", **hour}
-    async with billing(tmp_path, configured(CONFIG + RATES, database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(CONFIG + RATES, database_url=books_url), bus) as (books, _):
         await books.deliver(focus_csv(row))
         await books.deliver(focus_csv({**row, "BilledCost": "46.00", "BillingAccountId": "acc-2"}), source="other")
         before = await books.report()
         assert (before.spend, before.causes["unattributed"]) == (Decimal(150), Decimal(150))
     changed = CONFIG.replace('"i-a"', '"i-new"') + RATES.replace("0.92", "0.46")
-    async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(changed, database_url=books_url), bus) as (books, _):
         await publish_transition(bus, "a-1", 5, "ready")
         await publish_transition(bus, "a-1", 6, "asleep")
         after = await until(books.report, lambda report: report.spend == 300)
@@ -186,7 +186,7 @@ async def test_a_changed_rate_and_a_new_machine_count_from_the_next_start_on(tmp
         assert [one.active for one in (await invoices(books)).imported] == [True, True, False, False]
 
 
-async def test_reading_again_brings_nothing_back_that_was_replaced(tmp_path: Path, database_url: str) -> None:
+async def test_reading_again_brings_nothing_back_that_was_replaced(tmp_path: Path, books_url: str) -> None:
     bus = MemoryBus()
     june = {
         "BillingPeriodStart": "2026-06-01T00:00:00Z",
@@ -194,11 +194,11 @@ async def test_reading_again_brings_nothing_back_that_was_replaced(tmp_path: Pat
         "ChargePeriodStart": "2026-06-03T00:00:00Z",
         "ChargePeriodEnd": "2026-06-04T00:00:00Z",
     }
-    async with billing(tmp_path, configured(database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(database_url=books_url), bus) as (books, _):
         await books.deliver(focus_csv(MAY, {**MAY, **june}))
         await books.deliver(focus_csv({**MAY, "BilledCost": "90.00"}))  # May alone
     changed = CONFIG.replace('"vol-a"', '"vol-a", "i-new"')
-    async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(changed, database_url=books_url), bus) as (books, _):
         listing = await until(lambda: invoices(books), lambda listing: len(listing.imported) == 5)
         active = {one.period_start[:7]: one.billed for one in listing.imported if one.active}
         assert active == {"2026-05": Decimal(90), "2026-06": Decimal(100)}
@@ -206,13 +206,13 @@ async def test_reading_again_brings_nothing_back_that_was_replaced(tmp_path: Pat
         assert (await books.report("2026-06-03")).spend == 100
 
 
-async def test_an_append_source_that_is_read_again_adds_nothing(tmp_path: Path, database_url: str) -> None:
+async def test_an_append_source_that_is_read_again_adds_nothing(tmp_path: Path, books_url: str) -> None:
     bus, appends = MemoryBus(), '[billing]\nappend_sources = ["cloud"]\n'
-    async with billing(tmp_path, configured(CONFIG + appends, database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(CONFIG + appends, database_url=books_url), bus) as (books, _):
         await books.deliver(focus_csv(MAY))
         await books.deliver(focus_csv({**MAY, "BilledCost": "-30.00"}))
     changed = CONFIG.replace('"vol-a"', '"vol-a", "i-new"') + appends
-    async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(changed, database_url=books_url), bus) as (books, _):
         await until(lambda: invoices(books), lambda listing: len(listing.imported) == 4)
         assert (await books.report()).spend == 70
         await books.deliver(focus_csv(MAY))  # the same again
@@ -220,7 +220,7 @@ async def test_an_append_source_that_is_read_again_adds_nothing(tmp_path: Path, 
 
 
 async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_was(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, books_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads until the drain ends it, however fast or slow either is."""
     begun, ended = asyncio.Event(), threading.Event()
@@ -235,7 +235,7 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
         interrupt(reading)
         ended.set()
 
-    bus, config = MemoryBus(), configured(f'{CONFIG}[billing]\ndrain_grace = "0s"\n', database_url=database_url)
+    bus, config = MemoryBus(), configured(f'{CONFIG}[billing]\ndrain_grace = "0s"\n', database_url=books_url)
     async with billing(tmp_path, config, bus) as (books, _):
         await books.deliver(focus_csv(MAY))
         before = await books.report()

@@ -22,8 +22,8 @@ async def period(books: Billing, to: str = NEXT, days: int = 2) -> PeriodReport:
     return decode(await ask(books, to, days), PeriodReport)
 
 
-async def test_a_period_is_its_days_added_up(tmp_path: Path, database_url: str) -> None:
-    async with billing(tmp_path, configured(database_url=database_url)) as (books, _):
+async def test_a_period_is_its_days_added_up(tmp_path: Path, books_url: str) -> None:
+    async with billing(tmp_path, configured(database_url=books_url)) as (books, _):
         await books.deliver(focus_csv({"BilledCost": "100.00"}, {"BilledCost": "20.00", **FOURTH}))
         report = await period(books)
         assert report.days == (await books.report(DAY), await books.report(NEXT))

@@ -67,8 +67,8 @@ class Stall:
 
 
 @pytest.fixture
-async def stall(database_url: str) -> AsyncIterator[Stall]:
-    async with database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine:
+async def stall(books_url: str) -> AsyncIterator[Stall]:
+    async with database.migrated_engine(books_url, MIGRATIONS, version_table="books_version") as engine:
         yield Stall(engine)
 
 

@@ -25,8 +25,8 @@ Row = dict[str, str]
 
 
 @pytest.fixture
-async def books(tmp_path: Path, database_url: str) -> AsyncIterator[Billing]:
-    async with billing(tmp_path, configured(database_url=database_url)) as (service, _):
+async def books(tmp_path: Path, books_url: str) -> AsyncIterator[Billing]:
+    async with billing(tmp_path, configured(database_url=books_url)) as (service, _):
         yield service
 
 

@@ -109,8 +109,8 @@ async def opened(url: str) -> AsyncIterator[Stand]:
 
 
 @pytest.fixture
-async def stand(database_url: str) -> AsyncIterator[Stand]:
-    async with opened(database_url) as made:
+async def stand(books_url: str) -> AsyncIterator[Stand]:
+    async with opened(books_url) as made:
         yield made
 
 

@@ -48,8 +48,8 @@ async def accounts(books: Billing) -> dict[str, Decimal]:
     return {one.account: one.billed for one in (await invoices(books)).imported if one.active}
 
 
-async def test_snapshots_that_lost_the_letter_v_are_read_again(tmp_path: Path, database_url: str) -> None:
-    bus, config = MemoryBus(), configured(database_url=database_url)
+async def test_snapshots_that_lost_the_letter_v_are_read_again(tmp_path: Path, books_url: str) -> None:
+    bus, config = MemoryBus(), configured(database_url=books_url)
     disk = {"BillingAccountId": "dev", "BilledCost": "5", "ResourceId": "vol-a", "ServiceCategory": "Storage"}
     other = {"BillingAccountId": "de", "BilledCost": "2", "InvoiceId": "INV-v"}
     with older_reader():
@@ -70,9 +70,9 @@ async def test_snapshots_that_lost_the_letter_v_are_read_again(tmp_path: Path, d
 
 
 async def test_a_byte_order_mark_made_an_account_that_is_gone_when_it_is_read_again(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, books_url: str
 ) -> None:
-    bus, config = MemoryBus(), configured(database_url=database_url)
+    bus, config = MemoryBus(), configured(database_url=books_url)
     rows = [{"BillingAccountId": "c05c", "BilledCost": "10"}, {"BillingAccountId": "c05c", "BilledCost": "2.50"}]
     first = focus_csv({**rows[0], "BillingAccountId": "\ufeffc05c"}, rows[1])
     with older_reader():
@@ -87,8 +87,8 @@ async def test_a_byte_order_mark_made_an_account_that_is_gone_when_it_is_read_ag
         assert (await books.report()).spend == Decimal("12.50")
 
 
-async def test_an_account_that_another_one_took_the_place_of_comes_back(tmp_path: Path, database_url: str) -> None:
-    bus, config = MemoryBus(), configured(database_url=database_url)
+async def test_an_account_that_another_one_took_the_place_of_comes_back(tmp_path: Path, books_url: str) -> None:
+    bus, config = MemoryBus(), configured(database_url=books_url)
     first = focus_csv({"BillingAccountId": "de", "BilledCost": "2"}, {"BillingAccountId": "x", "BilledCost": "1"})
     with older_reader():
         async with billing(tmp_path, config, bus) as (books, _):
@@ -100,9 +100,9 @@ async def test_an_account_that_another_one_took_the_place_of_comes_back(tmp_path
 
 
 async def test_a_delivery_whose_file_is_lost_shows_the_reason_until_it_is_imported_again(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, books_url: str
 ) -> None:
-    bus, config = MemoryBus(), configured(database_url=database_url)
+    bus, config = MemoryBus(), configured(database_url=books_url)
     lost, other = (focus_csv({"BillingAccountId": account, "ResourceId": "vol-a"}) for account in ("1", "2"))
     with older_reader():
         async with billing(tmp_path, config, bus) as (books, _):
@@ -149,20 +149,20 @@ async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Pat
     assert [line["event"] for line in logs] == ["invoices_not_reread", "invoices_not_reread", "invoices_reread"]
 
 
-async def test_a_rounded_import_reports_its_residue_and_stays_rounded(tmp_path: Path, database_url: str) -> None:
+async def test_a_rounded_import_reports_its_residue_and_stays_rounded(tmp_path: Path, books_url: str) -> None:
     bus = MemoryBus()
     data = focus_csv({"BilledCost": "0.1000000000000055"}, {"BilledCost": "0.2"})
     name = hashlib.sha256(data).hexdigest()
     request = ImportRequest(source="cloud", files=(DeliveredFile(name="bill.csv", sha256=name),), round=True)
     residue = Decimal("0.1000000000000055") - Decimal("0.100000000000")
-    async with billing(tmp_path, configured(database_url=database_url), bus) as (books, _):
+    async with billing(tmp_path, configured(database_url=books_url), bus) as (books, _):
         refused = await books.deliver(data)
         assert [(r.line, r.column) for r in refused.refusals] == [(2, "BilledCost")]
         assert "--round" in refused.refusals[0].reason
         await bus.put_object(topology.INVOICES, name, data)
         answer = decode(await bus.request(subjects.BILLING_IMPORT, encode(request), timeout=30), ImportAnswer)
         assert [(s.billed, s.residue) for s in answer.snapshots] == [(Decimal("0.3"), residue)]
-    changed = configured(CONFIG.replace('"vol-a"', '"vol-a", "i-x"'), database_url=database_url)
+    changed = configured(CONFIG.replace('"vol-a"', '"vol-a", "i-x"'), database_url=books_url)
     async with billing(tmp_path, changed, bus) as (books, _):
         listing = await until(lambda: invoices(books), lambda listing: len(listing.imported) == 2)
         newest = listing.imported[0]

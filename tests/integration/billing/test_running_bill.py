@@ -77,12 +77,12 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, database_url: str) -> AsyncIterator[Desk]:
+async def desk(tmp_path: Path, books_url: str) -> AsyncIterator[Desk]:
     del tmp_path
     place: list[Desk] = []
     async with (
         hyperstack_cloud(clock=lambda: place[0].clock() if place else MIDNIGHT) as cloud,
-        database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine,
+        database.migrated_engine(books_url, MIGRATIONS, version_table="books_version") as engine,
     ):
         cloud.limit = 10**6
         bill = HyperstackBill(HyperstackAccount(cloud.base_url, cloud.key, Throttle(100_000)))

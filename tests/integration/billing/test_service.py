@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.adapters.invoice_store import SqlInvoiceStore
+from services.billing.adapters.revision_store import SqlRevisionStore
 from services.billing.adapters.schema import MIGRATIONS
 from services.billing.core.invoice_files.delivery import Delivery, Snapshot
 from services.billing.core.invoice_files.import_settings import ImportSettings
@@ -43,8 +44,8 @@ FOURTH = {"ChargePeriodStart": "2026-05-04T00:00:00Z", "ChargePeriodEnd": "2026-
 
 
 @pytest.fixture
-async def books(tmp_path: Path, database_url: str) -> AsyncIterator[Billing]:
-    async with billing(tmp_path, configured(database_url=database_url)) as (service, _):
+async def books(tmp_path: Path, books_url: str) -> AsyncIterator[Billing]:
+    async with billing(tmp_path, configured(database_url=books_url)) as (service, _):
         yield service
 
 
@@ -71,8 +72,8 @@ async def test_case_2_a_row_left_out_of_the_next_snapshot_is_gone_and_the_revisi
     assert after.state == "provisional"
 
 
-async def test_case_4_an_append_source_adds(tmp_path: Path, database_url: str) -> None:
-    config = configured(CONFIG + '[billing]\nappend_sources = ["neo"]\n', database_url=database_url)
+async def test_case_4_an_append_source_adds(tmp_path: Path, books_url: str) -> None:
+    config = configured(CONFIG + '[billing]\nappend_sources = ["neo"]\n', database_url=books_url)
     async with billing(tmp_path, config) as (books, _):
         for amount in ("30.00", "-30.00", "27.00", "27.00"):  # the last one is the same file again
             await books.deliver(focus_csv({"BilledCost": amount}), source="neo")
@@ -104,7 +105,7 @@ async def test_one_bad_row_keeps_the_whole_file_out(books: Billing) -> None:
     assert await books.report() == before
 
 
-async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp_path: Path, database_url: str) -> None:
+async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp_path: Path, books_url: str) -> None:
     (tmp_path / "bill.csv").write_bytes(focus_csv({"BillingAccountId": "acc-0"}, {}))
     (tmp_path / "work").mkdir()
     reading = DuckdbInvoiceReader(tmp_path / "work", ImportSettings(source="s"))
@@ -115,7 +116,7 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
         for batch in reading.rows(snapshot):
             yield [(*row[:3], None, *row[4:]) for row in batch] if snapshot is second else batch
 
-    async with database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(books_url, MIGRATIONS, version_table="books_version") as engine:
         book = SqlInvoiceStore(engine)
         delivery = Delivery(source="s", snapshots=[first, second], rows=broken, terms="", appends=False)
         with pytest.raises(DBAPIError):
@@ -213,13 +214,18 @@ async def test_a_meter_that_does_not_answer_makes_no_wrong_figure(books: Billing
     assert "day" in refused(await books.ask_report("2026-02-30"))
 
 
-async def test_revisions_survive_a_restart(tmp_path: Path, database_url: str) -> None:
-    config = configured(database_url=database_url)
+async def test_revisions_survive_a_restart(tmp_path: Path, books_url: str) -> None:
+    config = configured(database_url=books_url)
     async with billing(tmp_path, config) as (books, _):
         await books.deliver(focus_csv(HUNDRED))
+        first = await books.report()
+        await books.deliver(focus_csv(HUNDRED, {"InvoiceId": "other"}))
         before = await books.report()
+        assert before.revision == first.revision + 1
     async with billing(tmp_path, config) as (books, _):
         assert await books.report() == before
+    async with database.migrated_engine(books_url, MIGRATIONS, version_table="books_version") as engine:
+        assert await SqlRevisionStore(engine).newest_reports([before.day, "2026-01-01"]) == {before.day: before}
 
 
 async def test_a_provider_call_and_an_unreadable_entry_hold_nothing_up(tmp_path: Path) -> None:
