@@ -30,7 +30,7 @@ class IdentityProvider(Protocol):
         ...
 
 
-class SignInStore(Protocol):
+class PeopleStore(Protocol):
     """People. Times are Unix seconds."""
 
     async def find_person(self, identity: str) -> Person | None: ...

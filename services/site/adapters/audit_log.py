@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.site.adapters.sign_in_store import text_of
+from services.site.adapters.people_store import text_of
 from services.site.adapters.tables import site_audit
 from shared.database import read_transaction
 from shared.ids import uuid7

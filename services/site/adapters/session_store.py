@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.site.adapters.sign_in_store import text_of
+from services.site.adapters.people_store import text_of
 from services.site.adapters.tables import people, sent_forms, sessions
 from services.site.app.sign_in import sha256
 from services.site.core.people import Person, SessionLimits, SignupPolicy

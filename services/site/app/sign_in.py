@@ -10,7 +10,7 @@ from oauthlib.oauth2 import WebApplicationClient
 
 from services.site.core.pending_sign_ins import PENDING_S, PendingSignIn
 from services.site.core.people import Person, Profile, SignupPolicy
-from services.site.ports import IdentityProvider, SignInFailed, SignInStore
+from services.site.ports import IdentityProvider, PeopleStore, SignInFailed
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ class SignIn:
     def __init__(
         self,
         providers: Mapping[str, IdentityProvider],
-        store: SignInStore,
+        store: PeopleStore,
         policy: SignupPolicy,
         *,
         origin: Callable[[], str],

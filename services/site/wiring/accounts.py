@@ -23,10 +23,10 @@ from services.site.adapters.http.account.sign_in_pages import SignInPages
 from services.site.adapters.http.account.usage_pages import UsagePages
 from services.site.adapters.identity.github import GithubProvider
 from services.site.adapters.identity.oidc import OidcProvider
+from services.site.adapters.people_store import SqlPeopleStore
 from services.site.adapters.rendering import Renderer
 from services.site.adapters.schema import MIGRATIONS, SITE_FILE, VERSION_TABLE
 from services.site.adapters.session_store import SqlSessionStore
-from services.site.adapters.sign_in_store import SqlSignInStore
 from services.site.adapters.wake_store import SqlWakeStore
 from services.site.app.attempts import Attempts
 from services.site.app.own_keys import OwnKeys
@@ -96,7 +96,7 @@ def _account_routes(
     config, now = runtime.config.site, runtime.now
     policy = _policy(config)
     sessions = SqlSessionStore(engine, policy, SessionLimits(config.session_idle, config.session_max))
-    people, audit, cookies = SqlSignInStore(engine, policy), SqlAuditLog(engine), Cookies(is_https=config.is_https)
+    people, audit, cookies = SqlPeopleStore(engine, policy), SqlAuditLog(engine), Cookies(is_https=config.is_https)
     own_origin = partial(_origin, runtime)
     forms = Attempts(runtime.monotonic, per_minute=FORMS_PER_MINUTE)
     proxies = config.trusted_proxies

@@ -12,9 +12,9 @@ from services.site.adapters.http.operator.book_pages import BookPages
 from services.site.adapters.http.operator.fleet_pages import FleetPages
 from services.site.adapters.http.operator.gate_pages import GatePages
 from services.site.adapters.http.operator.people_pages import PeoplePages
+from services.site.adapters.people_store import SqlPeopleStore
 from services.site.adapters.rendering import Renderer
 from services.site.adapters.session_store import SqlSessionStore
-from services.site.adapters.sign_in_store import SqlSignInStore
 from services.site.app.fleet_feed import FleetFeed
 from services.site.app.fleet_views import FleetViews
 from services.site.app.own_keys import OwnKeys
@@ -44,7 +44,7 @@ def operator_table(
     keys: OwnKeys,
     *,
     sessions: SqlSessionStore,
-    people: SqlSignInStore,
+    people: SqlPeopleStore,
     audit: SqlAuditLog,
 ) -> list[AccountRoute]:
     """The pages of viewers and operators."""

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.operator.asking import Asker, Question
-from services.site.adapters.sign_in_store import SqlSignInStore
+from services.site.adapters.people_store import SqlPeopleStore
 from services.site.app.all_keys import MOST_SHOWN, SORTS, USED_DAYS, list_keys, read_last_days
 from services.site.app.own_keys import OwnKeys
 from services.site.core.people import Role
@@ -17,7 +17,7 @@ MAX_SEARCH = 100
 class AllKeyPages:
     """Handlers of `/operator/keys`."""
 
-    def __init__(self, gate: Gate, bus: Bus, keys: OwnKeys, people: SqlSignInStore) -> None:
+    def __init__(self, gate: Gate, bus: Bus, keys: OwnKeys, people: SqlPeopleStore) -> None:
         self._gate = gate
         self._bus = bus
         self._keys = keys

@@ -9,8 +9,8 @@ from services.site.adapters.audit_log import MOST_ROWS, SqlAuditLog
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.operator.asking import Asker, Question
 from services.site.adapters.http.operator.paths import name_in
+from services.site.adapters.people_store import SqlPeopleStore
 from services.site.adapters.session_store import SqlSessionStore
-from services.site.adapters.sign_in_store import SqlSignInStore
 from services.site.app.own_keys import OwnKeys
 from services.site.core.people import Person, Role
 from shared.bus.subjects import token
@@ -27,7 +27,7 @@ class PeoplePages:
     def __init__(
         self,
         gate: Gate,
-        people: SqlSignInStore,
+        people: SqlPeopleStore,
         sessions: SqlSessionStore,
         audit: SqlAuditLog,
         keys: OwnKeys,

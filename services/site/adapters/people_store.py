@@ -1,4 +1,4 @@
-"""The port `SignInStore` on the site's database."""
+"""The port `PeopleStore` on the site's database."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ def text_of(value: str) -> str:
     return value.encode("utf-8", "replace").decode("utf-8", "replace").replace("\0", "")[:MAX_TEXT]
 
 
-class SqlSignInStore:
-    """People who sign in."""
+class SqlPeopleStore:
+    """People who have signed in."""
 
     def __init__(self, engine: AsyncEngine, policy: SignupPolicy) -> None:
         self._engine = engine
