@@ -8,8 +8,8 @@ from shared.config.sections import Config
 from shared.runtime import suite_file
 from shared.runtime.process import Runtime
 
-WAIT_S = 10.0
-"""For the gateway, which starts at the same time."""
+WAIT_S = 45.0
+"""For the gateway, which starts at the same time; slowly, on a busy host. Less than `up` waits for the site."""
 POLL_S = 0.05
 
 
