@@ -47,7 +47,7 @@ def talks_to_database(service: str) -> bool:
 
 def talks_to_clouds(service: str) -> bool:
     """Who calls them by itself, or builds the waker's providers."""
-    of_clouds = ("boto3", "shared.clouds.", "services.waker.wiring.build_providers")
+    of_clouds = ("boto3", "shared.clouds.", "services.waker.wiring.build_provider")
     return any(name.startswith(of_clouds) for name in imports(service))
 
 
