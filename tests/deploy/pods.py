@@ -48,6 +48,9 @@ class Pod:
     def log(self) -> Path:
         return self._home / "log"
 
+    async def read_log(self) -> str:
+        return self.log.read_text("utf-8")
+
     def _local(self, text: str) -> str:
         local = text.replace(FILES, str(self._home / "etc")).replace(DATA, str(self._home / "data"))
         for old, new in self.replaced.items():
@@ -103,6 +106,13 @@ class Pod:
             await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode
+
+    async def complete(self) -> None:
+        """Await the success of a job, which is started again if it fails, as by its `restartPolicy`."""
+        assert self._workload.pod["restartPolicy"] == "OnFailure"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await self.ended() != 0:
+                await self.start()
 
     async def stop(self) -> int:
         """Send what the kubelet sends, and return the exit status."""

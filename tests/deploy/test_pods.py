@@ -24,6 +24,7 @@ from tests.kit.github import CLIENT_SECRET, Account, github_config, running_gith
 from tests.kit.hyperstack_cloud import hyperstack_cloud
 from tests.kit.scripted_engine import ScriptedEngine
 from tests.kit.site import Browser
+from tests.kit.site_role import SiteRole, site_role
 from tests.kit.tls import make_certificate
 from tests.kit.tls_balancer import running_balancer
 from tests.kit.waiting import until
@@ -98,7 +99,7 @@ async def cluster(
 
 async def serve_one_request(one: Cluster, model: str) -> None:
     """Make a key, send a request until it is answered, and await its usage in the ledger."""
-    assert await one.pods[SETUP].ended() == 0, one.pods[SETUP].log.read_text("utf-8")
+    await one.pods[SETUP].complete()
     announced = await one.announced()
     created = json.loads(await one.run("keys", "create", "--name", "first", "--json"))
     async with aiohttp.ClientSession() as session:
@@ -123,6 +124,19 @@ async def serve_one_request(one: Cluster, model: str) -> None:
     assert await until(counted, bool) == 1
 
 
+def database_secrets(role: SiteRole) -> Secrets:
+    urls = {"database": role.owner_url, "database-site": role.url}
+    return {name: {"url": url, "ca.crt": ""} for name, url in urls.items()}
+
+
+async def set_up(one: Cluster, role: SiteRole) -> None:
+    """Await the tables, and let the site use its own as the guide says. It waits for both."""
+    await one.pods[SETUP].complete()
+    for pod in (pod for name, pod in one.pods.items() if name.startswith("site")):
+        await until(pod.read_log, lambda log: "permission denied" in log)
+    role.grant()
+
+
 @pytest.mark.long
 async def test_the_local_overlay_serves_a_request_and_drains(tmp_path: Path, scripted_engine: ScriptedEngine) -> None:
     scripted_engine.name = "Qwen/Qwen3-8B"
@@ -140,18 +154,20 @@ async def test_the_overlay_of_the_guide_wakes_a_machine_and_serves(
     (operator_config,) = [block for block in page(KUBERNETES).blocks("toml") if block.startswith("# operator.toml")]
     (tmp_path / "guide").mkdir()
     manifests = render_overlay(KUBERNETES, tmp_path / "guide")
-    async with hyperstack_cloud() as cloud:
+    async with hyperstack_cloud() as cloud, AsyncExitStack() as stack:
+        role = stack.enter_context(site_role(postgres_url))
         machine = cloud.add()
         hosts = {
             "http://10.0.4.11:8000": scripted_engine.base_url,
             "[provider.hyperstack]": f'[provider.hyperstack]\nbase_url = "{cloud.base_url}"',
         }
         secrets: Secrets = {
-            "database": {"url": postgres_url, "ca.crt": ""},
+            **database_secrets(role),
             "hyperstack": {"api-key": cloud.key},
             "engine-keys": {"h100x2": ENGINE_KEY},
         }
         async with cluster(manifests, tmp_path, hosts, secrets, operator_config) as one:
+            await set_up(one, role)
             await serve_one_request(one, "qwen3-coder")
             assert cloud.state(machine) == "ACTIVE"
             assert cloud.changes == 1
@@ -167,6 +183,7 @@ async def test_people_sign_in_through_the_balancer_and_keep_their_session_on_eac
     certificate = make_certificate(tmp_path, "balancer")
     trusted = ssl.create_default_context(cafile=certificate.certificate)
     async with running_github(Account(583231, "ann"), Account(2, "bob")) as github, AsyncExitStack() as stack:
+        role = stack.enter_context(site_role(postgres_url))
         balancer = await stack.enter_async_context(running_balancer(certificate))
         replaced = {
             '[site.github]\nclient_id = "Iv1.0123456789abcdef"': github_config(github),
@@ -174,12 +191,12 @@ async def test_people_sign_in_through_the_balancer_and_keep_their_session_on_eac
             "10.30.0.0/16": "127.0.0.0/8",
         }
         secrets: Secrets = {
-            "database": {"url": postgres_url, "ca.crt": ""},
+            **database_secrets(role),
             "sign-in": {"github-client-secret": CLIENT_SECRET},
         }
         pods = (SETUP, "site-0", "site-1")
         one = await stack.enter_async_context(cluster(load("production"), tmp_path, replaced, secrets, names=pods))
-        assert await one.pods[SETUP].ended() == 0, one.pods[SETUP].log.read_text("utf-8")
+        await set_up(one, role)
         balancer.backends += [(await one.pods[name].ready()).url for name in pods[1:]]
         async with Browser(balancer.url, trusted) as ann, Browser(balancer.url, trusted) as bob:
             answer = await ann.sign_in("ann", "sessions")

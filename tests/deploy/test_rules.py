@@ -17,7 +17,7 @@ from tests.deploy.rules.network import network
 from tests.deploy.rules.references import references
 from tests.deploy.rules.resources import disks, grace, memory
 from tests.deploy.rules.schemas import schemas
-from tests.deploy.rules.security import cloud_identity, restricted, secrets_in_text
+from tests.deploy.rules.security import cloud_identity, public_site, restricted, secrets_in_text
 from tests.deploy.rules.selectors import names, selectors
 
 GONE = object()
@@ -154,6 +154,8 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (cloud_identity, container(METER, "env", [{"name": "AWS_ACCESS_KEY_ID", "value": "x"}]), "cloud's credentials"),
     (cloud_identity, put("ServiceAccount meter", "metadata.annotations", {"eks.amazonaws.com/role-arn": "a"}), "role"),
     (cloud_identity, put("CronJob reaper", f"{CRON}.volumes.3.secret.secretName", "hyperstack"), "one loss takes both"),
+    (public_site, pod(SITE, "volumes.2.secret.secretName", "database"), "Secret database of another service"),
+    (public_site, pod(METER, "volumes.2.secret.secretName", "database-site"), "Secret database-site of another"),
     (secrets_in_text, container(WAKER, "env.0", {"name": "HYPERSTACK_API_KEY", "value": "k"}), "has its value"),
     (secrets_in_text, put("ConfigMap nats", "kind", "Secret"), "does not belong"),
     (services, without("Deployment", "waker"), "waker: has no workload"),

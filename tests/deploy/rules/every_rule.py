@@ -12,12 +12,12 @@ from tests.deploy.rules.network import network
 from tests.deploy.rules.references import references
 from tests.deploy.rules.resources import disks, grace, memory
 from tests.deploy.rules.schemas import schemas
-from tests.deploy.rules.security import cloud_identity, restricted, secrets_in_text
+from tests.deploy.rules.security import cloud_identity, public_site, restricted, secrets_in_text
 from tests.deploy.rules.selectors import names, selectors
 
 Rule = Callable[[Manifests], list[str]]
 RULES: tuple[Rule, ...] = (
     *(schemas, names, selectors, references, images, immutable_fields),
-    *(restricted, cloud_identity, secrets_in_text),
+    *(restricted, cloud_identity, public_site, secrets_in_text),
     *(services, configuration, grace, memory, disks, availability, scaling, network, bus),
 )

@@ -87,6 +87,13 @@ def _secrets(manifests: Manifests, service: str) -> set[str]:
     return {s["secret"].get("secretName", s["secret"].get("name")) for s in sources}
 
 
+def public_site(manifests: Manifests) -> list[str]:
+    """Return the Secrets that the site, which strangers reach, shares with another service."""
+    others = {workload.service for workload in manifests.workloads} - {"site"}
+    shared = _secrets(manifests, "site") & set[str]().union(*(_secrets(manifests, name) for name in others))
+    return [f"site: has the Secret {name} of another service" for name in sorted(shared - {"nats-tls"})]
+
+
 def secrets_in_text(manifests: Manifests) -> list[str]:
     """Return Secrets in the manifests: they are made by the operator, and named here only."""
     faults = [f"{place_of(secret)}: a Secret does not belong into manifests" for secret in manifests.of("Secret")]

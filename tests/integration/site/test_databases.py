@@ -1,17 +1,28 @@
-"""Sign-in, sessions and audit on each database that the site may have."""
+"""Sign-in, sessions and audit on each database that the site may have.
 
+On PostgreSQL in the way of the Kubernetes guide: another role has migrated it for all services, and the site's may do
+what the guide's statements grant.
+"""
+
+import asyncio
 import re
 import time
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from aiohttp import web
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.billing.adapters import schema as books
+from services.meter.adapters import schema as ledger
 from services.site import wiring
+from services.site.adapters import schema as site
 from services.site.adapters.http import server
 from services.site.adapters.pruner import Pruner
 from services.site.adapters.schema import MIGRATIONS, VERSION_TABLE
@@ -21,11 +32,74 @@ from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.units import DAY_S
 from tests.kit.github import Account, github_config, running_github
+from tests.kit.postgres import database_on
 from tests.kit.site import CONFIG, Browser, running_site
+from tests.kit.site_role import SiteRole, site_role
 from tests.kit.waiting import until
 
 SIGN_IN = Path("docs/howto/sign-in.md").read_text("utf-8")
 GUIDE = Path("docs/howto/back-up-and-restore.md").read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class Granted:
+    template: str
+    role: SiteRole
+    tables: set[str]
+    """What the site's own migrations make."""
+
+
+@pytest.fixture(scope="module")
+def granted(postgres_cluster: str) -> Iterator[Granted]:
+    """A database that is migrated for all services, and the role that the site uses it as."""
+    with database_on(postgres_cluster) as url, site_role(url) as role:
+        made: list[set[str]] = []
+        for each in (ledger, books, site):
+            asyncio.run(database.migrate(url, each.MIGRATIONS, version_table=each.VERSION_TABLE))
+            with psycopg.connect(url.replace("+asyncpg", "")) as owner:
+                rows = owner.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            made.append({str(name) for (name,) in rows}.difference(*made))
+        role.grant()
+        yield Granted(url.rpartition("/")[2], role, made[-1])
+
+
+@pytest.fixture
+def site_url(granted: Granted, postgres_cluster: str) -> Iterator[str]:
+    """A copy of that database, as the site's URL names it."""
+    with database_on(postgres_cluster, granted.template) as url:
+        yield granted.role.at(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'test.sqlite'}"
+    url: str = request.getfixturevalue("site_url")
+    return url
+
+
+def test_the_role_of_the_guide_may_use_the_tables_of_the_site_and_nothing_else(site_url: str, granted: Granted) -> None:
+    rights = """
+        SELECT relname, string_agg(lower(right_), ' ' ORDER BY right_) FROM pg_class,
+        unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) right_
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'm', 'p') AND
+        has_table_privilege(oid, right_) GROUP BY relname
+    """
+    with psycopg.connect(site_url.replace("+asyncpg", ""), autocommit=True) as connection:
+        allowed: dict[str, str] = dict(connection.execute(rights).fetchall())
+        every = dict.fromkeys(granted.tables, "delete insert select update")
+        assert allowed == {**every, VERSION_TABLE: "select update"}, "the statements of the guide, and what it has"
+        for statement in (
+            f"SELECT * FROM {ledger.VERSION_TABLE}",
+            f"UPDATE {books.VERSION_TABLE} SET version_num = ''",
+            "SELECT * FROM events",
+            "DELETE FROM revisions",
+            "CREATE TABLE more ()",
+            "ALTER TABLE people ADD COLUMN more text",
+            "DROP TABLE people",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
 
 
 async def test_the_same_on_both_databases(tmp_path: Path, database_url: str) -> None:
