@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from shared.config.load import load
 from shared.units import MINUTE_S
 from tests.deploy.machine.machines import write_program
+from tests.docs.pages import page
 from tests.kit.nats_server import nats_binary
 
 DOCKER = Path("deploy/docker")
@@ -121,13 +122,27 @@ def test_ports_and_graces_equal_those_of_the_configuration(compose: dict[str, An
     assert config.bus.urls == ("nats://nats:4222",)
 
 
-def test_nats_server_accepts_the_bus_configuration(tmp_path: Path) -> None:
+def test_the_guide_makes_a_bus_that_its_user_alone_can_read_even_under_a_strict_umask(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
     binary = nats_binary()
     assert binary is not None
-    users = tmp_path / "users"
-    made = _run(sys.executable, "-m", "spotinference", "nats-config", "--users-dir", users)
-    (tmp_path / "users.conf").write_text(made.stdout, encoding="utf-8")
-    (tmp_path / "nats.conf").write_bytes((DOCKER / "nats.conf").read_bytes())
+    for name in ("nats.conf", "spotinference.toml"):  # as `git clone` leaves them
+        (tmp_path / name).write_bytes((DOCKER / name).read_bytes())
+        (tmp_path / name).chmod(0o600)
+    (block,) = [text for text in page("docs/howto/run-on-one-host.md").blocks("sh") if "nats-config" in text]
+    commands = block.replace("cd deploy/docker", f'cd "{tmp_path}"').replace(
+        "../../.venv/bin/spotinference", f"{sys.executable} -m spotinference"
+    )
+    own = 'chown() { test "$1 $2" = "-R 65532" && shift 2 && printf "%s\\n" "$@" >>owned; }'  # not everybody may
+    done = _run("bash", "-ec", f"umask 077\n{own}\n{commands}")
+    assert done.returncode == 0, done.stderr
+    owned = {tmp_path / name for name in (tmp_path / "owned").read_text("utf-8").split()}
+    volumes = [volume for container in compose["services"].values() for volume in container["volumes"]]
+    for file in {tmp_path / volume.partition(":")[0] for volume in volumes if volume.startswith("./")}:
+        is_for_all = bool(file.stat().st_mode & 0o004)
+        assert is_for_all or owned & {file, *file.parents}, f"{file.name} cannot be read in its container"
+        assert not (is_for_all and file.suffix == ".nk")
     checked = _run(binary, "-t", "-c", tmp_path / "nats.conf")
     assert checked.returncode == 0, checked.stderr
 
