@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.waker.core.fleet_spec import FleetSpec
 from services.waker.core.policy import oldest_wake_s
 from services.waker.core.state import Fleet
 from shared.messages.waker import (
@@ -27,6 +28,9 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.leading = Gauge("spot_waker_leading", "1 while this replica leads.", registry=registry)
         self._machines = Gauge("spot_waker_machines", "Machines by state.", ("tier", "state"), registry=registry)
+        self._always_on = Gauge(
+            "spot_waker_machines_always_on", "Configured machines that never sleep.", ("tier",), registry=registry
+        )
         self._transitions = Counter(
             "spot_waker_transitions", "Transitions by state.", ("tier", "to_state"), registry=registry
         )
@@ -67,6 +71,12 @@ class Metrics:
         self._tiers: set[str] = set()
         """Those that `spot_waker_machines` has."""
         self.stand_by()
+
+    def show_spec(self, spec: FleetSpec) -> None:
+        """Update the gauge that follows from the configuration alone: 0 for a tier whose machines sleep."""
+        self._always_on.clear()
+        for machine in spec.machines.values():
+            self._always_on.labels(machine.tier).inc(not machine.sleeps)
 
     def show_records(self, records: Iterable[MachineRecord]) -> None:
         """Update the gauges that are the same on every replica: the records are on the bus."""

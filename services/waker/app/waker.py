@@ -36,6 +36,7 @@ class Waker:
 
     def __init__(self, resources: TermResources, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._resources = resources
+        resources.metrics.show_spec(resources.spec)
         self._reloaded: list[TermResources] = []
         """The next term uses the last of these."""
         self._bus = resources.bus
@@ -114,6 +115,7 @@ class Waker:
         while self._reloaded:
             old, self._resources = self._resources, self._reloaded.pop(0)
             await old.close()
+            self._resources.metrics.show_spec(self._resources.spec)
             self._inbox.drain()  # results of the old fleet's calls
 
     def _show_records(self) -> None:

@@ -47,6 +47,10 @@ class Replica:
         self.stack.push_async_callback(self._runtime.cancel_tasks)
         await self.stack.enter_async_context(service(self._runtime))
 
+    def reload(self, config: str) -> None:
+        assert self._runtime.on_reload is not None
+        self._runtime.on_reload(parse(config, "test"))
+
     def metric(self, name: str, **labels: str) -> float | None:
         return self._runtime.registry.get_sample_value(f"spot_waker_{name}", labels)
 
@@ -74,7 +78,12 @@ async def test_standby_shows_machines_and_alarms_as_the_leader_does(replicas: tu
         await replica.shows(1, "machines", tier="lab", state="broken")
         await replica.shows(1, "alarms")
         await replica.shows(1, "alarm", machine="m1", reason="broken")
+        assert [replica.metric("machines_always_on", tier=tier) for tier in ("lab", "local")] == [1, 0]
     assert standby.metric("leading") == 0
+    for replica in (leader, standby):
+        replica.reload(CONFIG.replace('"lab"', '"shed"'))
+        await replica.shows(1, "machines_always_on", tier="shed")
+        assert replica.metric("machines_always_on", tier="lab") is None
 
 
 async def test_standby_marks_the_leaders_own_work_as_unknown(replicas: tuple[Replica, Replica]) -> None:
