@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from services.billing.core.allocation.accrual import BillReading
+from services.billing.core.allocation.fleet_history import KeptFleet
 from services.billing.core.day_records import DayRecords
 from services.billing.core.invoice_files.delivery import Delivery, Snapshot, StaleDelivery
 from services.billing.core.invoice_files.import_settings import ImportSettings
@@ -94,6 +95,10 @@ class InvoiceStore(Protocol):
         """Make all of the delivery count, or none of it, else raise `ChargesTaken`."""
         ...
 
+    async def past_resources(self) -> frozenset[str]:
+        """Return the ids of all machines that the books know, configured or not."""
+        ...
+
     async def list_stale(self, digest: str) -> tuple[StaleDelivery, ...]:
         """Return the deliveries that count and were read with other import settings than those of the digest."""
         ...
@@ -120,6 +125,10 @@ class DayStore(Protocol):
 
     async def read(self, day: Window) -> DayRecords:
         """Return all of it, read at one moment."""
+        ...
+
+    async def fleets(self, window: Window) -> Sequence[KeptFleet]:
+        """Return what the configuration said in the window, in order."""
         ...
 
     async def reaches(self, window: Window) -> list[LastCharge]:

@@ -1,15 +1,16 @@
 """Billing's settings, derived from the configuration in the terms of the core."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from services.billing.core.allocation.attribution import Fleet, is_azure
+from services.billing.core.allocation.fleet_history import KeptFleet, KnownFleet, fleet_of
 from services.billing.core.invoice_files.schema import ExchangeRate
 from services.billing.core.money import to_units, to_usd
 from services.billing.core.pricing.bands import Ladder
 from services.billing.core.revisions.revision import HASH_PREFIX, sha256
-from services.billing.core.utc_time import day_window
+from services.billing.core.utc_time import Window, day_window
 from shared.config.invoices import currency_code
 from shared.config.sections import Config
 from shared.errors import Misconfigured
@@ -18,6 +19,8 @@ from shared.errors import Misconfigured
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     fleet: Fleet
+    machines: Mapping[str, str]
+    """Machine to tier: those that may be awake at the end of the time that the settings are for."""
     prices: Mapping[str, int]
     """By tier, in units of money per machine and hour."""
     weights: Mapping[str, int]
@@ -26,6 +29,33 @@ class Settings:
     rates: tuple[ExchangeRate, ...]
     ladder: Ladder
     models: tuple[str, ...]
+
+    @property
+    def known(self) -> KnownFleet:
+        """What the books keep of them."""
+        fleet = self.fleet
+        return KnownFleet(
+            tiers=fleet.tiers,
+            tier_of=dict(fleet.tier_of),
+            machine_of=dict(fleet.machine_of),
+            parts=tuple(sorted(fleet.parts)),
+            never_billed=tuple(sorted(fleet.never_billed)),
+            prices=dict(self.prices),
+        )
+
+    def at(self, window: Window, kept: Sequence[KeptFleet], now: int) -> "Settings":
+        """Return them with the machines, tiers and prices of the window. `kept` is what the books keep of it."""
+        then, last, later = fleet_of(window, kept, self.known, now)
+        fleet = Fleet(
+            tiers=then.tiers,
+            tier_of=then.tier_of,
+            machine_of=then.machine_of,
+            tier_tag=self.fleet.tier_tag,
+            parts=frozenset(then.parts),
+            never_billed=frozenset(then.never_billed),
+            later=later,
+        )
+        return replace(self, fleet=fleet, machines=last.tier_of, prices=then.prices)
 
     @property
     def digest(self) -> str:
@@ -79,6 +109,7 @@ def settings(config: Config) -> Settings:
     )
     return Settings(
         fleet=fleet,
+        machines=fleet.tier_of,
         prices={
             tier.name: _units(f"tier {tier.name}: price_per_hour", tier.price_per_hour)
             for tier in config.tier

@@ -14,6 +14,7 @@ from services.billing.adapters.day_fingerprints import SqlDayFingerprints
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.export.report_files import render_files
 from services.billing.adapters.file_sources import open_configured_source
+from services.billing.adapters.fleet_store import SqlFleetStore
 from services.billing.adapters.hyperstack_bill import HyperstackBill
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.adapters.invoice_store import SqlInvoiceStore
@@ -143,6 +144,8 @@ class BillingLeader:
             lambda: rereads.faults,
             now=runtime.now,
         )
+        self._keep_fleet = partial(SqlFleetStore(engine).keep, chosen.known)
+        self._now = runtime.now
         self._journal = FleetJournalReader(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, SqlAccrualStore(engine), self._metrics)
         shelf = ReportCache(
@@ -208,6 +211,7 @@ class BillingLeader:
         log.info("leadership_acquired")
         works = [
             PeriodicTask(name="journal", run=self._journal.read_batch, pause=every(0.0)),
+            PeriodicTask(name="fleet", run=lambda: self._keep_fleet(self._now()), pause=every(AGAIN_SECONDS)),
             PeriodicTask(name="reading invoices again", run=self._rereads.reread_stale, pause=every(AGAIN_SECONDS)),
             self._daily("bands", self._bands.make_bands),
             self._daily("publication", self._publisher.publish_changed),

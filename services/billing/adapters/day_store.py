@@ -9,10 +9,12 @@ from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.accrual_store import accrued_in
+from services.billing.adapters.fleet_store import kept_fleets
 from services.billing.adapters.payable_store import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.allocation.accrual import Accrual
 from services.billing.core.allocation.charge_groups import MACHINE_CATEGORIES, is_early
+from services.billing.core.allocation.fleet_history import KeptFleet
 from services.billing.core.allocation.machine_time import StateChange, order_changes
 from services.billing.core.cost_row import CostRow
 from services.billing.core.day_records import DayRecords, File
@@ -64,7 +66,13 @@ class SqlDayStore:
                 changes=await _changes(connection, day),
                 invoices=await standings_of(connection, day, used),
                 accruals=accruals,
+                fleets=await kept_fleets(connection, day),
             )
+
+    async def fleets(self, window: Window) -> list[KeptFleet]:
+        """Return what the configuration said in the window, in order."""
+        async with read_transaction(self._engine) as connection:
+            return await kept_fleets(connection, window)
 
     async def reaches(self, window: Window) -> list[LastCharge]:
         """Return how far the charges for use that touch the window reach, by source and resource."""

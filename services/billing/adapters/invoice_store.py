@@ -12,6 +12,7 @@ from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.charge_insert import copy_charges
+from services.billing.adapters.fleet_store import kept_fleets
 from services.billing.adapters.import_warnings import billed_of, warnings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot_invoices, snapshots
 from services.billing.core.cost_row import SnapshotKey
@@ -49,6 +50,11 @@ class SqlInvoiceStore:
             for key, parts in by_key.items():
                 summaries += await _activate(connection, writing, key, parts)
             return tuple(summaries)
+
+    async def past_resources(self) -> frozenset[str]:
+        """Return the ids of all machines that the books know, configured or not."""
+        async with read_transaction(self._engine) as connection:
+            return frozenset(name for kept in await kept_fleets(connection) for name in kept.fleet.machine_of)
 
     async def list_stale(self, terms: str) -> tuple[StaleDelivery, ...]:
         """Return the deliveries that count and were read with other import settings.

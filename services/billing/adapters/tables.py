@@ -153,6 +153,14 @@ meters = Table(
 )
 """The last reading of a provider's running bill for a resource: the next one is subtracted from it."""
 
+fleets = Table(
+    "fleets",
+    _metadata,
+    Column("since", BigInteger, primary_key=True),
+    Column("content", Text),
+)
+"""What the configuration said of machines, tiers and prices from `since` until the next row, as JSON; append-only."""
+
 bands = Table(
     "bands",
     _metadata,

@@ -53,6 +53,8 @@ class _Day:
     times: Mapping[str, MachineTime]
     usage: TokenUsage
     now: int
+    settings: Settings
+    """Those of the day."""
     was_final: bool = False
     on_bill: frozenset[str] = frozenset()
     """Machines that have charges on some day of the billing periods, where that matters."""
@@ -122,7 +124,7 @@ class DayReports:
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
         records = await self._store.read(window)
         rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, to_millis(now))]
-        day = _day(window, replace(records, rows=rows), None, now)
+        day = self._day(window, replace(records, rows=rows), None, now)
         return await asyncio.to_thread(allocate, self._facts(day))
 
     async def report(self, day: str) -> DayReport:
@@ -151,7 +153,7 @@ class DayReports:
             now = self._now()
             records = await self._store.read(window)
             newest = await self._revisions.newest(day)
-            day_state = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
+            day_state = self._day(window, records, answer, now, was_final=newest is not None and newest.was_final)
             facts = self._facts(day_state)
             # In a thread: a large account's day must not delay the renewal of the lease.
             allocation = await asyncio.to_thread(allocate, facts)
@@ -175,7 +177,7 @@ class DayReports:
         periods = [period for one in day.records.invoices if (period := period_of(one)).overlap(day.window).length]
         start = min((period.start for period in periods), default=day.window.start)
         end = max((period.end for period in periods), default=day.window.end)
-        return frozenset(last_charges(await self._store.reaches(Window(start, end)), self._settings.fleet))
+        return frozenset(last_charges(await self._store.reaches(Window(start, end)), day.settings.fleet))
 
     async def _answer(self, query: ReportQuery) -> DayReport:
         try:
@@ -190,28 +192,51 @@ class DayReports:
     def _make_report(
         self, name: str, day: _Day, allocation: Allocation, answer: Tokens
     ) -> tuple[DayReport, RevisionInputs]:
-        fleet, prices = self._settings.fleet, self._settings.prices
         elapsed = Window(day.window.start, max(day.window.start, min(day.window.end, day.now)))
         report = build_day_report(
             name,
             allocation,
             day.usage,
-            self._settings.weights,
+            day.settings.weights,
             sources=tuple(f"{f.file_name} from {f.source}, SHA-256 {f.sha256}" for f in day.records.files),
-            always_on=always_on_cost(fleet.tier_of, prices, elapsed, total_tokens(day.usage.total)),
+            always_on=always_on_cost(
+                day.settings.machines, day.settings.prices, elapsed, total_tokens(day.usage.total)
+            ),
             settled=day.settled,
         )
         return report, self._inputs(day, answer, allocation)
+
+    def _day(
+        self, window: Window, records: DayRecords, answer: Tokens | None, now: float, *, was_final: bool = False
+    ) -> _Day:
+        busy = {} if answer is None else answer.busy
+        times = {
+            machine: MachineTime(
+                build_intervals(changes, to_millis(now)),
+                [Window(to_millis(start), to_millis(end)) for start, end in busy.get(machine, ())],
+            )
+            for machine, changes in records.changes.items()
+        }
+        describe = TokenUsage() if answer is None else token_usage(answer)
+        return _Day(
+            window=window,
+            records=records,
+            times=times,
+            usage=describe,
+            now=to_millis(now),
+            settings=self._settings.at(window, records.fleets, to_millis(now)),
+            was_final=was_final,
+        )
 
     def _facts(self, day: _Day) -> DayInputs:
         return DayInputs(
             day=day.window,
             now=day.now,
             rows=day.records.rows,
-            fleet=self._settings.fleet,
+            fleet=day.settings.fleet,
             times=day.times,
             tokens=day.usage.by_tier(),
-            prices=self._settings.prices,
+            prices=day.settings.prices,
             accruals=day.records.accruals,
             settled=day.settled,
             on_bill=day.on_bill,
@@ -244,12 +269,12 @@ class DayReports:
             busy_sha256=sha256(answer.busy),
             usage_complete=answer.complete,
             usage_reasons=answer.reasons,
-            settings_sha256=self._settings.digest,
+            settings_sha256=day.settings.digest,
             sources=charges_by_source(
                 zip((origin.source for origin in records.origins), records.rows, strict=True), day.window
             ),
             estimate=to_usd(allocation.accrued),
-            settings=self._settings.named,
+            settings=day.settings.named,
         )
 
 
@@ -266,16 +291,3 @@ def fit_to_message(report: DayReport) -> DayReport:
     if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     return msgspec.structs.replace(report, explanations=(), left_out="keys; explanations")
-
-
-def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float, *, was_final: bool = False) -> _Day:
-    busy = {} if answer is None else answer.busy
-    times = {
-        machine: MachineTime(
-            build_intervals(changes, to_millis(now)),
-            [Window(to_millis(start), to_millis(end)) for start, end in busy.get(machine, ())],
-        )
-        for machine, changes in records.changes.items()
-    }
-    describe = TokenUsage() if answer is None else token_usage(answer)
-    return _Day(window=window, records=records, times=times, usage=describe, now=to_millis(now), was_final=was_final)

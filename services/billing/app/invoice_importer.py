@@ -131,10 +131,9 @@ class InvoiceImporter:
         log.info("invoice_files_processed", outcome=outcome, source=request.source, files=len(request.files))
         return answer
 
-    @property
-    def settings_digest(self) -> str:
-        """The digest of the present import settings."""
-        return self._import_settings("").digest
+    async def settings_digest(self) -> str:
+        """Return the digest of the present import settings."""
+        return (await self._import_settings("")).digest
 
     async def reread(self, stale: StaleDelivery) -> str | None:
         """Read a delivery again with the present settings. Returns why that failed, or None."""
@@ -153,8 +152,8 @@ class InvoiceImporter:
         if self._reading is not None:
             self._reading.interrupt()
 
-    def _import_settings(self, source: str, *, rounds: bool = False) -> ImportSettings:
-        mine = frozenset(self._settings.fleet.machine_of)
+    async def _import_settings(self, source: str, *, rounds: bool = False) -> ImportSettings:
+        mine = await self._store.past_resources() | frozenset(self._settings.fleet.machine_of)
         return ImportSettings(source=source, mine=mine, rates=self._settings.rates, rounds=rounds)
 
     async def _import_exclusively(
@@ -181,7 +180,7 @@ class InvoiceImporter:
             refusals = _cut_off(request, files)
             if refusals:
                 return ImportAnswer(sha256=sha256, refusals=refusals)
-            terms = self._import_settings(request.source, rounds=request.round)
+            terms = await self._import_settings(request.source, rounds=request.round)
             reading = self._reading = self._open_reader(room, terms, running.report)
             try:
                 await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))

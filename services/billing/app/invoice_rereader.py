@@ -35,7 +35,7 @@ class InvoiceRereader:
 
     async def reread_stale(self) -> None:
         """Reread what counts with the present settings. Raises `BusUnavailable` or what `DATABASE_ERRORS` lists."""
-        stale_deliveries = await self._store.list_stale(self._imports.settings_digest)
+        stale_deliveries = await self._store.list_stale(await self._imports.settings_digest())
         self._faults = {one.number: self._faults[one.number] for one in stale_deliveries if one.number in self._faults}
         for stale in stale_deliveries:
             fault = await self._imports.reread(stale)

@@ -33,8 +33,7 @@ class PeriodReports:
         self._names = names
         self._report_cache = report_cache
         self._days = days
-        self._fleet = settings.fleet
-        self._weights = settings.weights
+        self._settings = settings
         self._metrics = metrics
 
     async def answer(self, data: bytes) -> bytes:
@@ -51,8 +50,9 @@ class PeriodReports:
                     days[place], of_day = await self._report_cache.explain(day.day)
                     lines.add_all(of_day)
         span = Window(day_window(days[0].day).start, day_window(days[-1].day).end)
-        bills = bills_by_source(days, last_charges(await self._days.reaches(span), self._fleet))
-        figures = msgspec.structs.replace(build_period_report(days, self._weights), bills=bills)
+        fleet = self._settings.at(span, await self._days.fleets(span), span.end).fleet
+        bills = bills_by_source(days, last_charges(await self._days.reaches(span), fleet))
+        figures = msgspec.structs.replace(build_period_report(days, self._settings.weights), bills=bills)
         if query.explain and figures.causes:
             figures = msgspec.structs.replace(figures, explanations=to_explanations(lines))
         return fit_to_message(add_key_names(figures, self._names()))

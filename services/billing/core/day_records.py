@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.billing.core.allocation.accrual import Accrual
+from services.billing.core.allocation.fleet_history import KeptFleet
 from services.billing.core.allocation.machine_time import StateChange
 from services.billing.core.cost_row import CostRow
 from services.billing.core.reports.cost_lines import ChargeOrigin
@@ -35,3 +36,5 @@ class DayRecords:
     """The bills that the day waits for: of its charges, and of every billing period that has it."""
     accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
     """By machine."""
+    fleets: Sequence[KeptFleet] = ()
+    """What the configuration said on the day, in order."""

@@ -128,7 +128,8 @@ async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Pat
     faults = iter(["lost", "lost", "damaged", None])
 
     class FakeImporter:
-        settings_digest = "2-"
+        async def settings_digest(self) -> str:
+            return "2-"
 
         async def reread(self, stale: StaleDelivery) -> str | None:
             return next(faults)

@@ -49,11 +49,13 @@ class Fleet:
     """The ids of components, such as disks, that belong to a machine."""
     never_billed: frozenset[str] = frozenset()
     """Machines that no provider bills."""
+    later: frozenset[str] = frozenset()
+    """Tiers that the configuration has only since the day was over: they bear nothing but what a tag says is theirs."""
 
     def owner_of(self, row: CostRow) -> Owner:
         if (owner_of := self.owner_of_resource(row.resource_id)) is not None:
             return owner_of
-        if (tier := _tag_value(row.tags, self.tier_tag)) in self.tiers:
+        if (tier := _tag_value(row.tags, self.tier_tag)) in {*self.tiers, *self.later}:
             return DirectOwner(tier, None)
         if (owner_of := self.owner_of_resource(row.parent_id)) is not None:
             return replace(owner_of, is_part=row.resource_id is not None)

@@ -16,7 +16,7 @@ class ImportSettings:
 
     source: str
     mine: frozenset[str] = frozenset()
-    """The resources of configured machines: their charges stay as they were delivered."""
+    """The resources of machines, configured or not any more: their charges stay as they were delivered."""
     rates: tuple[ExchangeRate, ...] = ()
     rounds: bool = False
     """Round costs with too many decimals instead of rejecting them. Not in the digest: imported charges stay."""
