@@ -25,7 +25,7 @@ class CostPart(NamedTuple):
 class CostSplit:
     """Charges whose cost was split as one sum, and by what: so each of them can be split alike."""
 
-    kinds: tuple[ChargeKey, ...]
+    kinds: frozenset[ChargeKey]
     weights: Mapping[CostPart, int]
 
 

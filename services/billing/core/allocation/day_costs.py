@@ -148,7 +148,7 @@ class DayCosts:
         self, kind: ChargeKey, owner: DirectOwner, cost: int, weights: Mapping[CostPart, int]
     ) -> Mapping[CostPart, int]:
         whose, parts = (owner.tier, owner.machine), split_cost(cost, weights)
-        self.splits.append(CostSplit((kind,), weights))
+        self.splits.append(CostSplit(frozenset([kind]), weights))
         self.add_parts(whose, parts)
         self.charged.setdefault(whose, Counter()).update(sum_by_tier(parts))
         return parts
@@ -169,7 +169,7 @@ class DayCosts:
             if not weights:
                 day = self._elapsed(self.facts.day)
                 weights = weights_by_time(tier, day, self.use(machine, day))
-            self.splits.append(CostSplit(tuple(costs), weights))
+            self.splits.append(CostSplit(frozenset(costs), weights))
             parts = split_cost(costs.total(), weights)
             self.parts.update(parts)
             self.charged.setdefault(whose, Counter()).update(sum_by_tier(parts))

@@ -1,35 +1,15 @@
 """A charge in FOCUS's words, and two forms of files: FOCUS itself, and our own for providers without a better one."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from services.billing.core.invoice_files.columns import Column, sql_literal, sql_name
 from services.billing.core.invoice_files.schema import FileSchema
+from shared.messages.trail import TrailCategory, TrailService
 from shared.units import DAY_MS
 
-CATEGORIES = ("Usage", "Purchase", "Tax", "Credit", "Adjustment")
-
-
-SERVICE_CATEGORIES = (
-    "AI and Machine Learning",
-    "Analytics",
-    "Business Applications",
-    "Compute",
-    "Databases",
-    "Developer Tools",
-    "Identity",
-    "Integration",
-    "Internet of Things",
-    "Management and Governance",
-    "Media",
-    "Migration",
-    "Mobile",
-    "Multicloud",
-    "Networking",
-    "Other",
-    "Security",
-    "Storage",
-    "Web",
-)
+CATEGORIES: tuple[str, ...] = get_args(TrailCategory)
+SERVICE_CATEGORIES: tuple[str, ...] = get_args(TrailService)
 SERVICES = {
     "Compute Engine": "Compute",
     "Kubernetes Engine": "Compute",

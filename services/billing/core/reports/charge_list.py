@@ -40,7 +40,7 @@ def list_charges(facts: DayInputs, origins: Sequence[ChargeOrigin], allocation: 
         groups[kind].append((row, origin))
     splits = [*allocation.splits]
     is_split = {kind for split in splits for kind in split.kinds}
-    splits += [CostSplit((kind,), _weights(kind, allocation)) for kind in groups if kind not in is_split]
+    splits += [CostSplit(frozenset([kind]), _weights(kind, allocation)) for kind in groups if kind not in is_split]
     charges = [charge for split in splits for charge in _split(split, groups, facts)]
     return sorted(charges, key=lambda charge: (-abs(charge.amount), _order(charge.row, charge.origin)))
 
