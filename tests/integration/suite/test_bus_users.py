@@ -178,7 +178,9 @@ async def read_the_site(suite: UpProcess) -> None:
     async with aiohttp.ClientSession(suite.services["site"]["url"]) as session:
         for path in {*PUBLIC, "/feed.xml"} - {"/sign-in", "/nowhere"}:
             async with session.get(path) as response:
-                assert response.status == 200, path
+                assert response.status == (404 if path.startswith("/economics/") else 200), (
+                    path
+                )  # no day is in the books yet
 
 
 async def test_each_user_may_do_its_row_and_nothing_else(tmp_path: Path) -> None:

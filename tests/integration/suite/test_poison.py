@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from shared.bus.jetstream import connect
 from shared.bus.ports import Bus
@@ -69,6 +70,7 @@ class Pages:
             return dict((await page.json())["faults"])
 
 
+@pytest.mark.long
 async def test_what_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
     deliveries = tmp_path / "deliveries" / "metadata"
     deliveries.mkdir(parents=True)

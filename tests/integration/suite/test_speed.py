@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up
@@ -14,6 +16,7 @@ async def figures(suite: UpProcess) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.long
 async def test_bench_wakes_the_engine_and_figures_cover_the_gateway_s_half(slow_model: Path, tmp_path: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model))) as suite:
         key = await suite.key()

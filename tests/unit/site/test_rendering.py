@@ -22,5 +22,5 @@ def test_template_that_changes_on_disk_is_not_loaded_into_a_running_site(monkeyp
     reads: list[str] = []
     renderer = Renderer(title="a site", nav=())
     monkeypatch.setattr(PackageLoader, "get_source", lambda *arguments: reads.append(arguments[2]))
-    assert "404" in renderer.render("error.html", path="", status=404, words="w")
+    assert "404" in renderer.render("error.html", path="", status=404, heading="h", words="w")
     assert reads == []

@@ -76,4 +76,4 @@ def _split(
 def _order(row: CostRow, origin: ChargeOrigin) -> tuple[object, ...]:
     """An order that does not depend on how the charges are stored."""
     texts = (row.category, row.service_category, row.resource_id, row.tags, origin.source, origin.delivery)
-    return (row.charge_start, row.charge_end, row.billed, row.rows, *(text or "" for text in texts))
+    return (row.charge_start, row.charge_end, row.billed, row.rows, *(text or "" for text in texts), str(row))
