@@ -22,6 +22,7 @@ from bench.build import NoCompiler
 from bench.load import BenchmarkFailed, LoadResult, Workload
 from bench.processes import pinned
 from bench.targets import Stage, open_stage
+from shared.percentiles import nearest_rank
 from shared.tasks import cancel_and_wait
 from tests.kit.service import running
 
@@ -51,7 +52,7 @@ async def measure_pages(url: str) -> dict[str, float]:
                         raise BenchmarkFailed(f"{path} answered {response.status}")
                     await response.read()
                 durations.append(time.perf_counter() - began)
-            percentiles[path] = sorted(durations[1:])[int(0.95 * (GETS - 1))]
+            percentiles[path] = sorted(durations[1:])[nearest_rank(0.95, GETS)]
     return percentiles
 
 
