@@ -71,6 +71,7 @@ class BudgetGates:
         self._caught_up = False
         self._spend_error: str | None = None
         """Why the spend is unknown; None: it is known."""
+        self._is_database_away = False
         self._lock = asyncio.Lock()
 
     @property
@@ -85,6 +86,9 @@ class BudgetGates:
     async def update(self) -> str | None:
         """Write every gate as it is now. A gate whose spend is unknown is judged by that.
 
+        While the database is away, a gate stays as it was last observed for `observation_timeout`: a failover takes a
+        minute, and would otherwise stop every request. Gateways measure that time too.
+
         Returns why the spend is unknown. Raises `BusUnavailable`, or the error of one gate after the others are
         written.
         """
@@ -94,7 +98,8 @@ class BudgetGates:
             spends = await self._spends() if caught_up else dict.fromkeys(self._limits)
             for scope in self._limits:
                 try:
-                    await self._put(scope, spends[scope])
+                    if not (self._is_database_away and await self._is_recent(scope)):
+                        await self._put(scope, spends[scope])
                 except Exception as error:  # noqa: BLE001 - each gate by itself; it is raised below
                     faults.append(error)
         if faults:
@@ -131,6 +136,7 @@ class BudgetGates:
 
     async def _spends(self) -> Mapping[str, Decimal | None]:
         """Return today's spend in USD by scope; None where it is unknown."""
+        self._is_database_away = False
         try:
             allocation = await self._reports.allocate_today()
             unobserved = (
@@ -140,6 +146,7 @@ class BudgetGates:
             )
         except DATABASE_ERRORS as error:
             log.warning("spend_unavailable", reason=describe(error))
+            self._is_database_away = True
             self._spend_error = f"no spend is known: {describe(error)}"
             return dict.fromkeys(self._limits)
         except Exception as error:
@@ -165,6 +172,11 @@ class BudgetGates:
             spend = max(allocation.tiers.get(tier, 0), allocation.estimates.get(tier, 0))
             known[budget_gates.tier_scope(tier)] = to_usd(spend) if seen else None
         return {scope: known.get(scope, Decimal(0)) for scope in self._limits}
+
+    async def _is_recent(self, scope: str) -> bool:
+        """Whether the gate was observed less than `observation_timeout` ago."""
+        gate, _ = (await self._read_gates()).get(scope, (None, 0))
+        return gate is not None and gate.observed and abs(self._now() - gate.observed_at) <= self._observation_timeout_s
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:
         for _ in range(TRIES):

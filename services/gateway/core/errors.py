@@ -164,7 +164,7 @@ def no_upstream(model: str) -> ApiError:
 def budget_closed(reason: str, *, is_starting: bool = False) -> ApiError:
     """`reason` is the gate's. `is_starting`: billing may simply not have observed anything yet."""
     if reason == "billing_unobservable" and is_starting:
-        message = "Spending has not been observed since this gateway started. Try again in 5 s."
+        message = "Today's spending is not known yet, so new requests are rejected. Try again in 5 s."
         return ApiError(503, reason, message, {"Retry-After": "5", "x-should-retry": "true"})
     if reason == "billing_unobservable":
         message = "Spending cannot be observed at the moment, so new requests are rejected."

@@ -341,16 +341,39 @@ async def test_a_bucket_that_was_emptied_is_filled_again(desk: Desk) -> None:
     assert set(await desk.update(1.01)) == {"fleet", A, H}
 
 
-async def test_books_that_cannot_be_read_close_every_gate(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    await desk.update(1.0)
+async def test_books_that_cannot_be_read_close_every_gate_after_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database's failover takes a minute, and must not stop every request."""
+    known = await desk.update(1.0)
 
     async def away(*_args: object) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(SqlDayStore, "read", away)
     await desk.read_journal()
+    desk.hours = 1 + 299 / 3600
+    assert await desk.budget_gates.update() == "no spend is known: OSError: the disk is gone"
+    assert await desk.gates() == known, "each as it was observed, and when"
+    desk.anew()
+    await desk.budget_gates.update()
+    assert await desk.gates() == known, "another leader knows no more"
+    desk.hours = 1 + 301 / 3600
     await desk.budget_gates.update()
     assert {g.reason for g in (await desk.gates()).values()} == {"billing_unobservable"}
+    monkeypatch.undo()
+    assert {g.open for g in (await desk.update(1.1)).values()} == {True}
+
+
+async def test_an_order_counts_while_the_books_cannot_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await desk.update(1.0)
+
+    async def away(*_args: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(SqlDayStore, "read", away)
+    assert (await desk.order("fleet", "close")).reason == "closed_by_operator"
+    assert (await desk.order("fleet", "open")).open
 
 
 async def test_a_new_leader_judges_nothing_before_the_journal_is_read(desk: Desk) -> None:
