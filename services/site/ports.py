@@ -11,6 +11,10 @@ class SignInFailed(SpotinferenceError):
     """A provider did not confirm who somebody is. The text is for that person, and holds no secret."""
 
 
+class ProviderFailed(SignInFailed):
+    """The provider is away, answers nonsense or does not accept this site: nothing that the person can mend."""
+
+
 class IdentityProvider(Protocol):
     """Confirms who somebody is by the authorization code flow with PKCE."""
 
@@ -20,7 +24,7 @@ class IdentityProvider(Protocol):
     """As people know it."""
 
     async def authorize_url(self, *, state: str, challenge: str, redirect_uri: str) -> str:
-        """Return where the browser goes. Raises `SignInFailed`."""
+        """Return where the browser goes. Raises `ProviderFailed`."""
         ...
 
     async def read_profile(

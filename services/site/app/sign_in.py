@@ -66,7 +66,7 @@ class SignIn:
         self._now = now
 
     async def begin(self, provider: str, next_name: str) -> Begun:
-        """Begin a sign-in. Raises `SignInFailed`: the provider cannot be reached."""
+        """Begin a sign-in. Raises `ProviderFailed`: the provider cannot be reached."""
         state, verifier = secrets.token_urlsafe(32), WebApplicationClient("").create_code_verifier(VERIFIER_LENGTH)
         challenge = WebApplicationClient("").create_code_challenge(verifier, "S256")
         url = await self.providers[provider].authorize_url(
@@ -81,6 +81,7 @@ class SignIn:
 
         Raises:
             Refused: the rule does not admit them.
+            ProviderFailed: the provider cannot be used.
             SignInFailed: the state is not this browser's, or the provider did not confirm who it is.
         """
         if pending is None or pending.provider != provider:

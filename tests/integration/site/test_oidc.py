@@ -102,7 +102,7 @@ async def test_the_subject_is_the_identity(provider: Provider, tmp_path: Path, r
 async def test_a_profile_without_a_subject_signs_nobody_in(provider: Provider, tmp_path: Path, profile: Any) -> None:
     provider.profile = profile
     async with running_site(tmp_path, config(provider, 'signup = "open"')) as url, Browser(url) as browser:
-        assert (await sign_in(browser)).status == 400
+        assert (await sign_in(browser)).status == 503
 
 
 async def test_another_issuer_than_the_configured_one_is_refused(provider: Provider, tmp_path: Path) -> None:

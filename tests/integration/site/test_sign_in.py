@@ -151,7 +151,7 @@ async def test_a_profile_that_cannot_be_read_signs_nobody_in(github: Github, tmp
     github.user_fault = fault
     async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
         answer = await browser.sign_in("ann")
-        assert answer.status == 400
+        assert answer.status == 503
         assert "session=" not in "".join(answer.cookies)
         assert (await browser.get("/account")).status == 303
     assert len(github.deleted) == 1
@@ -178,7 +178,7 @@ async def test_a_token_response_that_is_garbage_signs_nobody_in(
     monkeypatch.setattr(OAuthClient, "send", send)
     async with running_site(tmp_path, config(github)) as url, Browser(url) as browser:
         answer = await browser.sign_in("ann")
-    assert (answer.status, "did not answer as it should" in answer.text) == (400, True)
+    assert (answer.status, "did not answer as it should" in answer.text) == (503, True)
 
 
 async def test_a_silent_provider_ends_in_a_clear_page_and_holds_up_nobody_else(
@@ -194,7 +194,7 @@ async def test_a_silent_provider_ends_in_a_clear_page_and_holds_up_nobody_else(
         statuses = [(await other.get(path)).status for path in ("/", "/sign-in", "/account")]
         assert statuses == [200, 200, 303]
         answer = await waiting
-        assert (answer.status, "session=" in "".join(answer.cookies)) == (400, False)
+        assert (answer.status, "session=" in "".join(answer.cookies)) == (503, False)
         assert "GitHub does not answer. Try again in a moment." in answer.text
         github.user_fault = None
         assert (await browser.sign_in("ann")).status == 303

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from oauthlib.oauth2 import OAuth2Error, WebApplicationClient
 
-from services.site.ports import SignInFailed
+from services.site.ports import ProviderFailed, SignInFailed
 from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode, decode_text
 
@@ -21,10 +21,14 @@ MAX_BODY_BYTES = 256 * 1024
 USER_AGENT = "spotinference-site"
 _HTTPS = "https://provider.invalid/"
 """oauthlib takes only https; the scheme of a configured URL was checked when the configuration was read."""
+SITE_REFUSED = frozenset(
+    {"incorrect_client_credentials", "redirect_uri_mismatch", "invalid_client", "unauthorized_client"}
+)
+"""Errors of the exchange that say that the site's secret, id or callback is wrong: GitHub's, and those of RFC 6749."""
 A = TypeVar("A", bound=msgspec.Struct)
 
 
-class Unanswered(SignInFailed):
+class Unanswered(ProviderFailed):
     """A provider answered with a status other than 200."""
 
     def __init__(self, label: str, status: int) -> None:
@@ -83,11 +87,13 @@ class OAuthClient:
             )
         except OAuth2Error as error:
             log.warning("code_exchange_refused", provider=self._label, status=status, error=error.error)
+            if error.error in SITE_REFUSED:
+                raise ProviderFailed(f"{self._label} does not accept this site. Tell the operator.") from None
             raise SignInFailed(f"{self._label} did not accept the sign-in. Begin it again.") from None
         except (Unreadable, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise SignInFailed(f"{self._label} did not answer as it should. Try again in a moment.") from None
+            raise ProviderFailed(f"{self._label} did not answer as it should. Try again in a moment.") from None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise SignInFailed(f"{self._label} sent no token. Try again in a moment.")
+            raise ProviderFailed(f"{self._label} sent no token. Try again in a moment.")
         return token
 
     async def read(self, url: str, kind: type[A], *, token: str | None = None) -> A:
@@ -100,7 +106,7 @@ class OAuthClient:
             return decode(answer, kind)
         except Unreadable as error:
             log.warning("provider_answer_unreadable", provider=self._label, reason=str(error))
-            raise SignInFailed(f"{self._label} sent a profile that cannot be read. Try again later.") from None
+            raise ProviderFailed(f"{self._label} sent a profile that cannot be read. Try again later.") from None
 
     async def send(
         self,
@@ -123,9 +129,9 @@ class OAuthClient:
                 return response.status, await read_limited(response, MAX_BODY_BYTES)
         except aiohttp.ClientSSLError as error:
             log.error("provider_certificate_refused", provider=self._label, error=str(error.os_error))
-            raise SignInFailed(
+            raise ProviderFailed(
                 f"{self._label} has no certificate that this site trusts, so nothing was sent. Tell the operator."
             ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("provider_call_failed", provider=self._label, error=type(error).__name__)
-            raise SignInFailed(f"{self._label} does not answer. Try again in a moment.") from None
+            raise ProviderFailed(f"{self._label} does not answer. Try again in a moment.") from None

@@ -14,7 +14,7 @@ import msgspec
 
 from services.site.adapters.identity.oauth import OAuthClient
 from services.site.core.people import Profile
-from services.site.ports import SignInFailed
+from services.site.ports import ProviderFailed, SignInFailed
 from shared.config.identity import OidcSection, is_loopback
 from shared.messages.codec import Unreadable, decode
 
@@ -98,10 +98,10 @@ class OidcProvider:
         if self._discovered is None:
             read = await self._client.read(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration", _Discovery)
             if read.issuer != self._issuer:
-                raise SignInFailed(f"{self.label} names another issuer than the one configured. Tell the operator.")
+                raise ProviderFailed(f"{self.label} names another issuer than the one configured. Tell the operator.")
             endpoints = (read.authorization_endpoint, read.token_endpoint, read.userinfo_endpoint)
             for url in (*endpoints, *([read.revocation_endpoint] if read.revocation_endpoint else [])):
                 if urlsplit(url).scheme != "https" and not is_loopback(url):
-                    raise SignInFailed(f"{self.label} is not reached over https. Tell the operator.")
+                    raise ProviderFailed(f"{self.label} is not reached over https. Tell the operator.")
             self._discovered = read
         return self._discovered

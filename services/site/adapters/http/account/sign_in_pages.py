@@ -14,7 +14,7 @@ from services.site.app.attempts import Attempts
 from services.site.app.sign_in import Refused, SignedIn, SignIn, sha256
 from services.site.core.origins import network_of
 from services.site.core.people import Role
-from services.site.ports import SignInFailed
+from services.site.ports import ProviderFailed, SignInFailed
 
 FIRST_PAGE = "account"
 """The name of the route to which a sign-in leads if none was asked for."""
@@ -90,6 +90,8 @@ class SignInPages:
                 request, refused.profile.identity, refused.profile.login, "sign_in_refused", str(refused)
             )
             response = self._page(403, str(refused), FIRST_PAGE)
+        except ProviderFailed as error:
+            response = self._page(503, str(error), FIRST_PAGE)
         except SignInFailed as error:
             response = self._page(400, str(error), FIRST_PAGE)
         else:
