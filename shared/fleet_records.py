@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from shared.bus.view import Irrelevant
 from shared.config.fleet import Machine
 from shared.config.sections import Config
 from shared.messages.codec import Unreadable
-from shared.messages.waker import MachineRecord
+from shared.messages.waker import REMOVED, MachineRecord
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -16,6 +17,8 @@ def record_check(config: Config) -> Callable[[str, MachineRecord], None]:
     machines = config.machines
 
     def check(key: str, record: MachineRecord) -> None:
+        if record.alarm_reason == REMOVED:
+            raise Irrelevant("the waker's configuration does not have it any more")
         machine = machines.get(key)
         if machine is None:
             raise Unreadable("no [[machine]] has this id")

@@ -50,7 +50,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         return TermResources(
             bus=runtime.bus,
             lease=lease,
-            spec=fleet_spec_of(config, uuid7),
+            spec=fleet_spec_of(config, uuid7, loaded_at=runtime.now()),
             providers=build_providers(config, runtime.data_dir),
             prober=HttpProber(EngineKeys(config).find),
             metrics=metrics,

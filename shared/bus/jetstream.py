@@ -185,10 +185,10 @@ class JetStreamBus:
         async with conflict(f"{bucket.name}/{key} changed"), unavailable(f"update {bucket.name}/{key}"):
             return await (await self.kv(bucket)).update(key, value, last=revision)
 
-    async def delete(self, bucket: Bucket, key: str) -> None:
+    async def delete(self, bucket: Bucket, key: str, *, revision: int | None = None) -> None:
         self._check()
-        async with unavailable(f"delete {bucket.name}/{key}"):
-            await (await self.kv(bucket)).delete(key)
+        async with conflict(f"{bucket.name}/{key} changed"), unavailable(f"delete {bucket.name}/{key}"):
+            await (await self.kv(bucket)).delete(key, last=revision)
 
     async def entries(self, bucket: Bucket) -> dict[str, Entry]:
         self._check()

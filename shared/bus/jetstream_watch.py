@@ -34,6 +34,8 @@ CHECK_SECONDS = 5.0
 """Between two checks whether a watch is current: one small request for each watch."""
 BEHIND_CHECKS = 3
 """A watch restarts after so many checks at which the server had undelivered entries and none arrived."""
+WRONG_REVISION = (10071, 10164)
+"""The server's codes for an entry that is not at the expected revision. The client translates them for updates only."""
 
 log = structlog.get_logger()
 
@@ -53,7 +55,10 @@ async def conflict(what: str) -> AsyncIterator[None]:
     try:
         yield
     except BusUnavailable as error:
-        if isinstance(error.__cause__, nats.js.errors.KeyWrongLastSequenceError):
+        cause = error.__cause__
+        if isinstance(cause, nats.js.errors.KeyWrongLastSequenceError) or (
+            isinstance(cause, nats.js.errors.APIError) and cause.err_code in WRONG_REVISION
+        ):
             raise Conflict(what) from error
         raise
 

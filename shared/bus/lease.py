@@ -109,8 +109,8 @@ class Lease:
     async def release(self) -> None:
         """Let a standby take over at once."""
         if self.held:
-            self._revision = self.token = None
+            revision, self._revision, self.token = self._revision, None, None
             try:
-                await self._bus.delete(LEASES, self._name)
+                await self._bus.delete(LEASES, self._name, revision=revision)  # never another replica's
             except BusError as error:
                 log.warning("lease_release_failed", lease=self._name, error=str(error))

@@ -186,8 +186,7 @@ class MemoryBus:
 
     async def put(self, bucket: Bucket, key: str, value: bytes) -> int:
         self._check()
-        entry = Entry(value, next(self._revisions))
-        self._bucket(bucket)[key] = entry
+        entry = self._bucket(bucket)[key] = Entry(value, next(self._revisions))
         self._announce(bucket, Changed(key, value, entry.revision))
         return entry.revision
 
@@ -199,13 +198,14 @@ class MemoryBus:
 
     async def update(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int:
         self._check()
-        entry = self._bucket(bucket).get(key)
-        if entry is None or entry.revision != revision:
+        if getattr(self._bucket(bucket).get(key), "revision", None) != revision:
             raise Conflict(f"{bucket.name}/{key} is not at revision {revision}")
         return await self.put(bucket, key, value)
 
-    async def delete(self, bucket: Bucket, key: str) -> None:
+    async def delete(self, bucket: Bucket, key: str, *, revision: int | None = None) -> None:
         self._check()
+        if revision is not None and getattr(self._bucket(bucket).get(key), "revision", None) != revision:
+            raise Conflict(f"{bucket.name}/{key} is not at revision {revision}")
         if self._bucket(bucket).pop(key, None):
             self._announce(bucket, Changed(key, None, next(self._revisions)))
 

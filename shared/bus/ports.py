@@ -204,7 +204,9 @@ class Bus(Protocol):
         """Replace exactly that revision. Raises `Conflict` if it is not the current one."""
         ...
 
-    async def delete(self, bucket: Bucket, key: str) -> None: ...
+    async def delete(self, bucket: Bucket, key: str, *, revision: int | None = None) -> None:
+        """Delete the entry, if it is there; with a `revision`, raise `Conflict` if it is not at that one."""
+        ...
 
     async def entries(self, bucket: Bucket) -> dict[str, Entry]:
         """Return the whole bucket as it is now."""

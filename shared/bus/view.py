@@ -20,12 +20,16 @@ MOST_REJECTED = 10_000
 """How many rejected entries of a bucket are remembered: far more than an operator leaves there."""
 
 
+class Irrelevant(Unreadable):
+    """What a `check` raises for an entry that is well-formed and meant for other readers."""
+
+
 class View(Mapping[str, M], Generic[M]):
     """A read-only mapping from names to messages. The names are those that the bucket's keys were made from.
 
     `revision(key)` is what an update has to pass. An entry whose key or value cannot be decoded is left out, counted
-    and logged once. So is an entry for which `check` raises `Unreadable`. `on_change` is called with the key after each
-    change, and with every key after a watch has restarted.
+    and logged once. So is an entry for which `check` raises `Unreadable`; for `Irrelevant`, it is only left out.
+    `on_change` is called with the key after each change, and with every key after a watch has restarted.
     """
 
     def __init__(
@@ -142,7 +146,8 @@ class View(Mapping[str, M], Generic[M]):
                 self._check_or_keep(change, message)
                 self._values[change.key] = (message, change.revision, time.monotonic() - change.age_s)
             except Unreadable as error:
-                self._reject(change, error)
+                if not isinstance(error, Irrelevant):
+                    self._reject(change, error)
                 # The former value is no longer true: a revoked key, a machine that went away.
                 self._values.pop(change.key, None)
         try:

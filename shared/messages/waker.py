@@ -11,6 +11,8 @@ from shared.messages.values import Count, Seconds, UnixSeconds, check_amounts
 MachineState = Literal["asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone"]
 Phase = Literal["calling", "booting", "reaching", "loading", "first_token"]
 CallOutcome = Literal["accepted", "refused", "unknown", "failed"]
+REMOVED = "removed"
+"""The `alarm_reason` of a machine that is not configured any more and may still run."""
 
 
 class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
@@ -49,6 +51,9 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """Wakes in a row in which its engine did not become ready; `reason` says why the last one failed."""
     max_model_len: Annotated[int, msgspec.Meta(gt=0, lt=2**40)] | None = None
     """The longest context in tokens, as its engine told it last; None where no engine did."""
+    configured_at: UnixSeconds = 0.0
+    """When the waker that wrote this read its configuration: one with an older configuration leaves the record alone
+    if it does not know the machine. 0 from an older waker."""
 
 
 class Transition(Message, frozen=True, kw_only=True, tag="transition.v1"):

@@ -201,6 +201,17 @@ async def test_update_replaces_exactly_the_revision_named(any_bus: Bus) -> None:
         await any_bus.update(FLEET, "m", b"4", revision=second)
 
 
+async def test_delete_spares_what_was_written_since_the_revision_named(any_bus: Bus) -> None:
+    first = await any_bus.put(FLEET, "m", b"1")
+    second = await any_bus.update(FLEET, "m", b"2", revision=first)
+    with pytest.raises(Conflict):
+        await any_bus.delete(FLEET, "m", revision=first)
+    await any_bus.delete(FLEET, "m", revision=second)
+    assert await any_bus.get(FLEET, "m") is None
+    with pytest.raises(Conflict):
+        await any_bus.delete(FLEET, "m", revision=second)
+
+
 async def test_entries_are_the_whole_bucket_and_no_other(any_bus: Bus) -> None:
     assert await any_bus.entries(FLEET) == {}
     revisions = [await any_bus.put(FLEET, key, key.encode()) for key in ("a", "b", "c")]

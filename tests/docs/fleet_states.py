@@ -16,7 +16,7 @@ STATES: Mapping[MachineState, str] = {
     "draining": "gateways send it no new requests and finish those in flight",
     "falling_asleep": "its provider has been asked to put it to sleep",
     "broken": "it misbehaves and may bill; the waker keeps trying",
-    "gone": "its provider does not know it",
+    "gone": "its provider does not know it, or the configuration does not any more",
 }
 PHASE_MEANINGS: Mapping[Phase, tuple[str, str]] = {
     "calling": ("its provider has been asked to start it", "twice `call_timeout`"),

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import msgspec
 
 from shared.messages.codec import rfc3339
-from shared.messages.waker import MachineRecord, MachineState, Phase
+from shared.messages.waker import REMOVED, MachineRecord, MachineState, Phase
 
 KNOWN_S = 30.0
 """How old the fleet's view may be: the bus confirms it every 5 s. Beyond it, nothing is known."""
@@ -121,7 +121,7 @@ def fleet_status(
     """
     fault = knowledge.fault
     by_tier: dict[str, list[MachineRecord]] = {name: [] for name in tiers}
-    for record in records.values():
+    for record in (r for r in records.values() if r.alarm_reason != REMOVED):
         by_tier.setdefault(record.tier, []).append(record)
     has_gateways = knowledge.gateways > 0 and knowledge.view_age_s <= KNOWN_S
     if fault is None and not has_gateways:

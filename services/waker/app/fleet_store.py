@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import msgspec
 import structlog
 
 from services.waker.core.adopt import PersistedState
@@ -10,10 +11,23 @@ from shared.bus import subjects
 from shared.bus.ports import Bus
 from shared.bus.topology import FLEET, WAKER, WAKES, Bucket
 from shared.errors import BusError, Conflict
+from shared.fleet_records import check_machine
 from shared.messages.codec import Decoder, Unreadable, decode, encode
-from shared.messages.waker import KeyWakes, MachineMemory, MachineRecord, Memory, TierMemory, WakeMemory, WakesMemory
+from shared.messages.waker import (
+    REMOVED,
+    KeyWakes,
+    MachineMemory,
+    MachineRecord,
+    Memory,
+    TierMemory,
+    WakeMemory,
+    WakesMemory,
+)
 
 log = structlog.get_logger()
+
+CLOCKS_DIFFER_S = 60.0
+"""A record that is further in the future than clocks differ is no proof of a newer configuration."""
 
 _memory: Decoder[Memory] = Decoder(Memory)
 
@@ -35,7 +49,7 @@ class FleetStore:
         self._key_revisions: dict[str, int] = {}
         """The revisions of the entries of bucket `wakes`, by key."""
 
-    async def load(self) -> PersistedState:
+    async def load(self, now: float) -> PersistedState:
         """Load what earlier leaders left. Unreadable entries are reported and replaced."""
         machines: dict[str, MachineMemory] = {}
         tiers: dict[str, TierMemory] = {}
@@ -57,8 +71,13 @@ class FleetStore:
                     wakes = memory.wakes
                 case _:
                     operator_wakes = memory.models
+        records = await self._records()
+        others = {name: record for name, (record, _) in records.items() if name not in self._spec.machines}
+        newer = tuple(name for name, record in others.items() if self._is_newer(record, now))
         return PersistedState(
-            records=await self._records(),
+            records={name: records[name] for name in records.keys() - others.keys()},
+            removed={name: record for name, record in others.items() if name not in newer},
+            newer=newer,
             machines=machines,
             tiers=tiers,
             operator_wakes=operator_wakes,
@@ -86,16 +105,21 @@ class FleetStore:
             except Unreadable as error:
                 self._bus.rejections.record(FLEET.name, error, entry=key)
                 continue
-            if name not in self._spec.machines:
-                await self._bus.delete(FLEET, key)
-                log.info("machine_record_deleted", machine=name, reason="no longer configured")
-                continue
             self._revisions[name] = entry.revision
             try:
-                records[name] = (decode(entry.value, MachineRecord), entry.revision)
+                record = decode(entry.value, MachineRecord)
+                check_machine(name, record)
+                records[name] = (record, entry.revision)
             except Unreadable as error:
                 self._bus.rejections.record(FLEET.name, error, entry=key)
+                if name not in self._spec.machines:
+                    await self.forget(name)
         return records
+
+    def _is_newer(self, record: MachineRecord, now: float) -> bool:
+        """Whether a newer configuration than this one has the machine, as far as clocks tell. No orphan is in any."""
+        is_configured = record.tier and record.alarm_reason != REMOVED
+        return bool(is_configured) and self._spec.loaded_at < record.configured_at <= now + CLOCKS_DIFFER_S
 
     async def write(self, record: MachineRecord) -> int:
         """Write a record and return its new revision.
@@ -103,7 +127,8 @@ class FleetStore:
         Raises:
             LeadershipLost: somebody else has written it meanwhile.
         """
-        key, value = subjects.machine_key(record.machine), encode(record)
+        stamped = msgspec.structs.replace(record, configured_at=self._spec.loaded_at)
+        key, value = subjects.machine_key(record.machine), encode(stamped)
         known = self._revisions.get(record.machine)
         try:
             if known is None:
@@ -114,6 +139,20 @@ class FleetStore:
             raise LeadershipLost(f"somebody else wrote the record of {record.machine}: {error}") from error
         self._revisions[record.machine] = revision
         return revision
+
+    async def forget(self, machine: str) -> None:
+        """Delete a machine's record.
+
+        Raises:
+            LeadershipLost: somebody else has written it meanwhile.
+        """
+        if (revision := self._revisions.pop(machine, None)) is None:
+            return
+        try:
+            await self._bus.delete(FLEET, subjects.machine_key(machine), revision=revision)
+        except Conflict as error:
+            raise LeadershipLost(f"somebody else wrote the record of {machine}: {error}") from error
+        log.info("machine_record_deleted", machine=machine)
 
     async def remember(self, memory: Memory | KeyWakes) -> None:
         """Write a memory.

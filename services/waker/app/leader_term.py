@@ -17,7 +17,7 @@ from services.waker.app.fleet_store import FleetStore, LeadershipLost
 from services.waker.app.inbox import Inbox
 from services.waker.app.inquiries import Inquiries, describe_defect
 from services.waker.app.term_resources import TermResources
-from services.waker.core.adopt import adopt
+from services.waker.core.adopt import PersistedState, adopt
 from services.waker.core.events import (
     ActivityReported,
     Called,
@@ -27,6 +27,7 @@ from services.waker.core.events import (
     DemandReported,
     Effect,
     Event,
+    Forget,
     Journal,
     NoticeReceived,
     Observe,
@@ -40,6 +41,7 @@ from services.waker.core.events import (
     Write,
 )
 from services.waker.core.fleet import handle
+from services.waker.core.removals import may_run
 from services.waker.core.state import Fleet
 from services.waker.ports import CallResult, Provider
 from shared.bus import subjects
@@ -77,7 +79,7 @@ class LeaderTerm:
         Raises:
             BusError: that cannot be done now.
         """
-        persisted = await self._store.load()
+        persisted = await self._store.load(self._now())
         events = await asyncio.gather(*map(self._inquiries.observation_of, self._spec.providers))
         observed = {event.provider: event for event in events}
         closed = self._resources.closed_tiers()
@@ -88,11 +90,29 @@ class LeaderTerm:
             machines=len(self.fleet.machines),
             adopted=len(persisted.records),
         )
+        self._log_unconfigured(persisted)
         for written in await self._perform(effects):
             await self._apply(written)
         for model in self._spec.lineups:
             if stored := await self._bus.last(WAKE, subjects.wake_request(model)):
                 await self._apply_stored_demand(stored)
+
+    def _log_unconfigured(self, persisted: PersistedState) -> None:
+        for name, record in persisted.removed.items():
+            if may_run(record):
+                log.warning(
+                    "running_machine_removed",
+                    machine=name,
+                    tier=record.tier,
+                    state=record.state,
+                    action="stop it at its provider, or configure it again",
+                )
+        if persisted.newer:
+            log.warning(
+                "configuration_outdated",
+                machines=list(persisted.newer),
+                action="machines that a newer configuration has are left alone: restart this waker with it",
+            )
 
     async def step(self) -> None:
         """Apply everything that has happened, then the time that has passed. Raises what ends the term."""
@@ -150,6 +170,8 @@ class LeaderTerm:
                     written.append(RecordWritten(record, await self._store.write(record)))
                 case Remember(memory):
                     await self._store.remember(memory)
+                case Forget(machine):
+                    await self._store.forget(machine)
                 case _:
                     self._spawn(self._work(effect))
         return written

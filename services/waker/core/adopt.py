@@ -1,10 +1,10 @@
 """How a new leader takes the fleet over: from the records, the memories, and what the providers report."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from services.waker.core.engine_checks import Probing
-from services.waker.core.events import Effect, Journal, Observed, Remember, Write
+from services.waker.core.events import Effect, Forget, Journal, Observed, Remember, Write
 from services.waker.core.fleet import handle
 from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import TierHistory
@@ -21,10 +21,11 @@ from services.waker.core.machine import (
     WakeAttempt,
 )
 from services.waker.core.policy import COOL_DOWN_LIMIT_S
+from services.waker.core.removals import settle
 from services.waker.core.state import Fleet, ProviderHealth, Wake
 from services.waker.core.unready import backoff_s
 from shared.config.providers import ProviderName
-from shared.messages.waker import KeyWakes, MachineMemory, MachineRecord, TierMemory, WakeMemory
+from shared.messages.waker import REMOVED, KeyWakes, MachineMemory, MachineRecord, TierMemory, WakeMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class PersistedState:
 
     records: Mapping[str, tuple[MachineRecord, int]] = field(default_factory=dict)
     """By machine, with revisions."""
+    removed: Mapping[str, MachineRecord] = field(default_factory=dict)
+    """The records of machines that are not configured."""
+    newer: tuple[str, ...] = ()
+    """Other machines that are not configured, but are in a newer configuration, whose waker has led."""
     machines: Mapping[str, MachineMemory] = field(default_factory=dict)
     tiers: Mapping[str, TierMemory] = field(default_factory=dict)
     operator_wakes: tuple[str, ...] = ()
@@ -58,6 +63,7 @@ def adopt(
         closed: the tiers whose budget gate is closed.
     """
     machines = {m.id: _restore(m, persisted, spec, now) for m in spec.machines.values()}
+    removals = settle(persisted.removed, now)
     fleet = Fleet(
         spec=spec,
         leading_since=now,
@@ -68,6 +74,8 @@ def adopt(
         history={tier: _history(persisted, tier) for tier in spec.idle},
         closed=closed,
         keys={key: account_of(message, now) for key, message in persisted.keys.items()},
+        removed=removals.remembered,
+        is_outdated=bool(persisted.newer),
     )
     consequences: list[Effect] = []
     for event in observed.values():
@@ -75,13 +83,17 @@ def adopt(
         consequences += [effect for effect in effects if not isinstance(effect, Write | Remember)]
     journal = [effect for effect in consequences if isinstance(effect, Journal)]
     rest = [effect for effect in consequences if not isinstance(effect, Journal)]
-    return fleet, [*journal, *_rewrites(fleet), *rest]
+    return fleet, [*removals.journal, *journal, *removals.writes, *_rewrites(fleet, persisted.records), *rest]
 
 
-def _rewrites(fleet: Fleet) -> list[Effect]:
-    """Write everything anew, changed or not: a later write of an earlier leader then fails on its revision."""
+def _rewrites(fleet: Fleet, records: Collection[str]) -> list[Effect]:
+    """Write everything anew, changed or not: a later write of an earlier leader then fails on its revision.
+
+    The record of a machine that was reconfigured, and has not been observed since, is deleted.
+    """
     machines = fleet.machines
     writes: list[Effect] = [Write(record) for m in machines.values() if (record := m.record()) is not None]
+    writes += [Forget(m.id) for m in machines.values() if m.state is None and m.id in records]
     writes += [Remember(m.memory()) for m in machines.values() if m.spec.configured]
     writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != TierHistory()]
     writes += [Remember(fleet.operator_wakes_memory()), Remember(fleet.wakes_memory())]
@@ -137,13 +149,15 @@ def _restore(machine_spec: MachineSpec, persisted: PersistedState, spec: FleetSp
         return machine
     record, revision = persisted.records[machine_spec.id]
     machine = replace(machine, generation=record.generation)
-    if not _fits(machine_spec, record):
+    if not fits(machine_spec, record):
         return machine
     return _resume(machine, record, revision, memory, spec)
 
 
-def _fits(spec: MachineSpec, record: MachineRecord) -> bool:
-    """Whether the record is about the machine as it is configured now."""
+def fits(spec: MachineSpec, record: MachineRecord) -> bool:
+    """Whether the record is about the machine as it is configured now. One that was removed meanwhile begins anew."""
+    if record.alarm_reason == REMOVED:
+        return False
     if spec.sleeps:
         return record.tier == spec.tier
     return record.tier == spec.tier and (record.state == "broken" or record.endpoint == spec.endpoint)

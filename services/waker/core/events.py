@@ -278,6 +278,11 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Forget:
+    machine: str
+
+
+@dataclass(frozen=True)
 class Remember:
     """Put this into the bucket of what a later leader needs."""
 
@@ -289,4 +294,6 @@ class Journal:
     entry: JournalEntry
 
 
-Effect = StartMachine | StopMachine | Observe | TestProvider | Probe | CountRequests | Write | Remember | Journal
+Effect = (
+    StartMachine | StopMachine | Observe | TestProvider | Probe | CountRequests | Write | Forget | Remember | Journal
+)

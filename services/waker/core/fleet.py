@@ -90,6 +90,7 @@ def _drop_expired(step: Step) -> None:
     step.gateways = {
         name: report for name, report in step.gateways.items() if now - report.at <= spec.gateway_timeout_s
     }
+    step.forget_removed()
 
 
 def _apply_demand(step: Step, event: DemandReported) -> None:

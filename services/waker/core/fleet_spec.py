@@ -83,6 +83,8 @@ class FleetSpec:
     probe_interval_s: float
     demand_timeout_s: float
     gateway_timeout_s: float
+    loaded_at: float = 0.0
+    """When the configuration was read."""
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     """USD per hour, by tier."""
     observation_policies: Mapping[ProviderName, ObservationPolicy] = field(default_factory=observation_policies)
@@ -96,7 +98,7 @@ class FleetSpec:
         return sorted({m.provider for m in self.machines.values() if m.sleeps})
 
 
-def fleet_spec_of(config: Config, new_id: Callable[[float], str]) -> FleetSpec:
+def fleet_spec_of(config: Config, new_id: Callable[[float], str], *, loaded_at: float = 0.0) -> FleetSpec:
     settings = config.waker
     return FleetSpec(
         machines={m.id: _machine(config, m) for m in config.machine},
@@ -117,6 +119,7 @@ def fleet_spec_of(config: Config, new_id: Callable[[float], str]) -> FleetSpec:
         probe_interval_s=settings.probe_interval,
         demand_timeout_s=settings.demand_timeout,
         gateway_timeout_s=settings.gateway_timeout,
+        loaded_at=loaded_at,
         prices={tier.name: Decimal(tier.price_per_hour) for tier in config.tier if tier.price_per_hour is not None},
     )
 

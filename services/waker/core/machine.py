@@ -16,6 +16,7 @@ from shared.messages.codec import rfc3339
 from shared.messages.waker import MachineMemory, MachineRecord, MachineState, Phase
 
 AlarmReason = Literal["in_use", "unready", "does_not_stop", "not_found", "broken", "provider"]
+"""The record of a machine that is not configured any more may have `REMOVED` instead."""
 
 ALARM_AFTER_WAKES = 2
 """Wakes in a row without a ready engine: one may be bad luck, the second is for the operator."""

@@ -8,6 +8,7 @@ from services.waker.core.fleet_spec import MachineSpec
 from services.waker.core.machine import Machine
 from services.waker.core.policy import pair_mates
 from services.waker.core.provider_view import ProviderView
+from services.waker.core.removals import is_removed_released
 from services.waker.core.state import ProviderHealth
 from services.waker.core.step import Step
 
@@ -34,7 +35,7 @@ def apply(step: Step, event: Observed) -> None:
         machine = step.machines.get(name)
         if machine is not None and _is_conclusive(step, machine, observation, event.requested_at):
             _apply_observation(step, _with_request(machine, event.requested_at), observation)
-    for orphan in event.orphans:
+    for orphan in () if step.fleet.is_outdated else event.orphans:
         _apply_orphan(step, orphan, event.requested_at)
     listed = {orphan.id for orphan in event.orphans}
     for machine in list(step.machines.values()):
@@ -123,11 +124,13 @@ def _apply_not_found(step: Step, machine: Machine, observation: Observation) -> 
 
 
 def _apply_orphan(step: Step, orphan: Orphan, requested_at: float) -> None:
-    """Put an orphan to sleep: it may be billed, and nobody uses it."""
+    """Put an orphan to sleep: it may be billed, and nobody uses it. It may be one of the machines just removed."""
     machine = step.machines.get(orphan.id)
     view = ProviderView(observation=orphan.observation, requested_at=requested_at)
     if machine is None:
         if orphan.observation.power in ("stopped", "stopping", "error", "not_found"):
+            return
+        if not is_removed_released(step.fleet, step.now):
             return
         machine = Machine(spec=_orphan_spec(orphan), since=step.now, view=view)
         machine = step.transition(machine, "broken", ORPHANED)

@@ -91,6 +91,10 @@ class Fleet:
     """Tiers whose budget is used up for today."""
     keys: Mapping[str, KeyAccount] = field(default_factory=dict)
     """What each key's wakes amount to, by key id."""
+    removed: Mapping[str, float] = field(default_factory=dict)
+    """Machines that are not configured any more and may still run, each with when its record is deleted."""
+    is_outdated: bool = False
+    """A waker with a newer configuration has led: what is not configured here may be configured there."""
 
     def operator_wakes_memory(self) -> OperatorWakesMemory:
         return OperatorWakesMemory(models=self.operator_wakes)

@@ -8,6 +8,7 @@ from services.waker.core.events import (
     CallKind,
     CountRequests,
     Effect,
+    Forget,
     Journal,
     Observe,
     Probe,
@@ -48,6 +49,7 @@ class Step:
         self.history = dict(fleet.history)
         self.closed = fleet.closed
         self.keys = dict(fleet.keys)
+        self.removed = fleet.removed
         self._journal: list[Effect] = []
         self._effects: list[Effect] = []
 
@@ -66,6 +68,8 @@ class Step:
             history=self.history,
             closed=self.closed,
             keys=self.keys,
+            removed=self.removed,
+            is_outdated=self.before.is_outdated,
         )
 
     def finish(self) -> tuple[Fleet, list[Effect]]:
@@ -251,6 +255,13 @@ class Step:
         under_way = IdleCheck(serial=serial, sent_at=self.now, failures=check.failures)
         self.put(replace(machine, calls=replace(machine.calls, last_serial=serial), idle_check=under_way))
         self._effects.append(CountRequests(machine.id, serial, machine.endpoint, timeout_s))
+
+    def forget_removed(self) -> None:
+        """Delete the records of removed machines whose time is over."""
+        over = [name for name, at in self.removed.items() if at <= self.now]
+        if over:
+            self.removed = {name: at for name, at in self.removed.items() if name not in over}
+            self._effects += map(Forget, over)
 
     def journal(self, entry: JournalEntry) -> None:
         self._journal.append(Journal(entry))

@@ -8,7 +8,7 @@ Ends = Mapping[MachineState, str]
 
 _ANY: Ends = {
     "broken": "it misbehaves, or its engine stopped answering; an operator may have to act",
-    "gone": "its provider repeatedly does not know it",
+    "gone": "its provider repeatedly does not know it, or it was removed from the configuration",
 }
 
 TRANSITIONS: Mapping[MachineState | None, Ends] = {

@@ -1,5 +1,6 @@
 """A record of the fleet is believed only where it agrees with the configuration."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from shared.bus.view import View
 from shared.config.load import parse
 from shared.fleet_records import record_check
 from shared.messages.codec import Unreadable, encode
-from shared.messages.waker import MachineRecord
+from shared.messages.waker import REMOVED, MachineRecord
 
 CONFIG = parse(
     """
@@ -116,3 +117,16 @@ async def test_a_view_leaves_out_what_it_may_not_believe() -> None:
     await bus.put(FLEET, machine_key("x1"), encode(record("x1", "cloud", None)))
     assert set(view) == set()
     await view.stop()
+
+
+async def test_record_of_a_removed_machine_is_left_out_and_not_reported() -> None:
+    bus = MemoryBus()
+    view = View(FLEET, MachineRecord, check=CHECK)
+    await view.start(bus)
+    removed = msgspec.structs.replace(record("c1", "cloud", None), state="gone", alarm_reason=REMOVED)
+    for name in ("c1", "x1"):  # one that this configuration still has, and one that it has not either
+        await bus.put(FLEET, machine_key(name), encode(msgspec.structs.replace(removed, machine=name)))
+    assert not view
+    assert not bus.rejections.counts
+    await bus.put(FLEET, machine_key("c1"), encode(record("c1", "cloud", None)))
+    assert set(view) == {"c1"}

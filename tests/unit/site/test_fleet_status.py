@@ -8,7 +8,7 @@ import pytest
 
 from services.site.core.fleet_status import KNOWN_S, FleetStatus, Knowledge, TierStatus, fleet_status
 from shared.messages.codec import rfc3339
-from shared.messages.waker import MachineRecord, MachineState
+from shared.messages.waker import REMOVED, MachineRecord, MachineState
 
 NOW = 1_800_000_000.0
 SURE = Knowledge(view_age_s=1.0, gates_age_s=1.0, has_leader=True, gateways=1)
@@ -110,3 +110,9 @@ def test_nothing_of_a_record_is_shown_but_what_may_be_public() -> None:
 def test_tiers_without_machines_and_tiers_of_machines_alone_are_both_shown() -> None:
     shown = status(record("m", "asleep", tier="old"))
     assert [(t.tier, t.condition) for t in shown.tiers] == [("t", "unavailable"), ("old", "asleep")]
+
+
+def test_machine_that_was_removed_is_in_no_tier() -> None:
+    removed = {"alarm_reason": REMOVED}
+    assert tier(record("m", "asleep"), record("x", "gone", **removed)).condition == "asleep"
+    assert [t.tier for t in status(record("x", "gone", tier="old", **removed)).tiers] == ["t"]

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from services.waker.core.adopt import PersistedState, adopt
+from services.waker.core.adopt import PersistedState, adopt, fits
 from services.waker.core.events import (
     ActivityReported,
     Called,
@@ -13,6 +13,7 @@ from services.waker.core.events import (
     DemandReported,
     Effect,
     Event,
+    Forget,
     Journal,
     Observation,
     Observe,
@@ -92,13 +93,7 @@ def spec(*, static: bool = False, provider: ProviderName = "process", **changes:
     lineups = {"m": ("a1", "a2", "b1"), "n": ("b1",)}
     if static:
         machines["s1"] = MachineSpec(
-            id="s1",
-            tier="s",
-            provider="static",
-            room=2,
-            models=("o",),
-            served_as="o",
-            endpoint="http://s1",
+            id="s1", tier="s", provider="static", room=2, models=("o",), served_as="o", endpoint="http://s1"
         )
         lineups["o"] = ("s1",)
     plain = FleetSpec(
@@ -171,11 +166,19 @@ class World:
             if m.sleeps
         }
         self.effects.clear()
-        self.bucket = {name: known for name, known in self.bucket.items() if name in self.spec.machines}
         self.known = {name: revision for name, (_, revision) in self.bucket.items()}
-        self.journal_before = len(self.journal), {name: record.state for name, (record, _) in self.bucket.items()}
+        others = {name: record for name, (record, _) in self.bucket.items() if name not in self.spec.machines}
+        self.journal_before = (
+            len(self.journal),
+            {
+                name: r.state
+                for name, (r, _) in self.bucket.items()
+                if name in others or fits(self.spec.machines[name], r)
+            },
+        )
         left = PersistedState(
-            records=self.bucket,
+            records={name: known for name, known in self.bucket.items() if name not in others},
+            removed=others,
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in self.memory.values() if isinstance(m, TierMemory)},
             operator_wakes=next((m.models for m in self.memory.values() if isinstance(m, OperatorWakesMemory)), ()),
@@ -210,19 +213,17 @@ class World:
                     self.journal.append(entry)
                 case Write(record):
                     self._write(record)
+                case Forget(name):
+                    assert self.bucket.pop(name)[1] == self.known.pop(name), name
                 case Remember(memory):
                     self._remember(memory)
                 case TestProvider(provider):
                     self.handle(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
                 case CountRequests(machine=name, serial=serial) if self.counts:
                     running = self.running.get(name, 0)
+                    code, running = "404" if running is None else "", None if self.silent else running
                     counted = RequestsCounted(
-                        machine=name,
-                        serial=serial,
-                        running=None if self.silent else running,
-                        answered=not self.silent,
-                        seconds=0.01,
-                        code="404" if running is None else "",
+                        machine=name, serial=serial, running=running, answered=not self.silent, seconds=0.01, code=code
                     )
                     self.handle(counted)
                 case Observe(provider) if self.blind:

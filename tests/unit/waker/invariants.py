@@ -262,7 +262,8 @@ def memory_is_true(world: FleetRun) -> None:
 
 def journal_has_no_gap(world: FleetRun) -> None:
     """The journal has no gap: each transition of a machine begins where the previous one ended, or, under a new leader,
-    where its record is. If a leader died between journal and record, its successor journals that transition again."""
+    where its record is. If a leader died between journal and record, its successor journals that transition again. A
+    machine that is configured again begins anew."""
     begun, recorded = world.journal_before
     last: dict[str, MachineState] = dict(recorded)
     for entry in world.journal[begun:]:
@@ -271,6 +272,16 @@ def journal_has_no_gap(world: FleetRun) -> None:
             last[entry.machine] = entry.to_state
     for m in world.fleet.machines.values():
         assert m.state == last.get(m.id), m.id
+
+
+def removed_is_gone(world: FleetRun) -> None:
+    """A machine that was removed from the configuration is `gone` in the journal, and no leader finds it in another
+    state."""
+    moves = [entry for entry in world.journal if isinstance(entry, Transition) and entry.tier]
+    last = {move.machine: move.to_state for move in moves if move.machine not in world.fleet.machines}
+    assert set(last.values()) <= {"gone"}, last
+    left = {name: record for name, (record, _) in world.bucket.items() if name not in world.fleet.machines}
+    assert all(record.state == "gone" and record.alarm for record in left.values()), left
 
 
 def one_wake_per_burst(world: FleetRun) -> None:
@@ -311,6 +322,7 @@ WORLDS: Sequence[Callable[[FleetRun], None]] = (
     records_are_true,
     memory_is_true,
     journal_has_no_gap,
+    removed_is_gone,
     one_wake_per_burst,
 )
 

@@ -53,6 +53,7 @@ class Fleet(RuleBasedStateMachine):
     @initialize(paired=st.booleans())
     def begin(self, paired: bool) -> None:
         self.world = World(spec=_paired() if paired else spec(), now=1_000_000.0, blind=False)
+        self.whole = self.world.spec
         self.engines = {name: Engine() for name in MACHINES}
         self.in_flight = dict.fromkeys([(g, m) for g in GATEWAYS for m in MACHINES], 0)
         self.last_used: dict[tuple[str, str], float] = {}
@@ -195,6 +196,16 @@ class Fleet(RuleBasedStateMachine):
         self.world.begin({name: self.observation(name) for name in MACHINES})
         self.handled.clear()  # they were told to a process that is gone
 
+    @rule()
+    def a_machine_is_removed_or_configured_again(self) -> None:
+        """The next waker has another configuration; what runs, runs on."""
+        spec = self.world.spec
+        is_there = "a2" in spec.machines
+        machines = {name: m for name, m in self.whole.machines.items() if name != "a2" or not is_there}
+        lineups = {model: tuple(n for n in names if n in machines) for model, names in self.whole.lineups.items()}
+        self.world.spec = replace(spec, machines=machines, lineups=lineups)
+        self.the_waker_dies()
+
     @invariant()
     def it_holds(self) -> None:
         invariants(self.world)
@@ -202,6 +213,8 @@ class Fleet(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, with everything working, demand is met and then everything sleeps."""
         world = self.world
+        if world.spec.machines != self.whole.machines:
+            self.a_machine_is_removed_or_configured_again()
         world.gates()
         for key in self.in_flight:
             self.in_flight[key] = 0

@@ -118,11 +118,11 @@ class Stage:
         self.lease = Lease(self.bus, subjects.WAKER_LEASE, "w1", lambda: self.now)
         self.term = self.new_term()
 
-    def new_term(self) -> LeaderTerm:
+    def new_term(self, config: str = CONFIG, *, loaded_at: float = 0.0) -> LeaderTerm:
         resources = TermResources(
             bus=self.bus,
             lease=self.lease,
-            spec=fleet_spec_of(parse(CONFIG, "test"), lambda now: f"wake-{now:.2f}"),
+            spec=fleet_spec_of(parse(config, "test"), lambda now: f"wake-{now:.2f}", loaded_at=loaded_at),
             providers={"process": self.machine},
             prober=self.machine,
             metrics=Metrics(CollectorRegistry()),
@@ -309,6 +309,41 @@ async def test_an_unreadable_record_is_replaced(stage: Stage) -> None:
     stage.term = stage.new_term()
     await stage.term.begin()
     assert (await stage.record()).reason == "seen for the first time"
+
+
+async def test_outdated_leader_leaves_the_machines_of_a_newer_configuration_alone(stage: Stage) -> None:
+    """In a rollout a replica with the old configuration may lead after one with the new: it knows no m1."""
+    without = CONFIG.replace('"m1"', '"m0"')
+
+    async def lead(config: str, loaded_at: float) -> None:
+        stage.term = stage.new_term(config, loaded_at=loaded_at)
+        await stage.term.begin()
+
+    await lead(CONFIG, stage.now - 10)
+    stage.want()
+    await stage.until("ready")
+    before = await stage.entry()
+    await lead(without, stage.now - 60)
+    assert stage.term.fleet.is_outdated
+    assert await stage.entry() == before
+    await lead(CONFIG, stage.now - 10)
+    assert (await stage.record()).state == "ready"
+    assert not stage.term.fleet.is_outdated
+    await lead(without, stage.now)
+    assert not stage.term.fleet.is_outdated
+    record = await stage.record()
+    assert (record.state, record.alarm_reason) == ("gone", "removed")
+    await lead(without, stage.now - 60)
+    assert not stage.term.fleet.is_outdated, "what was removed is in no configuration"
+
+
+async def test_a_record_from_the_future_makes_no_configuration_outdated(stage: Stage) -> None:
+    stage.term = stage.new_term(loaded_at=stage.now + 3600)
+    await stage.term.begin()
+    stage.term = stage.new_term(CONFIG.replace('"m1"', '"m0"'), loaded_at=stage.now)
+    await stage.term.begin()
+    assert not stage.term.fleet.is_outdated
+    assert await stage.bus.get(FLEET, "m1") is None
 
 
 async def test_a_provider_that_cannot_be_seen_keeps_its_machines_awake(stage: Stage) -> None:
