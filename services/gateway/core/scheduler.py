@@ -157,6 +157,15 @@ class RequestScheduler:
         tiers = self._tiers.get(model, ())
         return any(m.in_flight < m.room and self._ready(m) for _, machines in tiers for m in machines)
 
+    def is_leased_elsewhere(self, model: str, now: float, *, exclude: str) -> bool:
+        """Return whether a machine but `exclude` lacks nothing but a lease on a place that other gateways may leave."""
+        return self._quota is not None and any(
+            m.id != exclude and m.in_flight < m.room and self._ready(m) and not self._has_room(m, now)
+            for tier, machines in self._tiers.get(model, ())
+            if self._gates is None or self._gates.tier_closed_reason(tier, now) is None
+            for m in machines
+        )
+
     def machine_usage(self, now: float) -> dict[str, KeyQuota]:
         """Return what the other gateways are told of the machines in use or short of room."""
         waiting: Counter[str] = Counter()

@@ -48,6 +48,7 @@ class UsageRecord:
         """Record that the machine failed and another one gets the request."""
         if self.written and self.machine is not None:
             self.moved_from = self.machine.machine
+        self.status = 0
 
     @property
     def first_byte(self) -> float | None:

@@ -27,6 +27,7 @@ from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
 from services.gateway.core.buffer_memory import BufferMemory
+from services.gateway.core.machine_quota import MachineQuota
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.response_counts import ResponseCounts
 from services.gateway.core.scheduler import RequestScheduler
@@ -167,7 +168,14 @@ class Lines(AccessLog):
 class Front:
     """All of it. Times are `time`, and `monotonic` for the connections' clock."""
 
-    def __init__(self, config: str = CONFIG, key: KeyRecord = KEY, *, max_buffered_bytes: int = 2**30) -> None:
+    def __init__(
+        self,
+        config: str = CONFIG,
+        key: KeyRecord = KEY,
+        *,
+        max_buffered_bytes: int = 2**30,
+        quota: MachineQuota | None = None,
+    ) -> None:
         self.config: Config = parse(config, "test")
         self.settings = self.config.gateway
         self.time, self.monotonic = NOON, 0.0
@@ -179,7 +187,7 @@ class Front:
         self.keys = {digest(SECRET): key}
         now = self.now
         self.memory = BufferMemory(max_buffered_bytes, max_buffered_bytes)
-        self.scheduler = RequestScheduler(self.config, self.fleet)
+        self.scheduler = RequestScheduler(self.config, self.fleet, quota=quota)
         self.limits = RateLimiter("gw", 0.0, {})
         self.metrics = Metrics(CollectorRegistry(), self.limits.hits)
         self.batcher = WriteBatcher()

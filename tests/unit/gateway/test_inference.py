@@ -26,8 +26,10 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer 
 
 
 @asynccontextmanager
-async def fronts(config: str = CONFIG, key: KeyRecord = KEY, **settings: int) -> AsyncIterator[Front]:
-    front = await Front(config, key, **settings).start()
+async def fronts(
+    config: str = CONFIG, key: KeyRecord = KEY, *, max_buffered_bytes: int = 2**30
+) -> AsyncIterator[Front]:
+    front = await Front(config, key, max_buffered_bytes=max_buffered_bytes).start()
     front.fleet.put("s1", "ready")
     with capture_logs():
         yield front

@@ -15,6 +15,7 @@ import structlog
 from services.gateway.adapters.engine_client import EngineCall
 from services.gateway.adapters.engine_connection import discard
 from services.gateway.adapters.http.exchange import Exchange
+from services.gateway.adapters.http.failover import Failover
 from services.gateway.adapters.http.paced_inflater import PacedInflater
 from services.gateway.adapters.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
 from services.gateway.adapters.http.response_headers import forwarded_headers
@@ -46,7 +47,8 @@ class Relay:
     _model: Model
     _endpoint: Endpoint
     _call: EngineCall | None = None
-    _can_failover: bool = True
+    _failover: Failover | None = None
+    """Set once the machine has failed."""
     _response: StreamedResponse | BufferedResponse | None = None
     _inflating: PacedInflater | None = None
     is_recorded: bool = False
@@ -74,6 +76,8 @@ class Relay:
         except Exception:  # the place must still be released
             log.exception("usage_record_failed", request_id=self._exchange.response.id)
         self._abort_call()
+        if self._failover is not None:
+            self._failover.stop()
         response, self._response = self._response, None
         if self._inflating is not None:
             self._inflating.stop()
@@ -186,32 +190,29 @@ class Relay:
         if client.connection.writing_paused:
             self._call.pause()
 
-    def _failover(self) -> bool:
+    def _fail_over(self) -> bool:
         """Move the request to another machine, once; return False if that is not possible."""
         assert self.machine is not None, "the request has a machine"
-        upstream, usage = self._upstream, self._exchange.usage
-        if not self._can_failover:
+        if self._failover is not None:
             return False
-        self._can_failover = False
-        another = upstream.scheduler.acquire(
-            self._model.name, usage.key_id, upstream.now(), exclude=self.machine.machine
-        )
-        if another is None:
-            return False
+        self._failover = Failover(self._upstream, self._move, self._abort_call, self._end)
+        return self._failover.start(self._model.name, self._exchange.usage.key_id, failed=self.machine.machine)
+
+    def _move(self, another: MachineRecord) -> None:
         self._abort_call()
-        usage.on_failover()
-        upstream.dispatcher.release(self.machine.machine)
-        upstream.metrics.failovers += 1
-        usage.status = 0
-        self._forward(another)
-        return True
+        left, self.machine = self.machine, another
+        if left is not None:
+            self._upstream.dispatcher.release(left.machine)
+        self._upstream.metrics.failovers += 1
+        self._exchange.usage.on_failover()
+        self._guard(self._forward, another)
 
     def _on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
         exchange, upstream = self._exchange, self._upstream
         exchange.usage.status = status
         if is_machine_failure(status):
             self._report_failure(str(status))
-            if self._failover():
+            if self._fail_over():
                 return discard
         coding = headers.get(b"content-encoding", IDENTITY).strip().lower()
         inflater = Inflater(coding) if coding != IDENTITY else None
@@ -282,7 +283,7 @@ class Relay:
         if isinstance(response, StreamedResponse):
             self._exchange.usage.outcome = "engine_lost"
             self._end(errors.engine_lost())
-        elif response is not None or not self._failover():
+        elif response is not None or not self._fail_over():
             self._end(errors.upstream_unreachable())
 
     def _set_outcome(self, error: EngineError | None) -> None:
