@@ -27,8 +27,8 @@ def key(**limits: int) -> KeyRecord:
 class Gateway:
     """One gateway of a `Cluster`, with what it let through."""
 
-    def __init__(self, name: str, now: float) -> None:
-        self.limiter = RateLimiter(name, now, {})
+    def __init__(self, name: str, started: float) -> None:
+        self.limiter = RateLimiter(name, started, {})
         self.name = name
         self.changed = False
         self.reported_at = 0.0
@@ -54,9 +54,9 @@ class Cluster:
         for name in names:
             self.join(name)
 
-    def join(self, name: str) -> Gateway:
-        """As `QuotaGossip.start` does it."""
-        gateway = self.gateways[name] = Gateway(name, self.now)
+    def join(self, name: str, *, started: float | None = None) -> Gateway:
+        """As `QuotaGossip.start` does it. `started`: what its clock says; None: the time."""
+        gateway = self.gateways[name] = Gateway(name, self.now if started is None else started)
         for _ in range(4):
             self.report(gateway)
             self.run(0.025)
@@ -211,6 +211,22 @@ def test_the_full_limit_is_back_10_s_after_a_crash(dead: str) -> None:
         if isinstance(use, Reservation):
             use.settle(0, cluster.now, None)
     assert cluster.within_a_minute() == 20
+
+
+@pytest.mark.parametrize("started", [0.0, START - 3600, START, START + 3600, 253_402_300_799.0])
+@pytest.mark.parametrize("name", ["0", "z"])
+def test_newcomer_with_any_clock_breaks_no_limit_and_delays_nobody(name: str, started: float) -> None:
+    """It may say that it is the oldest, and then it leads; or that it started when another one did."""
+    cluster = Cluster("a", "b")
+    record = key(requests_per_minute=12, concurrency=12)
+    assert all(isinstance(cluster.ask(at, record), Reservation) for at in "aab")
+    cluster.join(name, started=started)
+    assert all(isinstance(cluster.ask(at, record), Reservation) for at in (name, "a", "b") * 3)
+    assert all(isinstance(cluster.ask(at, record), LimitExceeded) for at in ("a", "b", name))
+    assert cluster.within_a_minute() == 12
+    cluster.run(1.0)
+    leaders = [one.name for one in cluster.gateways.values() if one.limiter.coordinator._elder is None]
+    assert len(leaders) == 1
 
 
 def test_a_restarted_gateway_serves_before_its_predecessor_is_out() -> None:
