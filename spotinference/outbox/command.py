@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -21,6 +22,15 @@ PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
 
+class Sent(NamedTuple):
+    """What a gateway had left behind."""
+
+    events: int = 0
+    """Usage events that the ledger has by now."""
+    responses: int = 0
+    """Responses whose counts are on the bus."""
+
+
 @click.group()
 def outbox() -> None:
     """Send the usage that a gateway left behind."""
@@ -35,8 +45,13 @@ def send(context: Context, folder: Path) -> None:
     Files are deleted once the ledger has their events, which it counts once however often they are sent.
     """
     folders = outbox_folders(folder)
-    sent = context.run_with_bus(lambda bus: _send_all(bus, folders), role="outbox") if folders else 0
-    print_line(f"the ledger has {sent:,} events from {folder}" if sent else f"{folder} has no usage left to send")
+    sent = context.run_with_bus(lambda bus: _send_all(bus, folders), role="outbox") if folders else Sent()
+    if sent.events:
+        print_line(f"the ledger has {sent.events:,} events from {folder}")
+    if sent.responses:
+        print_line(f"sent the counts of {sent.responses:,} responses from {folder}")
+    if not sent.events and not sent.responses:
+        print_line(f"{folder} has no usage left to send")
 
 
 def outbox_folders(folder: Path) -> list[Path]:
@@ -48,12 +63,13 @@ def outbox_folders(folder: Path) -> list[Path]:
     return folders
 
 
-async def _send_all(bus: JetStreamBus, folders: list[Path]) -> int:
-    return sum([await _send(bus, folder) for folder in folders])
+async def _send_all(bus: JetStreamBus, folders: list[Path]) -> Sent:
+    each = [await _send(bus, folder) for folder in folders]
+    return Sent(sum(sent.events for sent in each), sum(sent.responses for sent in each))
 
 
-async def _send(bus: JetStreamBus, folder: Path) -> int:
-    """Return how many events the ledger has confirmed: all of them.
+async def _send(bus: JetStreamBus, folder: Path) -> Sent:
+    """Return what was sent. The ledger has confirmed all of the events.
 
     Raises:
         Misconfigured: a gateway uses the folder.
@@ -65,12 +81,12 @@ async def _send(bus: JetStreamBus, folder: Path) -> int:
     await sender.start()
     sending = asyncio.create_task(sender.run())
     try:
-        await send_files(bus, files_in(folder))
+        responses = await send_files(bus, files_in(folder))
         await _wait_for_ledger(box, sending, folder)
     finally:
         await cancel_and_wait([sending])
         box.close()
-    return events
+    return Sent(events, responses)
 
 
 async def _wait_for_ledger(box: Outbox, sending: asyncio.Task[None], folder: Path) -> None:

@@ -97,20 +97,24 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-async def send_files(bus: Bus, files: list[Path]) -> None:
-    """Publish files that a gateway left behind, and delete them.
+async def send_files(bus: Bus, files: list[Path]) -> int:
+    """Publish files that a gateway left behind, and delete them. Return how many responses they count.
 
     Raises:
         BusError: the bus does not take one; those before it are done.
         OSError: one cannot be read or deleted.
     """
+    responses = 0
     for path in files:
         with suppress(FileNotFoundError):
             try:
-                await _publish(bus, decode(path.read_bytes(), HourResponses))
+                message = decode(path.read_bytes(), HourResponses)
+                await _publish(bus, message)
+                responses += sum(count.responses for count in message.counts)
             except Unreadable as error:
                 log.error("responses_unreadable", file=str(path), reason=str(error))
             path.unlink()
+    return responses
 
 
 async def _publish(bus: Bus, message: HourResponses) -> None:

@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 
 from services.gateway.adapters.outbox import Outbox
+from services.gateway.adapters.response_reporter import SUFFIX
 from shared.bus.jetstream import JetStreamBus
 from shared.key_store import create_key
+from shared.messages.codec import encode
+from shared.messages.responses import HourResponses, ResponseCount
 from spotinference.outbox import command
 from tests.integration.suite.conftest import Shell
 from tests.kit.service import running
 from tests.unit.meter.events import event
 
 DAY = "2026-11-23"
+COUNTS = tuple(
+    ResponseCount(model="org/a", status=status, code="", responses=number) for status, number in ((200, 4), (503, 3))
+)
 
 
 def leave_behind(volume: Path, worker: str, source: str, events: int, key_id: str = "k1") -> Outbox:
@@ -34,9 +40,17 @@ async def test_events_left_behind_reach_the_ledger_once(shell: Shell, bus: JetSt
         rejected = await shell("outbox", "send", str(volume))
         assert (rejected.exit_code, "another gateway uses this outbox" in rejected.output) == (1, True)
         used.close()
-        for text in ("the ledger has 5 events", "no usage left to send"):
+        events, counts = f"the ledger has 5 events from {volume}", f"sent the counts of 7 responses from {volume}"
+        for are_counted, lines in (
+            (True, [events, counts]),
+            (True, [counts]),
+            (False, [f"{volume} has no usage left to send"]),
+        ):
+            if are_counted:
+                left = HourResponses(source="gw-2", hour=497_000, counts=COUNTS)
+                (volume / "gateway" / "outbox-1" / f"x{SUFFIX}").write_bytes(encode(left))
             sent = await shell("outbox", "send", str(volume))
-            assert (sent.exit_code, text in sent.output) == (0, True), sent.output
+            assert (sent.exit_code, sent.output.splitlines()) == (0, lines)
         usage = await shell("usage", "--day", DAY, "--json")
     assert json.loads(usage.output)["totals"]["requests"] == 5
     assert not list(volume.rglob("*.log"))
