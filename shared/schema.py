@@ -2,15 +2,15 @@
 
 Alembic's version table has one column more, `required`: the newest revision that is not additive. Code that knows that
 revision may use the schema, even if a newer version added to it since.
+
+Alembic is loaded only to migrate: it would be a fifth of a service's start, and a schema is migrated once per version.
 """
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from alembic import command, context
-from alembic.config import Config as AlembicConfig
-from alembic.script import ScriptDirectory
 from sqlalchemy import Column, MetaData, String, Table, event, inspect, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -51,10 +51,25 @@ class Revisions:
 
 
 def revisions_of(scripts: Path) -> Revisions:
-    """Read the migration scripts. One that only adds says so by `additive = True`."""
-    ordered = list(ScriptDirectory.from_config(_alembic_config(scripts)).walk_revisions())  # newest first
-    required = next(one.revision for one in ordered if not getattr(one.module, "additive", False))
-    return Revisions(ordered[0].revision, required, frozenset(one.revision for one in ordered))
+    """Read the migration scripts without running them. One that only adds says so by `additive = True`."""
+    after = {script["down_revision"]: script for script in map(_constants, scripts.glob("versions/*.py"))}
+    ordered = [after[None]]
+    while ordered[-1]["revision"] in after:
+        ordered.append(after[ordered[-1]["revision"]])
+    names = [str(script["revision"]) for script in ordered]
+    required = max(place for place, script in enumerate(ordered) if not script.get("additive"))
+    return Revisions(names[-1], names[required], frozenset(names))
+
+
+def _constants(script: Path) -> dict[str, object]:
+    """Return the plain values that a module assigns to its names."""
+    return {
+        target.id: line.value.value
+        for line in ast.parse(script.read_bytes()).body
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)
+        for target in line.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 async def migrate(engine: AsyncEngine, scripts: Path, *, version_table: str) -> Revisions:
@@ -76,6 +91,8 @@ async def migrate(engine: AsyncEngine, scripts: Path, *, version_table: str) -> 
 
 def run_migrations() -> None:
     """The body of every `migrations/env.py`. `migrate` begins and ends the transaction."""
+    from alembic import context
+
     attributes = context.config.attributes
     context.configure(connection=attributes["connection"], version_table=attributes["version_table"])
     context.run_migrations()
@@ -117,13 +134,21 @@ def _upgrade(connection: Connection, scripts: Path, version_table: str, revision
         return False
     if version is not None:  # wait for the transactions that write under it
         connection.execute(select(table.c.version_num).with_for_update())
-    config = _alembic_config(scripts)
-    config.attributes.update(connection=connection, version_table=version_table)
-    command.upgrade(config, "head")
+    _run_scripts(connection, scripts, version_table)
     if required is None:
         _add_required(connection, table)
     connection.execute(update(table).values(required=revisions.required))
     return True
+
+
+def _run_scripts(connection: Connection, scripts: Path, version_table: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.attributes.update(connection=connection, version_table=version_table)
+    command.upgrade(config, "head")
 
 
 def _read_version(connection: Connection, table: Table) -> tuple[str | None, str | None]:
@@ -151,9 +176,3 @@ def _columns(connection: Connection, table: Table) -> set[str]:
 
 def _version_table(name: str) -> Table:
     return Table(name, MetaData(), Column("version_num", String(32)), Column("required", String(32)))
-
-
-def _alembic_config(scripts: Path) -> AlembicConfig:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    return config
