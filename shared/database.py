@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from sqlalchemy import Dialect, Numeric, Text, event
+from sqlalchemy import Dialect, Numeric, Table, Text, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -81,6 +81,15 @@ def create_engine(url: str, *, is_bounded: bool = True) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def dialect_insert(engine: AsyncEngine) -> Callable[[Table], Any]:
+    """Return the database's own `insert`, with `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    if engine.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:  # a tenth of a service's start, so it is loaded only if it is used
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # they do the same
+    return insert
 
 
 @asynccontextmanager

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import band_days, bands
 from services.billing.ports import BandBasis
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.messages.billing import Band
 from shared.messages.codec import decode, encode
 
@@ -27,9 +26,8 @@ class SqlBandStore:
 
     async def add(self, day: str, made: Sequence[BandBasis], now: float) -> bool:
         """Add all new bands of a day. False: the day's bands had been made before, and nothing was added."""
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         async with self._engine.begin() as connection:
-            first = dialect.insert(band_days).values(day=day, made_at=now).on_conflict_do_nothing()
+            first = dialect_insert(self._engine)(band_days).values(day=day, made_at=now).on_conflict_do_nothing()
             if not (await connection.execute(first)).rowcount:
                 return False
             rows = [

@@ -3,7 +3,6 @@
 from decimal import Decimal
 from typing import Any
 
-import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +17,8 @@ async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]])
         marks = ", ".join("?" * len(columns))
         await connection.exec_driver_sql(f"INSERT INTO cost_rows ({', '.join(columns)}) VALUES ({marks})", rows)  # noqa: S608 - our own names
         return
+    import asyncpg
+
     amounts = [ROW.index(name) for name in AMOUNT_FIELDS]
     exact = [tuple(Decimal(v) if i in amounts and v is not None else v for i, v in enumerate(row)) for row in rows]
     raw = await connection.get_raw_connection()

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters import tables
 from services.billing.ports import Unstorable
-from shared.database import describe, read_transaction
+from shared.database import describe, dialect_insert, read_transaction
 from shared.messages.waker import Transition
 from shared.units import to_millis
 
@@ -37,8 +36,7 @@ class SqlTransitionStore:
         """
         if not transitions:
             return
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        insertion = dialect.insert(tables.transitions).on_conflict_do_nothing()
+        insertion = dialect_insert(self._engine)(tables.transitions).on_conflict_do_nothing()
         try:
             values = [_values(transition) for transition in transitions]
             async with self._engine.begin() as connection:

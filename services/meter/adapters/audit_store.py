@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.audit_tables import audits, engine_days, engine_faults, engine_notes
@@ -16,7 +15,7 @@ from services.meter.core.day_audit import LedgerDay
 from services.meter.core.engine_readings import EngineDay
 from services.meter.core.fleet_event import FleetEvent, FleetEventKind
 from services.meter.core.machine_audit import SKEW_SECONDS, MachineDay
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums
 from shared.messages.meter_audit import Audit, SourceAudit
@@ -34,7 +33,7 @@ class SqlAuditStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def load_day(self, day: Day) -> LedgerDay:
         async with read_transaction(self._engine) as connection:

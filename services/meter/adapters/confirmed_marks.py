@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.day_queries import read_sources
 from services.meter.adapters.tables import runs, sources
 from services.meter.core.completeness import SEARCH_MARGIN_SECONDS, Source, count_behind
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.messages.meter import Confirmed
 
 
@@ -18,7 +17,7 @@ class SqlConfirmedMarks:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def newest_received_at(self) -> float:
         """Return when the newest event arrived (Unix seconds), which is the age of a restored copy."""

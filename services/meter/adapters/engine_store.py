@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.audit_tables import engine_days, engine_faults, engine_notes, engine_readings
@@ -12,7 +11,7 @@ from services.meter.core.day import Day
 from services.meter.core.engine_counters import EngineCounters
 from services.meter.core.engine_readings import CounterIncrease, EngineDay, EngineReading, add_reading, counter_increase
 from services.meter.core.fleet_event import EVENT_RETENTION_S, JOURNAL_KINDS, FleetEvent, FleetEventKind
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 
 MAX_ERROR_LENGTH = 300
 """Characters."""
@@ -24,7 +23,7 @@ class SqlEngineStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def record_reading(self, reading: EngineReading, day: Day, *, is_unmanaged: bool) -> bool:
         """Store a reading; False if it is no newer than the stored one."""

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, case, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.day_queries import is_open_quarantine, read_sources
 from services.meter.adapters.tables import losses, quarantine, sources
 from services.meter.core.completeness import Heartbeat, Source, count_missing, find_gaps
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
 
@@ -24,7 +23,7 @@ class SqlGapStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def record_heartbeats(self, heartbeats: Mapping[str, Heartbeat]) -> None:
         """Store heartbeats. A source that has written nothing yet gets no row."""

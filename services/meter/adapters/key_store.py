@@ -4,11 +4,10 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import key_records
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.key_records import SavedKey, merge_copies
 from shared.messages.codec import decode, encode
 from shared.messages.keys import KeyRecord
@@ -21,7 +20,7 @@ class SqlKeyStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def merge(self, keys: Collection[SavedKey]) -> None:
         """Add keys to the copy. What ended in it stays so."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Table, bindparam, case, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.day_queries import read_day, read_history_rows
@@ -43,7 +42,7 @@ from services.meter.core.rollups import MonthKey, hour_rollups, key_month_tokens
 from services.meter.core.sequence_ranges import SeqRange, high_water_mark, merge_ranges
 from services.meter.core.unknown_models import UnknownModel, What, count_unknown_models
 from services.meter.ports import NAMES_PER_QUERY
-from shared.database import DATABASE_ERRORS, describe, read_transaction
+from shared.database import DATABASE_ERRORS, describe, dialect_insert, read_transaction
 from shared.errors import SchemaMismatch
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery
@@ -59,7 +58,7 @@ class SqlLedger:
         """`models`: the configured ones; None: all are known."""
         self._engine = engine
         self._models = models
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
         self.fault: str | None = None
         """Why the last transaction failed; None: it succeeded."""
         self.is_outdated = False

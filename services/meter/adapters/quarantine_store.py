@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import known_keys, quarantine
@@ -12,7 +11,7 @@ from services.meter.adapters.tables import sources as sources_table
 from services.meter.core.batch import QuarantineKind
 from services.meter.core.recount import QuarantinedMessage
 from services.meter.ports import NAMES_PER_QUERY
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 
 
 async def mark_recounted(connection: AsyncConnection, digests: Sequence[str], now: float) -> None:
@@ -37,7 +36,7 @@ class SqlQuarantineStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def list_messages(
         self, after: str, limit: int, *, kind: QuarantineKind | None = None, names: Collection[str] | None = None

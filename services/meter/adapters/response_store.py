@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import response_days, responses
 from services.meter.core.response_sums import KEEP_HOURS_S, Group, ResponseSpan
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.errors import Rejected
 from shared.messages.responses import HourResponses
 from shared.units import DAY_S
@@ -24,7 +23,7 @@ class SqlResponseStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def record(self, messages: Sequence[HourResponses]) -> None:
         """Raise the counts to those of the messages. A lower count is of an earlier moment."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import delete, func, insert, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.day_queries import read_busy_intervals
 from services.meter.adapters.tables import COUNTS, DIMENSIONS, busy, digests, events, horizon
 from services.meter.core.day import parse_day
 from services.meter.core.digest import Digest, DigestKey, day_name_of, digest_events, merge_digests, start_of_day
+from shared.database import dialect_insert
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums
 from shared.units import DAY_S
@@ -37,7 +37,7 @@ class Sealer:
     def __init__(self, engine: AsyncEngine, keep_s: float) -> None:
         self._engine = engine
         self._keep_s = keep_s
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def seal(self, now: float, *, max_steps: int) -> int:
         """Take up to `max_steps` steps; return how many events were sealed."""

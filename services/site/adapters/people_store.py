@@ -3,13 +3,12 @@
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.site.adapters.tables import people
 from services.site.core.people import Person, Profile, SignupPolicy
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 
 MOST_PEOPLE = 1000
 """Listed at once."""
@@ -27,7 +26,7 @@ class SqlPeopleStore:
     def __init__(self, engine: AsyncEngine, policy: SignupPolicy) -> None:
         self._engine = engine
         self._policy = policy
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def find_person(self, identity: str) -> Person | None:
         async with read_transaction(self._engine) as connection:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Update, UpdateBase, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -14,7 +13,7 @@ from services.site.adapters.people_store import text_of
 from services.site.adapters.tables import people, sent_forms, sessions
 from services.site.app.sign_in import sha256
 from services.site.core.people import Person, SessionLimits, SignupPolicy
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.ids import uuid7
 
 SEEN_EVERY_S = 60.0
@@ -43,7 +42,7 @@ class SqlSessionStore:
         self._engine = engine
         self._policy = policy
         self._limits = limits
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def open(
         self, person: Person, now: float, *, network: str, user_agent: str, replaced: str | None

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.site.adapters.wake_tables import wake_facts, wakes
 from services.site.core.wakes import Wake, WakeFact, fold
-from shared.database import read_transaction
+from shared.database import dialect_insert, read_transaction
 from shared.units import Millis
 
 EVER = Millis(-(2**62))
@@ -22,7 +21,7 @@ class SqlWakeStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = dialect_insert(engine)
 
     async def record(self, facts: Iterable[WakeFact]) -> None:
         """Add the facts that are new, and make their wakes from all of their facts."""
