@@ -1,7 +1,8 @@
-"""Keeps optional packages from loading: a process that does not use them starts faster."""
+"""Keeps modules that a process does not use from loading: it starts faster."""
 
 import importlib
 import sys
+from types import ModuleType
 
 
 def import_without(blocked: str, package: str) -> None:
@@ -13,3 +14,17 @@ def import_without(blocked: str, package: str) -> None:
         importlib.import_module(package)
     finally:
         del sys.modules[blocked]
+
+
+class _EmptyModule(ModuleType):
+    """Every name in it is None, for the package that imports them all."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def leave_out(*modules: str) -> None:
+    """Put empty modules in place of these. Does nothing for one that is loaded already."""
+    for name in modules:
+        sys.modules.setdefault(name, _EmptyModule(name))
