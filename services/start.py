@@ -8,7 +8,7 @@ import importlib
 import os
 import signal
 
-from shared.blocked_imports import import_without, leave_out
+from shared.blocked_imports import SQLALCHEMY_SESSIONS, import_without, leave_out
 from shared.late_certificates import late_certificates
 
 # Nothing has started, so there is nothing to drain. `shared.runtime.process` replaces the handlers with its own.
@@ -22,7 +22,6 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signa
 gc.disable()
 # It would load rich to show tracebacks in color: our logs are JSON.
 import_without("rich", "structlog")
-# They load all of SQLAlchemy's ORM, for sessions: we use its core alone.
-leave_out("sqlalchemy.ext.asyncio.scoping", "sqlalchemy.ext.asyncio.session")
+leave_out(*SQLALCHEMY_SESSIONS)
 with late_certificates():
     importlib.import_module("aiohttp")

@@ -4,6 +4,9 @@ import importlib
 import sys
 from types import ModuleType
 
+SQLALCHEMY_SESSIONS = ("sqlalchemy.ext.asyncio.scoping", "sqlalchemy.ext.asyncio.session")
+"""What loads all of SQLAlchemy's ORM. We use its core alone."""
+
 
 def import_without(blocked: str, package: str) -> None:
     """Import `package` as if `blocked` were not installed. Does nothing if `blocked` is loaded already."""

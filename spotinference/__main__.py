@@ -5,6 +5,7 @@ import logging
 
 import click
 
+from shared.late_certificates import late_certificates
 from shared.runtime import logs
 
 COMMANDS = {
@@ -55,7 +56,8 @@ class CommandGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         package = cmd_name.replace("-", "_")
-        command = getattr(importlib.import_module(f"spotinference.{package}.command"), package)
+        with late_certificates():
+            command = getattr(importlib.import_module(f"spotinference.{package}.command"), package)
         assert isinstance(command, click.Command)
         return command
 

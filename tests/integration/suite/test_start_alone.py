@@ -157,12 +157,19 @@ def test_sigterm_ends_a_first_process_that_still_imports() -> None:
     assert done.returncode == 0
 
 
-def test_services_load_nothing_at_their_start_that_they_do_not_use() -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from services import start; import services.meter.wiring, services.billing.wiring, services.site.wiring",
+        "from spotinference.__main__ import main; main.get_command(None, 'check')",
+    ],
+    ids=["services", "command"],
+)
+def test_nothing_is_loaded_at_the_start_that_is_not_used(start: str) -> None:
     """Alembic only migrates, SQLite needs none of PostgreSQL, and nobody uses the ORM: half of a meter's imports."""
-    script = """
-from services import start
-import sys, aiohttp.connector, services.meter.wiring, services.billing.wiring, services.site.wiring
-unused = ("alembic", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "asyncpg", "rich")
+    script = f"""{start}
+import sys, aiohttp.connector
+unused = ("alembic", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "asyncpg")
 print([name for name in unused if name in sys.modules], aiohttp.connector._SSL_CONTEXT_VERIFIED.get_ca_certs())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=PATIENCE_SECONDS)
