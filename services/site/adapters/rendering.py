@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.resources import files
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from services.site.adapters.filters import FILTERS
 from services.site.adapters.plots import GLOBALS
 from services.site.core.words import BAND_REASONS, BILL_STATES, CHANGES, REASONS
+from shared.messages.codec import decode_text
 from shared.report_forms import words
 
 ASSETS: Mapping[str, str] = {
@@ -23,16 +24,17 @@ ASSETS: Mapping[str, str] = {
 
 
 class Renderer:
-    """Templates, read once, and the assets that they name: an upgrade on disk changes neither before a restart."""
+    """Templates, read once, and the assets that they name: an upgrade on disk changes neither before a restart.
+
+    A template is compiled when its page is first asked for: all of them would be a third of the site's start.
+    """
 
     def __init__(self, *, title: str, nav: Sequence[tuple[str, str]]) -> None:
         """`nav`: paths and labels of the pages that every page links to."""
         folder = files("services.site.adapters") / "assets"
         self.assets = {name: (folder / name).read_bytes() for name in ASSETS}
         self._environment = Environment(
-            loader=ChoiceLoader(
-                [PackageLoader("services.site.adapters", "templates"), PackageLoader("shared.report_forms", ".")]
-            ),
+            loader=DictLoader(_read_templates()),
             autoescape=True,
             auto_reload=False,
             undefined=StrictUndefined,
@@ -60,8 +62,6 @@ class Renderer:
         }
         self._environment.filters |= FILTERS
         self._environment.globals |= GLOBALS
-        for name in self._environment.list_templates(extensions=["html"]):
-            self._environment.get_template(name)
 
     def has_sign_in(self, has_it: bool) -> None:
         """Whether every page links to the account."""
@@ -90,3 +90,9 @@ def _moment(at: float | None) -> str | None:
 def _second(at: float) -> str:
     """The same to the second."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _read_templates() -> dict[str, str]:
+    folders = (files("shared.report_forms"), files("services.site.adapters") / "templates")
+    templates = (file for folder in folders for file in folder.iterdir() if file.name.endswith(".html"))
+    return {template.name: decode_text(template.read_bytes()) for template in templates}

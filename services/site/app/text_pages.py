@@ -1,6 +1,7 @@
 """Pages of prose: learn, glossary and the API. Settings stand in them by name; so do figures."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 
 import msgspec
 
@@ -91,12 +92,12 @@ class TextPages:
 
     def _page(self, text: Text) -> Page:
         markdown, parents = resolve(text.source, self._settings), self._parents(text)
-        shown = TextPage(title=text.title, html=self._render(markdown), markdown=markdown, parents=parents)
+        html = cache(lambda: self._render(markdown))  # when first asked for: the start would wait for all pages
         is_live = FIGURE.search(markdown) is not None
 
         async def load(_variables: Mapping[str, str]) -> TextPage:
             if not is_live:
-                return shown
+                return TextPage(title=text.title, html=html(), markdown=markdown, parents=parents)
             figures = {name: figure.markdown for name, figure in (await self._live()).items()}
             now = resolve(markdown, figures)
             return TextPage(title=text.title, html=self._render(now), markdown=now, parents=parents)
