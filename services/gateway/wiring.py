@@ -62,7 +62,7 @@ SEND_SECONDS = 3.0
 LAST_BYTES_SECONDS = 1.0
 """Time for the last bytes to reach the clients, even if the grace period is over."""
 COLLECT_EVERY = 50_000
-"""Allocations between two garbage collections: requests leave no cycles behind."""
+"""Allocations between two garbage collections: requests leave no cycles behind, as every test of the process checks."""
 
 
 @asynccontextmanager

@@ -11,16 +11,28 @@ from pathlib import Path
 import msgspec
 
 from shared.runtime.suite_file import RunningService
-from tests.kit.waiting import PATIENCE_SECONDS
+from tests.kit.waiting import PATIENCE_SECONDS, until
+
+GARBAGE = "garbage"
 
 
 class ServiceProcess:
     """One service. `announced` is what it said when it was ready."""
 
     def __init__(
-        self, name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0, code: Path | None = None
+        self,
+        name: str,
+        config: Path,
+        data_dir: Path,
+        *,
+        ahead: float = 0.0,
+        files: int = 0,
+        collects: bool = True,
+        code: Path | None = None,
     ) -> None:
-        """`ahead`: how many seconds its clock is; or `files`: how many it may open. `code`: of another release."""
+        """`ahead`: how many seconds its clock is; or `files`: how many it may open; or not `collects`: its garbage is
+        kept for `garbage`. `code`: of another release.
+        """
         self.name = name
         self._code = code
         self._program = ["-m", f"services.{name}"]
@@ -28,6 +40,9 @@ class ServiceProcess:
             self._program = ["-m", "tests.kit.service_with_clock_offset", str(ahead), name]
         elif files:
             self._program = ["-m", "tests.kit.service_with_file_limit", str(files), name]
+        elif not collects:
+            self._program = ["-m", "tests.kit.service_without_collection", str(data_dir / GARBAGE), name]
+        self._garbage = data_dir / GARBAGE
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
         self.announced = RunningService(service=name, url="", pid=0)
@@ -44,6 +59,15 @@ class ServiceProcess:
             line = await self.process.stdout.readline()
         assert line, self.log.read_text()[-3000:]
         self.announced = msgspec.json.decode(line, type=RunningService)
+
+    async def garbage(self) -> list[str]:
+        """What only a garbage collection would have freed since the last call, if the service does not collect."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGUSR1)
+        await until(lambda: asyncio.sleep(0, self._garbage.exists()), bool)
+        lines = self._garbage.read_text("utf-8").splitlines()
+        self._garbage.unlink()
+        return lines
 
     async def kill9(self) -> None:
         assert self.process is not None
@@ -63,10 +87,10 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def running(
-    name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0
+    name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0, collects: bool = True
 ) -> AsyncIterator[ServiceProcess]:
-    """A ready service process, gone afterwards whatever happened. `ahead` and `files` as for `ServiceProcess`."""
-    service = ServiceProcess(name, config, data_dir, ahead=ahead, files=files)
+    """A ready service process, gone afterwards whatever happened. The options are those of `ServiceProcess`."""
+    service = ServiceProcess(name, config, data_dir, ahead=ahead, files=files, collects=collects)
     try:
         await service.start()
         yield service

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Self
 
 import msgspec
 
@@ -20,6 +21,14 @@ class ApiError(Exception):
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
     param: str | None = None
+
+    def without_traceback(self) -> Self:
+        """Forget where the error was raised; whoever keeps a caught error calls this.
+
+        The frames of a traceback hold the request's body, and often the error: a cycle.
+        """
+        self.__traceback__ = self.__context__ = None
+        return self
 
     @property
     def type(self) -> str:

@@ -130,7 +130,7 @@ class BoundedRequestHandler(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self.buffered.release()
-        self._pipelined = b""
+        self._payload, self._pipelined = None, b""
 
     def next_request(self) -> None:
         """Continue with the pipelined data, once the request has been answered."""
@@ -221,7 +221,7 @@ class BoundedRequestHandler(web.RequestHandler):
         if len(self._messages) > queued:
             # The rest of the body is invalid: its own handler gets the error, not a new one.
             error, _ = self._messages.pop()
-            self.fail(_malformed(getattr(error, "message", None)))
+            self.fail(_malformed(_message_of(error)))
         elif payload.is_eof():
             self._on_request_received()
         elif self._raw_bytes > MAX_FRAMING_BYTES + (1 + FRAMING_PER_BYTE) * payload.total_bytes:
@@ -244,7 +244,7 @@ class BoundedRequestHandler(web.RequestHandler):
             if self.head_bytes + size > self._max_head_bytes:  # the rest came in one read
                 self.fault = errors.head_too_large(self._max_head_bytes)
         else:
-            self.set_fault(message.exc, message.message)
+            self.set_fault(message.exc, _message_of(message))
         self.head_bytes, self._raw_bytes = 0, size
         self.on_head()
         if self._payload.is_eof():
@@ -254,6 +254,14 @@ class BoundedRequestHandler(web.RequestHandler):
         if self._needs_new_parser:
             self._parser = self._make_parser()
         self.on_request_received()
+
+
+def _message_of(reported: Any) -> str | None:
+    """Return what the parser says, and forget where it raised that: the frames hold the connection."""
+    cause: BaseException | None = getattr(reported, "exc", None)
+    if cause is not None:
+        cause.__traceback__ = cause.__context__ = None
+    return getattr(reported, "message", None)
 
 
 def _malformed(message: str | None) -> ApiError:

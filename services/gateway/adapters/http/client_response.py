@@ -185,7 +185,8 @@ class ClientResponse(web.StreamResponse):
         try:
             while not content.is_eof():
                 await content.readany()
-        except ApiError:
+        except ApiError as fault:  # which the connection keeps
+            fault.without_traceback()
             self._keeps_alive = False
         await self.request.writer.drain()
 

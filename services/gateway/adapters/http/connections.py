@@ -113,7 +113,7 @@ class Connections:
         try:
             response.check_head()
         except ApiError as fault:
-            error = fault
+            error = fault.without_traceback()
         self._log.write(response, error.status, error.code)
         response.fail(error)
         return response

@@ -59,7 +59,7 @@ class Inference:
         try:
             await self._serve(exchange, endpoint)
         except ApiError as rejection:
-            error = rejection
+            error = rejection.without_traceback()
         except asyncio.CancelledError:
             interruption = exchange.take_interruption()
             if not response.ended:  # otherwise it came too late to change anything

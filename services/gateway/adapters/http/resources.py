@@ -50,17 +50,20 @@ class Resources:
             response.check_head()
             preflight = self.cors.preflight(request.method, request.headers) if self.cors else None
             status, fields, body = (200, preflight, b"") if preflight is not None else self._get(response)
-        except Exception as fault:
-            error = fault if isinstance(fault, ApiError) else errors.internal_error()
-            if error is not fault:
-                log.error("resource_failed", request_id=response.id, exc_info=fault)
-            response.key = self.authenticator.key_of(request.headers.get(hdrs.AUTHORIZATION))
-            self.request_log.write(response, error.status, error.code)
-            response.fail(error)
+        except ApiError as rejection:
+            self._fail(response, rejection.without_traceback())
+        except Exception:
+            log.exception("resource_failed", request_id=response.id)
+            self._fail(response, errors.internal_error())
         else:
             self.request_log.write(response, status)
             response.respond(status, fields, body)
         return response
+
+    def _fail(self, response: ClientResponse, error: ApiError) -> None:
+        response.key = self.authenticator.key_of(response.request.headers.get(hdrs.AUTHORIZATION))
+        self.request_log.write(response, error.status, error.code)
+        response.fail(error)
 
     def _get(self, response: ClientResponse) -> tuple[int, bytes, bytes]:
         """Return status, header lines and JSON."""
