@@ -35,18 +35,18 @@ def format_decimal(number: Decimal | None) -> str:
 
 
 def format_usd(amount: Decimal | None, places: int = 2) -> str:
-    """`$1 234.50`; small amounts keep enough digits to be seen; a dash where there is none."""
+    """`$1,234.50`; small amounts keep enough digits to be seen; a dash where there is none."""
     if amount is None:
         return NOTHING
     if amount and abs(amount) < Decimal("0.01"):
         places = max(places, 6, -amount.adjusted())
     rounded = abs(amount).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
-    return f"{MINUS if amount < 0 else ''}${f'{rounded:,f}'.replace(',', ' ')}"
+    return f"{MINUS if amount < 0 else ''}${rounded:,f}"
 
 
 def format_count(number: int | None) -> str:
-    """`1 234 567`; a dash where there is none."""
-    return NOTHING if number is None else f"{number:,}".replace(",", " ")
+    """`1,234,567`; a dash where there is none."""
+    return NOTHING if number is None else f"{number:,}"
 
 
 def format_share(part: Decimal, whole: Decimal | None) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ PHONE, DESKTOP = (360, 740), (1280, 800)
 PATIENCE_MS = 60_000
 Scheme = Literal["light", "dark"]
 expect.set_options(timeout=PATIENCE_MS)
+NOT_GROUPED = re.compile(
+    r"(?<![\w.,])\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?![\d:-])|\$\d{4}|(?<![\w.:/=-])\d{5,}(?![\w:/-])"
+)
 FOCUSABLE = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']"
 
 
@@ -98,6 +102,20 @@ async def layout_faults(page: Page) -> list[str]:
             }"""
         )
     ]
+
+
+async def number_faults(page: Page) -> list[str]:
+    """Numbers whose digits are not grouped by commas as on every other page. Code and identifiers are left out."""
+    texts = await page.evaluate(
+        """() => {
+            const texts = [], walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+            while (walker.nextNode())
+                if (!walker.currentNode.parentElement.closest("code, pre, script, textarea, option"))
+                    texts.push(walker.currentNode.data);
+            return texts;
+        }"""
+    )
+    return [f"not grouped by commas: {text.strip()}" for text in texts if NOT_GROUPED.search(text)]
 
 
 async def keyboard_faults(page: Page) -> list[str]:

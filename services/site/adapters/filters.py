@@ -31,7 +31,7 @@ def digits(number: float | None) -> str | None:
     """Write a measured number with three significant digits."""
     if number is None:
         return None
-    return f"{number:,.0f}".replace(",", " ") if abs(number) >= 100 else f"{number:.3g}"
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def milliseconds(seconds: float | None) -> str | None:

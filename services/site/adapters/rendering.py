@@ -78,7 +78,7 @@ class Renderer:
 
 def _exact(number: Decimal | None) -> str:
     """Every digit of a number, without the zeros at its end that say nothing."""
-    text = words.format_decimal(number)
+    text = "" if number is None else f"{number:,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

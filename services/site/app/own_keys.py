@@ -19,6 +19,7 @@ from shared.messages.gateway import QuotaReport
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import KeyMonth, month_of
 from shared.messages.waker import KeyWakes
+from shared.report_forms.words import format_count
 from shared.units import DAY_S, HOUR_S
 
 MOST_KEYS = 50
@@ -203,14 +204,14 @@ class OwnKeys:
         wakes = self._wakes.get(record.id)
         starts = () if wakes is None else wakes.starts
         numbers: tuple[tuple[str, object, str | None], ...] = (
-            ("requests per minute", record.requests_per_minute, f"{used[0]:,}" if fresh else None),
-            ("tokens per minute", record.tokens_per_minute, f"{used[1]:,}" if fresh else None),
-            ("requests at once", record.concurrency, f"{used[2]:,}" if fresh else None),
-            ("tokens per month", record.monthly_tokens, f"{month_tokens + used[3]:,}"),
-            ("wakes per hour", record.wakes_per_hour, f"{sum(self._now() - at < HOUR_S for at in starts):,}"),
+            ("requests per minute", record.requests_per_minute, format_count(used[0]) if fresh else None),
+            ("tokens per minute", record.tokens_per_minute, format_count(used[1]) if fresh else None),
+            ("requests at once", record.concurrency, format_count(used[2]) if fresh else None),
+            ("tokens per month", record.monthly_tokens, format_count(month_tokens + used[3])),
+            ("wakes per hour", record.wakes_per_hour, format_count(sum(self._now() - at < HOUR_S for at in starts))),
         )
         return tuple(
-            Limit(label=label, limit=f"{limit:,}", used=count)
+            Limit(label=label, limit=format_count(limit), used=count)
             for label, limit, count in numbers
             if isinstance(limit, int)
         )

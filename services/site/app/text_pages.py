@@ -9,6 +9,7 @@ from services.site.app.live_figures import LiveFigure
 from services.site.app.page import Page
 from services.site.core.text import FIGURE, Text, library_of, resolve
 from shared.config.sections import Config
+from shared.report_forms.words import format_count
 
 LABELS = {"/api": "API", "/learn": "Learn", "/glossary": "Glossary"}
 """The pages that every page links to, in this order."""
@@ -53,7 +54,7 @@ def settings_in_words(config: Config) -> dict[str, str]:
         "wake_cost_per_day": f"{config.gateway.wake_cost_per_day} USD",
         "max_waiting": str(config.gateway.max_waiting),
         "max_waiting_per_key": str(config.gateway.max_waiting_per_key),
-        "band_min_tokens": f"{config.billing.band_min_tokens:,}",
+        "band_min_tokens": format_count(config.billing.band_min_tokens),
         **{f"weight_{name}": str(weight) for name, weight in config.billing.direction_weights.items()},
     }
 

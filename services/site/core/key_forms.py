@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from shared.report_forms.words import format_count
 from shared.units import DAY_S
 
 MAX_NAME = 80
@@ -110,5 +111,5 @@ def _limit(label: str, text: str, ceiling: int | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 13 and 0 < int(text) <= MAX_LIMIT):
         raise FormFault(f"{label}: write a whole number above 0, or leave it empty.")
     if ceiling is not None and int(text) > ceiling:
-        raise FormFault(f"{label}: the most here is {ceiling:,}. Write that or less, or leave it empty.")
+        raise FormFault(f"{label}: the most here is {format_count(ceiling)}. Write that or less, or leave it empty.")
     return int(text)

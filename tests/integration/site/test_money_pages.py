@@ -136,7 +136,7 @@ async def test_a_day_without_a_bill_is_a_mark_and_not_0(site: Site) -> None:
 async def test_the_price_list_has_bands_dates_and_what_they_follow_from(site: Site) -> None:
     await publish(site.bus, DAYS)
     html = await site.text("/pricing")
-    for text in ("$1.50 to $2.00", "2026-05-08", "$1.9300", "$1.8000", "1 000 000", "never comes from an estimate"):
+    for text in ("$1.50 to $2.00", "2026-05-08", "$1.9300", "$1.8000", "1,000,000", "never comes from an estimate"):
         assert text in html, text
     assert "$1.50 to $2.00 per million tokens" in await site.text("/")
     row = next(csv.DictReader(io.StringIO(await site.text("/pricing.csv"))))

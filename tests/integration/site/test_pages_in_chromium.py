@@ -24,6 +24,7 @@ from tests.kit.browser import (
     axe_violations,
     keyboard_faults,
     layout_faults,
+    number_faults,
     opened,
     running_chromium,
     show,
@@ -133,7 +134,7 @@ async def test_every_page_works_on_every_screen_by_keyboard_and_without_scripts(
             await without_scripts.goto(page.url)
             if await without_scripts.locator("main").inner_text() != await page.locator("main").inner_text():
                 faults.append("says something else without scripts")
-        return [*faults, *await keyboard_faults(page)]
+        return [*faults, *await number_faults(page), *await keyboard_faults(page)]
 
     async with (
         scene(tmp_path) as running,

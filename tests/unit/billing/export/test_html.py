@@ -43,12 +43,12 @@ EACH = pytest.mark.parametrize("html", [page for _, page in pages()], ids=[name 
 
 def test_day_page_shows_state_revision_and_change() -> None:
     page = Page(report_html(day_report()))
-    for text in ("$2.4753", "provisional", "Revision 3, changed: late usage", "$990.12", "400 000 000", "SHA-256 abab"):
+    for text in ("$2.4753", "provisional", "Revision 3, changed: late usage", "$990.12", "400,000,000", "SHA-256 abab"):
         assert text in page.text, text
     assert ["Serving" + "machines with requests in flight", "$396.05", "40.0%"] in page.rows
-    assert ["qwen3-coder", "$460.41", "266 666 667", "$1.7265"] in page.rows
+    assert ["qwen3-coder", "$460.41", "266,666,667", "$1.7265"] in page.rows
     assert ["nobody", "$153.47", "0", "no tokens", "$0.50"] in page.rows
-    assert ["Always on", "$5 760.00", "$14.4000"] in page.rows
+    assert ["Always on", "$5,760.00", "$14.4000"] in page.rows
     assert ["$115.20", "$104.64", f"{MINUS}$10.56 (-9.2%)"] in page.rows
     assert "Made from 12 charges; shared cost is spread by direct cost." in page.text
     assert "75.0% of the spend comes from charges" in page.text
@@ -67,7 +67,7 @@ def test_a_period_leads_with_its_own_figure() -> None:
         format_usd(last.usd_per_mtok, 4),
         "estimated",
         format_usd(last.spend),
-        "2 800 000 000",
+        "2,800,000,000",
     ] in page.rows
     assert [row[0] for row in page.rows if row[0].startswith("2026-")] == [day.day for day in report.days]
     assert [row[0] for row in Page(report_html(last)).rows if row[0].startswith("The last")] == []
@@ -167,7 +167,7 @@ def test_tiers_and_what_belongs_to_none_sum_to_the_spend() -> None:
     at = next(number for number, row in enumerate(rows) if row[0] == "Tier")
     assert [row[0] for row in rows[at + 1 : at + 5]] == ["h100x2", "l4x2", "unattributed", "Spend"]
     assert rows[at + 3][1] == format_usd(report.causes["unattributed"])
-    assert rows[at + 4][1:] == [format_usd(report.spend), "400 000 000", format_usd(report.usd_per_mtok, 4)]
+    assert rows[at + 4][1:] == [format_usd(report.spend), "400,000,000", format_usd(report.usd_per_mtok, 4)]
 
 
 def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
@@ -178,9 +178,9 @@ def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
     lines = report.explanations[0].lines
     rows = [row for row in page.rows if row[0].startswith(tuple(line.resource or "" for line in lines))]
     assert [row[1:] for row in rows] == [
-        [format_usd(x.amount), x.service, x.tag, f"{x.source}{x.file}", "1 234"] for x in lines
+        [format_usd(x.amount), x.service, x.tag, f"{x.source}{x.file}", "1,234"] for x in lines
     ]
-    assert ["1 234 more", format_usd(report.explanations[0].rest), "", "", "", ""] in page.rows
+    assert ["1,234 more", format_usd(report.explanations[0].rest), "", "", "", ""] in page.rows
     assert "no bill yet: disk-1, estimated" in page.text
     assert Page(report_html(day_report())).of("details") == []
     lacking = replace(report.tiers[0], spend=None, usd_per_mtok=None, reason="no bill yet: m1", spend_known=Decimal(3))
@@ -191,11 +191,11 @@ def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
 def test_statement_page_lists_each_line_and_sums_by_model() -> None:
     page = Page(statement_html(statement()))
     assert "$6.00" in page.text
-    assert ["2026-05-03", "qwen3-coder", "$6.00", "$2.5000", "1 800 000", "100 000", "600 000"] in page.rows
-    assert ["qwen3-coder", "2 400 002", "$6.00"] in page.rows
+    assert ["2026-05-03", "qwen3-coder", "$6.00", "$2.5000", "1,800,000", "100,000", "600,000"] in page.rows
+    assert ["qwen3-coder", "2,400,002", "$6.00"] in page.rows
     first = statement().lines[0]
     page = Page(statement_html(replace(statement(), amount=None, lines=(first, replace(first, amount=None)))))
-    assert ["qwen3-coder", "4 800 000", "not available"] in page.rows
+    assert ["qwen3-coder", "4,800,000", "not available"] in page.rows
     without = replace(statement().lines[0], amount=None, usd_per_mtok=None, reason="too few tokens")
     page = Page(statement_html(replace(statement(), amount=None, complete=False, lines=(without,))))
     assert "not available, a line below has no price" in page.text
@@ -276,7 +276,7 @@ def test_small_amounts_are_seen() -> None:
         "$0.000400",
         f"{MINUS}$2.00",
         "$0.00",
-        "$1 234 567.89",
+        "$1,234,567.89",
     ]
     assert format_usd(Decimal("0.00004"), 4) == "$0.000040"
     assert format_usd(Decimal("-0.000000000012"), 4) == f"{MINUS}$0.00000000001", "what is not 0 never reads as 0"
