@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiohttp import web
-from playwright.async_api import CDPSession, expect
+from playwright.async_api import CDPSession, Route, expect
 
 from services.site.app import fleet_feed
 from shared.bus import subjects
@@ -93,6 +93,52 @@ async def test_the_board_follows_the_fleet_through_a_restart(tmp_path: Path, mon
         await page.context.clear_cookies()
         await again.aclose()
         await expect(live).to_contain_text("Not live")
+
+
+async def test_the_board_says_when_it_has_heard_nothing_for_45_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser's clock stands still unless the test moves it, so that a slow machine changes nothing."""
+    monkeypatch.setattr(fleet_feed, "AS_OF_S", 3600.0)
+    bus = MemoryBus()
+    await put(bus, "ready")
+    async with (
+        running_github(Account(2, "olga")) as github,
+        running_site(
+            tmp_path, f'[site]\nport = 0\noperators = ["github:2"]\n{github_config(github)}\n{FLEET_CONFIG}', bus
+        ) as url,
+        running_chromium() as browser,
+        opened(browser, state=await sign_in(browser, url, "olga")) as (page, _),
+    ):
+        live, board = page.locator("[data-live-state]"), page.locator("[data-live]")
+        await page.clock.install(time=0)
+        await page.clock.pause_at(1)
+        is_asked = asyncio.Event()
+
+        async def keep_waiting(_route: Route) -> None:
+            is_asked.set()
+
+        # Not even the first board comes.
+        await page.route("**/operator/events", keep_waiting)
+        await page.goto(f"{url}/operator")
+        await asyncio.wait_for(is_asked.wait(), PATIENCE_SECONDS)
+        await page.clock.run_for(44_999)
+        await expect(live).not_to_contain_text("Not live")
+        await page.clock.run_for(1)
+        await expect(live).to_contain_text("Not live")
+
+        # It comes back by itself, and each board counts anew.
+        await page.unroute("**/operator/events")
+        await page.clock.run_for(1000)
+        await expect(live).to_have_text("Live.")
+        await page.clock.run_for(44_999)
+        await put(bus, "draining", 4)
+        await expect(board).to_contain_text("reason 4")
+        await page.clock.run_for(44_999)
+        await expect(live).to_have_text("Live.")
+        await page.clock.run_for(1)
+        await expect(live).to_contain_text("Not live")
+        await expect(board).to_contain_text("reason 4")
 
 
 async def _refuse_once(port: int) -> None:

@@ -28,12 +28,16 @@ if (live && "EventSource" in window) {
     const again = link ? live.querySelector(`a[href="${CSS.escape(link)}"]`) : focused && table;
     again?.focus({ preventScroll: true });
   };
+  const watch = () => {
+    clearTimeout(timer);
+    timer = setTimeout(lose, SILENT_MS);
+  };
   const open = () => {
     if (source || document.hidden) return;
+    watch();
     source = new EventSource(live.dataset.live);
     source.addEventListener("fleet", (event) => {
-      clearTimeout(timer);
-      timer = setTimeout(lose, SILENT_MS);
+      watch();
       pause = RETRY_MS[0];
       show(event.data);
       state.textContent = "Live.";
