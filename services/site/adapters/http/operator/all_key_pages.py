@@ -4,10 +4,10 @@ from aiohttp import web
 
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.operator.asking import Asker, Question
+from services.site.adapters.http.operator.paths import listed_page
 from services.site.adapters.people_store import SqlPeopleStore
 from services.site.app.all_keys import MOST_SHOWN, SORTS, USED_DAYS, list_keys, read_last_days
 from services.site.app.own_keys import OwnKeys
-from services.site.core.people import Role
 from shared.bus.ports import Bus
 from shared.errors import Rejected
 
@@ -25,14 +25,7 @@ class AllKeyPages:
 
     def table(self) -> list[AccountRoute]:
         return [
-            AccountRoute(
-                method="GET",
-                path="/operator/keys",
-                role=Role.VIEWER,
-                handle=self._list,
-                name="operator-keys",
-                label="All keys",
-            ),
+            listed_page("/operator/keys", self._list, "All keys"),
             *Asker(self._gate).routes("/operator/keys/{key}/revoke", self._ask),
         ]
 

@@ -7,10 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 from aiohttp import web
 
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
-from services.site.adapters.http.operator.paths import number_in
+from services.site.adapters.http.operator.paths import listed_page, number_in
 from services.site.app.journal_pages import read_journal_page
 from services.site.app.own_keys import OwnKeys
-from services.site.core.people import Role
 from shared.bus.ports import Bus
 from shared.bus.request import request_reply
 from shared.bus.subjects import BILLING_INVOICES, audit_key
@@ -36,32 +35,10 @@ class BookPages:
         self._bus = bus
 
     def table(self) -> list[AccountRoute]:
-        viewer = Role.VIEWER
         return [
-            AccountRoute(
-                method="GET",
-                path="/operator/journal",
-                role=viewer,
-                handle=self._journal,
-                name="operator-journal",
-                label="Journal",
-            ),
-            AccountRoute(
-                method="GET",
-                path="/operator/counts",
-                role=viewer,
-                handle=self._counts,
-                name="operator-counts",
-                label="Counts",
-            ),
-            AccountRoute(
-                method="GET",
-                path="/operator/invoices",
-                role=viewer,
-                handle=self._invoices,
-                name="operator-invoices",
-                label="Invoices",
-            ),
+            listed_page("/operator/journal", self._journal, "Journal"),
+            listed_page("/operator/counts", self._counts, "Counts"),
+            listed_page("/operator/invoices", self._invoices, "Invoices"),
         ]
 
     async def _journal(self, visit: Visit) -> web.Response:

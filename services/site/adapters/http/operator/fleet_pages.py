@@ -7,7 +7,7 @@ from aiohttp import web
 
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.operator.asking import Asker, Question
-from services.site.adapters.http.operator.paths import name_in
+from services.site.adapters.http.operator.paths import listed_page, name_in
 from services.site.adapters.session_store import SqlSessionStore
 from services.site.app.fleet_feed import FleetFeed, TooManyStreams
 from services.site.app.orders import order_machine
@@ -58,12 +58,10 @@ class FleetPages:
         self._now = now
 
     def table(self) -> list[AccountRoute]:
-        viewer, asker = Role.VIEWER, Asker(self._gate)
+        asker = Asker(self._gate)
         return [
-            AccountRoute(
-                method="GET", path="/operator", role=viewer, handle=self._fleet, name="operator", label="Fleet"
-            ),
-            AccountRoute(method="GET", path="/operator/events", role=viewer, handle=self._events),
+            listed_page("/operator", self._fleet, "Fleet"),
+            AccountRoute(method="GET", path="/operator/events", role=Role.VIEWER, handle=self._events),
             *asker.routes("/operator/machines/{machine}/hibernate", self._ask_machine, checks=[FORCE]),
             *asker.routes("/operator/machines/{machine}/{order}", self._ask_machine),
             *asker.routes("/operator/models/{model}/wake", self._ask_model),

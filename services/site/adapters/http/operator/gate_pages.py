@@ -7,9 +7,8 @@ from aiohttp import web
 
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.operator.asking import Asker, Question
-from services.site.adapters.http.operator.paths import name_in
+from services.site.adapters.http.operator.paths import listed_page, name_in
 from services.site.app.orders import order_gate
-from services.site.core.people import Role
 from shared.budget_gates import budget_limits
 from shared.bus.ports import Bus
 from shared.bus.subjects import budget_key
@@ -49,14 +48,7 @@ class GatePages:
 
     def table(self) -> list[AccountRoute]:
         return [
-            AccountRoute(
-                method="GET",
-                path="/operator/gates",
-                role=Role.VIEWER,
-                handle=self._list,
-                name="operator-gates",
-                label="Gates",
-            ),
+            listed_page("/operator/gates", self._list, "Gates"),
             *Asker(self._gate).routes("/operator/gates/{scope}/{order}", self._ask),
         ]
 

@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from services.site.adapters.http.account.gate import AccountRoute, Handle
+from services.site.core.people import Role
 from shared.bus import subjects
 from shared.messages.codec import Unreadable
 
@@ -25,3 +27,9 @@ def number_in(request: web.Request, name: str) -> int | None:
     if not (text.isascii() and text.isdigit() and 0 < len(text) <= 15):
         raise web.HTTPNotFound
     return int(text)
+
+
+def listed_page(path: str, handle: Handle, label: str) -> AccountRoute:
+    """Return the route of a page that viewers see and every page behind the sign-in links to. Its path names it."""
+    name = path.strip("/").replace("/", "-")
+    return AccountRoute(method="GET", path=path, role=Role.VIEWER, handle=handle, name=name, label=label)

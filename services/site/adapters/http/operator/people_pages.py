@@ -8,11 +8,11 @@ from aiohttp import web
 from services.site.adapters.audit_log import MOST_ROWS, SqlAuditLog
 from services.site.adapters.http.account.gate import AccountRoute, Gate, Visit
 from services.site.adapters.http.operator.asking import Asker, Question
-from services.site.adapters.http.operator.paths import name_in
+from services.site.adapters.http.operator.paths import listed_page, name_in
 from services.site.adapters.people_store import SqlPeopleStore
 from services.site.adapters.session_store import SqlSessionStore
 from services.site.app.own_keys import OwnKeys
-from services.site.core.people import Person, Role
+from services.site.core.people import Person
 from shared.bus.subjects import token
 from shared.errors import Rejected
 
@@ -42,24 +42,10 @@ class PeoplePages:
         self._now = now
 
     def table(self) -> list[AccountRoute]:
-        viewer, asker = Role.VIEWER, Asker(self._gate)
+        asker = Asker(self._gate)
         return [
-            AccountRoute(
-                method="GET",
-                path="/operator/people",
-                role=viewer,
-                handle=self._list,
-                name="operator-people",
-                label="People",
-            ),
-            AccountRoute(
-                method="GET",
-                path="/operator/audit",
-                role=viewer,
-                handle=self._deeds,
-                name="operator-audit",
-                label="Audit",
-            ),
+            listed_page("/operator/people", self._list, "People"),
+            listed_page("/operator/audit", self._deeds, "Audit"),
             *asker.routes("/operator/people/{person}/block", self._ask_block, checks=[WITH_KEYS]),
             *asker.routes("/operator/people/{person}/unblock", self._ask_unblock),
             *asker.routes("/operator/people/{person}/end-sessions", self._ask_end),
