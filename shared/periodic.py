@@ -27,7 +27,7 @@ def every(seconds: float) -> Callable[[], Awaitable[None]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PeriodicTask:
-    """Runs `run`, then `pause`, and so on. `run` returns a fault that needs attention, or None."""
+    """Runs `run`, then `pause`, and so on. `run` returns what needs attention although it works, or None."""
 
     name: str
     run: Callable[[], Awaitable[str | None]]
@@ -40,6 +40,7 @@ class PeriodicTasks:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._faults: dict[str, str] = {}
+        self._alarms: dict[str, str] = {}
         self._failures = Counter(
             "spot_work_failures", "Times that a piece of repeated work failed.", ("work",), registry=registry
         )
@@ -49,8 +50,13 @@ class PeriodicTasks:
 
     @property
     def fault(self) -> str | None:
-        """The tasks that fail now, and why; None if none does."""
+        """The tasks that raise now, and why; None if none does."""
         return "; ".join(self._faults.values()) or None
+
+    @property
+    def alarm(self) -> str | None:
+        """What the tasks that work have found to need attention; None if nothing does."""
+        return "; ".join(self._alarms.values()) or None
 
     async def repeat(self, task: PeriodicTask) -> None:
         """Repeat the task until this coroutine is cancelled."""
@@ -58,7 +64,7 @@ class PeriodicTasks:
         await asyncio.sleep(task.initial_delay_s)
         while True:
             try:
-                self._set_fault(task.name, await task.run())
+                self._set(task.name, alarm=await task.run())
                 failures = 0
                 await task.pause()
             except Exception as error:  # noqa: BLE001 - the other tasks go on, whatever fails
@@ -69,7 +75,7 @@ class PeriodicTasks:
         """Count and log a failure, the `failures`th in a row. Returns the seconds until the next try."""
         self._failures.labels(name).inc()
         away = isinstance(error, (BusUnavailable, *DATABASE_ERRORS))
-        self._set_fault(name, describe(error))
+        self._set(name, fault=describe(error))
         longest = LONGEST_AWAY_SECONDS if away else LONGEST_RETRY_SECONDS
         pause: float = min(RETRY_SECONDS * 2 ** min(failures - 1, 30), longest)
         if away:
@@ -81,11 +87,12 @@ class PeriodicTasks:
     def clear(self, names: Iterable[str]) -> None:
         """Drop the faults of tasks that another replica runs now."""
         for name in names:
-            self._set_fault(name, None)
+            self._set(name)
 
-    def _set_fault(self, name: str, fault: str | None) -> None:
-        self._failing.labels(name).set(fault is not None)
-        if fault is None:
-            self._faults.pop(name, None)
-        else:
-            self._faults[name] = f"{name}: {fault}"
+    def _set(self, name: str, *, fault: str | None = None, alarm: str | None = None) -> None:
+        self._failing.labels(name).set(fault is not None or alarm is not None)
+        for texts, text in ((self._faults, fault), (self._alarms, alarm)):
+            if text is None:
+                texts.pop(name, None)
+            else:
+                texts[name] = f"{name}: {text}"

@@ -80,6 +80,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         works = PeriodicTasks(runtime.registry)
         leadership = Leadership(leader.begin, works)
         runtime.health.add_check("work", lambda: works.fault)
+        runtime.health.add_alarm("work", lambda: works.alarm)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
         budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda scope: leader.show_gate(scope, budget.get(scope)))
