@@ -1,9 +1,11 @@
 """Checks of this host, the bus and the database."""
 
 import asyncio
+import http.client
 import os
 import shutil
 import sys
+import urllib.request
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,16 +13,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET
 from shared.config.fleet import Machine
-from shared.config.sections import Config
+from shared.config.sections import Config, GatewaySection, ServiceSection, SiteSection
 from shared.database import create_engine, database_url
 from shared.errors import BusError, Misconfigured
 from shared.messages.waker import MachineRecord
 from shared.runtime import suite_file
-from shared.runtime.listener import bind
+from shared.runtime.listener import bind, origin
 from spotinference.bucket_reader import read_bucket
 from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
 PROBE_SECONDS = 3.0
+MAX_PAGE_BYTES = 1024
+LIVE = b'{"live": true}'
+"""What `/livez` of a service answers."""
 
 
 def check_program(machine: Machine) -> Diagnostic | None:
@@ -56,24 +61,41 @@ def check_site(config: Config) -> list[Diagnostic]:
 
 
 def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
-    """Check that the configured ports are free, unless the services of this data directory hold them."""
+    """Check that the configured ports are free, unless our own services hold them, as `up` or each by itself."""
     if suite_file.read(data_dir) is not None:
         return []  # our own services hold them
     diagnostics: list[Diagnostic] = []
-    sections = (config.gateway, config.waker, config.meter, config.billing, config.site)
-    ports = [(f"{n}.port", s.host, s.port) for n, s in (("gateway", config.gateway), ("site", config.site))]
-    names = ("gateway", "waker", "meter", "billing", "site")
-    ports += [(f"{n}.metrics_port", s.metrics_host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
-    for name, host, port in ports:
-        if port:
-            try:
-                bind(host, port).close()
-            except OSError as error:
-                fix = "choose another port, or 0"
-                diagnostics.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))
-            else:
-                diagnostics.append(ok(f"{name}: {host}:{port} is free"))
+    for name in ("gateway", "waker", "meter", "billing", "site"):
+        section: ServiceSection = getattr(config, name)
+        ports = [("metrics_port", section.metrics_host, section.metrics_port)]
+        if isinstance(section, (GatewaySection, SiteSection)):
+            ports.insert(0, ("port", section.host, section.port))
+        faults = [check_port(f"{name}.{key}", host, port) for key, host, port in ports if port]
+        if any(one.level == "wrong" for one in faults) and _runs_here(section):
+            faults = [ok(f"{name}: it runs here, on its ports")]
+        diagnostics += faults
     return diagnostics
+
+
+def check_port(name: str, host: str, port: int) -> Diagnostic:
+    """Check that one port is free."""
+    try:
+        bind(host, port).close()
+    except OSError as error:
+        return wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: choose another port, or 0")
+    return ok(f"{name}: {host}:{port} is free")
+
+
+def _runs_here(section: ServiceSection) -> bool:
+    """Whether one of our services serves its health pages at the section's metrics port."""
+    if not section.metrics_port:
+        return False
+    url = f"{origin(section.metrics_host, section.metrics_port)}/livez"
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as page:  # noqa: S310 - an address of this host
+            return bool(page.read(MAX_PAGE_BYTES) == LIVE)
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 async def check_bus(config: Config, data_dir: Path) -> tuple[list[Diagnostic], dict[str, MachineRecord]]:

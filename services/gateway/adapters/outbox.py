@@ -108,7 +108,7 @@ class Outbox:
         if reason := self._write_fault or self._sync_fault:
             return f"the outbox cannot write: {reason}: free space in {self._folder}"
         if self.size_bytes >= self._max_bytes:
-            return f"the outbox has reached its limit of {self._max_bytes} bytes: check that the meter is running"
+            return f"the outbox has reached its limit of {self._max_bytes} bytes: check the bus and the meter"
         return None
 
     @property
