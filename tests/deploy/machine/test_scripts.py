@@ -359,6 +359,17 @@ def test_provisioning_is_not_done_before_an_engine_has_started_from_its_caches(
     assert not (machine.root / "cloud-init.disabled").exists()
 
 
+def test_the_silence_of_a_first_start_does_not_power_the_machine_off(machine: StandInMachine) -> None:
+    """It may take 1800 s, and only provisioning itself asks the engine, by the loopback, which does not count."""
+    assert check_silence(machine, 900, 7) == []
+    probe_mark = machine.root / "probed"
+    healthy = f"[[ -e {probe_mark} ]] || {{ touch {probe_mark}; false; }}"
+    machine.program("curl", f"{MARKED}\nif [[ $* == */health ]]; then {healthy}; exit; fi\n{FETCH}")
+    assert machine.run("provision").returncode == 0
+    assert probe_mark.exists()
+    assert check_silence(machine, 2700, 7) == []
+
+
 def test_provisioning_makes_the_key_of_its_end_of_the_tunnel(machine: StandInMachine) -> None:
     machine.values["WIREGUARD_KEY"] = f"{machine.root}/wg.key"
     result = machine.run("provision")
