@@ -202,6 +202,7 @@ CHANGES: list[tuple[Rule, Change, str]] = [
     (memory, container(GATEWAY, "resources.limits.memory", "512Mi"), "fewer than 8 bodies"),
     (memory, container(BILLING, "resources.limits.memory", "1Gi"), "an import alone"),
     (memory, container(NATS, "env.1.value", "2GiB"), "GOMEMLIMIT"),
+    (disks, container(WAKER, "resources.requests.ephemeral-storage", GONE), "first to be evicted"),
     (disks, put(GATEWAY, "spec.volumeClaimTemplates.0.spec.resources.requests.storage", "1Gi"), "outbox_max_bytes"),
     (disks, text("nats.conf", "max_file_store: 45GB", "max_file_store: 50GB"), "max_file_store"),
     (disks, config("usage_max_bytes = 42949672960", ""), "usage_max_bytes has to leave"),

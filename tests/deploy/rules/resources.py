@@ -25,6 +25,8 @@ UNITS = {
     "": 1,
 }
 """Of quantities, and of Go's and NATS's sizes."""
+LOG_BYTES = 50 * 2**20
+"""Of a container, as the kubelet keeps by default: five files of 10 MiB."""
 FEWEST_BODIES = 8
 """Of the largest size, that a gateway has room for."""
 
@@ -121,7 +123,18 @@ def disks(manifests: Manifests) -> list[str]:
         for name, volume in workload.volumes.items():
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
                 faults.append(f"{workload.place}: volume {name} may fill the node's disk: set sizeLimit")
+        if workload.kind != "Job":  # it ends within minutes, and its template cannot change
+            faults += _node_disk_faults(workload)
     return faults
+
+
+def _node_disk_faults(workload: Workload) -> Iterator[str]:
+    requests = [c.get("resources", {}).get("requests", {}) for c in workload.containers]
+    requested = sum(size_bytes(request.get("ephemeral-storage", "0")) for request in requests)
+    folders = [v["emptyDir"] for v in workload.volumes.values() if "emptyDir" in v]
+    kept = sum(size_bytes(folder.get("sizeLimit", "0")) for folder in folders) + LOG_BYTES * len(requests)
+    if requested < kept:
+        yield f"{workload.place}: its ephemeral-storage is below its logs and folders: it is the first to be evicted"
 
 
 def _claim_bytes(workload: Workload) -> int:
