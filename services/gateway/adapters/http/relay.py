@@ -76,8 +76,9 @@ class Relay:
         except Exception:  # the place must still be released
             log.exception("usage_record_failed", request_id=self._exchange.response.id)
         self._abort_call()
-        if self._failover is not None:
-            self._failover.stop()
+        failover, self._failover = self._failover, None  # they hold each other
+        if failover is not None:
+            failover.stop()
         response, self._response = self._response, None
         if self._inflating is not None:
             self._inflating.stop()
