@@ -13,7 +13,9 @@ from nats.js import JetStreamContext
 from shared.bus.jetstream_watch import unavailable
 
 END_STATUSES = ("404", "408", "409")
-"""Sent instead of a message: there is none, the time is up, or the consumer moves."""
+"""Sent instead of a message: there is none, the time is up, the bytes are used up, or the consumer moves."""
+MAX_BYTES = 8 * 1024 * 1024
+"""In one fetch, unless a single message is larger. The server drops a client to which it has sent 64 MB too many."""
 
 
 class StreamDelivery:
@@ -61,9 +63,12 @@ class Pull:
             await self._subscription.unsubscribe()
 
     async def fetch(self, batch: int, wait: float) -> list[Msg]:
-        """Return up to `batch` waiting messages; if there are none, the first one that arrives in `wait` seconds."""
+        """Return up to `batch` waiting messages; if there are none, the first one that arrives in `wait` seconds.
+
+        Those of one fetch have `MAX_BYTES` together. One that is larger comes alone.
+        """
         deadline = asyncio.get_running_loop().time() + wait
-        await self._request(batch, deadline, no_wait=True)
+        await self._request(batch, deadline, no_wait=True, max_bytes=MAX_BYTES)
         if not self._messages:
             await self._request(1, deadline, expires=max(1, int(wait * 1e9)))
         messages, self._messages = self._messages[:batch], self._messages[batch:]

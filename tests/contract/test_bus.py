@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.bus import topology
+from shared.bus import jetstream_pull, topology
 from shared.bus.jetstream import CALL_SECONDS, connect
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
@@ -391,6 +391,26 @@ async def test_publish_all_fails_when_its_connection_was_lost(
         monkeypatch.setattr(bus.js, "publish", after_a_restart)
         with pytest.raises(BusUnavailable, match="connection was lost"):
             await bus.publish_all([("usage.1", b"1", "a"), ("usage.1", b"2", "b")])
+
+
+async def test_a_fetch_is_bounded_in_bytes_and_a_larger_message_comes_alone(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_pull, "MAX_BYTES", 5000)
+    sizes = [1000, 1000, 1000, 1000, 1000, 9000, 1000]
+    async with connect(nats_server.url, name="test", wait=PATIENCE_SECONDS) as bus:
+        await provision(bus)
+        for size in sizes:
+            await bus.publish("usage.1", b"x" * size)
+        fetches: list[list[int]] = []
+        while sum(map(sum, fetches)) < sum(sizes):
+            deliveries = await bus.fetch(LEDGER, batch=100, wait=PATIENCE_SECONDS)
+            fetches.append([len(delivery.data) for delivery in deliveries])
+        assert [size for fetched in fetches for size in fetched] == sizes
+        assert [9000] in fetches
+        assert all(sum(fetched) <= 5000 for fetched in fetches if fetched != [9000])
+        page = await bus.page(USAGE, after=0, most=100)
+        assert 0 < sum(len(message.data) for message in page.messages) <= 5000
 
 
 def _key(name: str) -> KeyRecord:

@@ -8,7 +8,7 @@ import nats.js.errors
 import pytest
 from nats.aio.msg import Msg
 
-from shared.bus.jetstream_pull import Pull
+from shared.bus.jetstream_pull import MAX_BYTES, Pull
 from shared.bus.topology import LEDGER
 
 LONG = 3600.0
@@ -63,7 +63,7 @@ async def test_a_fetch_returns_what_is_there_without_waiting_for_more() -> None:
     pull = await pull_of(server)
     assert await fetch_data(pull, 3) == [b"a", b"b"]
     assert await fetch_data(pull, 3) == [b"c", b"d", b"e"]
-    assert server.requests == [{"batch": 3, "no_wait": True}] * 2
+    assert server.requests == [{"batch": 3, "no_wait": True, "max_bytes": MAX_BYTES}] * 2
 
 
 async def test_a_fetch_waits_for_one_message_when_there_is_none() -> None:
@@ -84,7 +84,7 @@ async def test_messages_after_the_end_of_their_fetch_are_in_the_next_one() -> No
     assert len(server.requests) == requests, "no request was needed"
     server.answers = [[message(b"d")]]
     assert await fetch_data(pull, 2) == [b"c", b"d"]
-    assert server.requests[requests:] == [{"batch": 1, "no_wait": True}]
+    assert server.requests[requests:] == [{"batch": 1, "no_wait": True, "max_bytes": MAX_BYTES}]
 
 
 @pytest.mark.parametrize("code", ["404", "408", "409"])
