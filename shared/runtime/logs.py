@@ -2,19 +2,30 @@
 
 import contextlib
 import functools
+import json
 import logging
+import math
 import os
 import select
 import stat
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import TextIO, cast
 
 import structlog
 
 from shared.config.load import environment
 from shared.errors import Misconfigured
+from shared.units import MINUTE_S
 
 LEVEL_VARIABLE = "SPOTINFERENCE_LOG_LEVEL"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LIBRARY_LINES_PER_MINUTE = 20
+PLACES = 5
+"""Calls of a library's traceback that are logged."""
 REDACTED = frozenset({"key", "authorization", "password", "secret", "token", "messages", "prompt", "body"})
 
 
@@ -52,6 +63,39 @@ class LossyStream:
         """Do nothing: nothing is buffered."""
 
 
+class LibraryHandler(logging.Handler):
+    """Writes that a library logged something and where, but none of its words: they may quote what was sent.
+
+    An HTTP parser quotes the line that it cannot read, with the key in it, and anybody may send it such lines.
+    """
+
+    def __init__(self, stream: LossyStream, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._stream = stream
+        self._monotonic = monotonic
+        self._began = -math.inf
+        self._lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record unless this minute has its lines."""
+        now = self._monotonic()
+        if now - self._began >= MINUTE_S:
+            self._began, self._lines = now, 0
+        self._lines += 1
+        if self._lines > LIBRARY_LINES_PER_MINUTE:
+            return
+        kind, _, trace = record.exc_info or (None, None, None)
+        fields = {"event": f"{record.name}: {record.levelname}", "error": kind and kind.__name__, "at": _places(trace)}
+        line = json.dumps({name: value for name, value in fields.items() if value})
+        self._stream.write(f"{line}\n")
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    """Return the innermost calls of a traceback."""
+    frames = traceback.extract_tb(trace)[-PLACES:] if trace else []
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+
+
 @functools.cache
 def stderr() -> LossyStream:
     """Return this process's standard error."""
@@ -85,4 +129,4 @@ def configure(service: str, *, level: int = logging.INFO) -> None:
     )
     structlog.contextvars.bind_contextvars(service=service)
     # Libraries that use the standard module log warnings and worse to the same stream.
-    logging.basicConfig(stream=stderr(), level=logging.WARNING, format='{"event": "%(name)s: %(levelname)s"}')
+    logging.basicConfig(level=logging.WARNING, handlers=[LibraryHandler(stderr())])

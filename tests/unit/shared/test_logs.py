@@ -1,5 +1,6 @@
 """Log lines may be lost; nobody waits until somebody reads them."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from shared.runtime.logs import LEVEL_VARIABLE, LossyStream, configured_level
+from shared.runtime.logs import LEVEL_VARIABLE, LIBRARY_LINES_PER_MINUTE, LibraryHandler, LossyStream, configured_level
 
 
 def test_a_pipe_that_nobody_reads_takes_what_it_has_room_for() -> None:
@@ -42,3 +43,25 @@ def test_log_level_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(LEVEL_VARIABLE, "loud")
     with pytest.raises(Misconfigured, match="SPOTINFERENCE_LOG_LEVEL must be one of debug, info, warning, error"):
         configured_level()
+
+
+def test_libraries_log_where_and_what_kind_but_none_of_their_words(tmp_path: Path) -> None:
+    clock = [0.0]
+    with (tmp_path / "log").open("wb") as file:
+        logger = logging.getLogger("aiohttp.server.test")
+        logger.propagate = False
+        logger.addHandler(LibraryHandler(LossyStream(file.fileno()), lambda: clock[0]))
+        for minute in range(2):
+            clock[0] = 60.0 * minute
+            for _ in range(3 * LIBRARY_LINES_PER_MINUTE):
+                try:
+                    raise ValueError("Authorization: Bearer sk-secret")
+                except ValueError:
+                    logger.exception("cannot read %s", "sk-secret")
+    text = (tmp_path / "log").read_text()
+    assert "sk-secret" not in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) == 2 * LIBRARY_LINES_PER_MINUTE
+    assert lines[0]["event"] == "aiohttp.server.test: ERROR"
+    assert lines[0]["error"] == "ValueError"
+    assert lines[0]["at"][-1].startswith("test_logs.py:")
