@@ -69,7 +69,7 @@ async def serve_health(health: Health, registry: CollectorRegistry, host: str, p
 
     app = web.Application()
     app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)  # nothing here reads a body
     await runner.setup()
     try:
         await web.SockSite(runner, bind(host, port)).start()

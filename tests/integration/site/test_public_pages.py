@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp.compression_utils import ZLibDecompressor
+from prometheus_client import CollectorRegistry
 
 from services.site.adapters.http import connections
 from services.site.app.page_cache import PageCache
+from shared.runtime.health import Health, serve_health
 from tests.kit.site import running_site
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -152,3 +155,23 @@ async def test_page_that_was_loading_at_a_change_is_not_kept() -> None:
     load_ends.set()
     assert await reading == "1"
     assert await cache.get("/", load, fresh_s=60) == "2"
+
+
+async def test_nothing_that_a_client_sends_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[bytes] = []
+
+    def unpack(_decompressor: object, data: bytes, **_options: int) -> bytes:
+        unpacked.append(data)
+        return b""
+
+    monkeypatch.setattr(ZLibDecompressor, "decompress_sync", unpack)
+    bomb = gzip.compress(bytes(10_000_000))
+    async with running_site(tmp_path) as url, serve_health(Health(), CollectorRegistry(), "127.0.0.1", 0) as port:
+        for page in (f"{url}/sign-out", f"{url}/", f"http://127.0.0.1:{port}/livez"):
+            async with raw_connection(page) as (reader, writer):
+                head = (
+                    f"POST {urlsplit(page).path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nConnection: close\r\n"
+                )
+                writer.write(f"{head}Content-Length: {len(bomb)}\r\n\r\n".encode() + bomb)
+                assert (await reader.read()).startswith((b"HTTP/1.1 403", b"HTTP/1.1 405"))
+    assert unpacked == []

@@ -82,6 +82,7 @@ async def serve_site(
             connections,
             is_https=is_https,
             access_log=None,
+            auto_decompress=False,  # no browser compresses a form, and a small body may hold a gigabyte
             keepalive_timeout=KEEPALIVE_SECONDS,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,

@@ -187,8 +187,9 @@ class Gate:
 
 async def _read_form(request: web.Request, names: Sequence[str]) -> dict[str, str] | str:
     """Return the fields of a form, or what is wrong with it."""
-    if request.content_type != FORM_TYPE or (request.charset or "utf-8").lower() != "utf-8":
-        return f"A form is sent as {FORM_TYPE}, in UTF-8."
+    is_plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
+    if not is_plain or request.content_type != FORM_TYPE or (request.charset or "utf-8").lower() != "utf-8":
+        return f"A form is sent as {FORM_TYPE}, in UTF-8 and uncompressed."
     try:
         async with asyncio.timeout(FORM_S):
             fields = await request.post()
