@@ -1,4 +1,4 @@
-"""Makes text from outside harmless for a terminal, by escaping what does not print."""
+"""Makes text from outside harmless: for a terminal by escaping what does not print, for a log by bounding it."""
 
 import re
 
@@ -10,6 +10,14 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return the text, without its middle if it is longer: a decoder's error ends with the place of the fault."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 1]}…{text[-end:]}"
 
 
 def printable_json(text: str) -> str:

@@ -10,6 +10,7 @@ import structlog
 from shared.errors import BusUnavailable, Rejected
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import ErrorReply
+from shared.printable import shortened
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
@@ -17,6 +18,8 @@ log = structlog.get_logger()
 
 MAX_REPLY_BYTES = 1_000_000
 """A little below what the bus carries in one message."""
+MAX_REASON = 2000
+"""Characters of why there is no answer: it may quote a query, which may be as long as a message."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ async def attempt(work: Callable[[], Awaitable[A]], *outages: Outage) -> A | Err
     try:
         return await work()
     except Rejected as error:
-        return ErrorReply(reason=str(error))
+        return ErrorReply(reason=shortened(str(error), MAX_REASON))
     except BusUnavailable as error:
         return ErrorReply(reason=f"the bus does not answer ({error}): try again later")
     except Exception as error:

@@ -13,12 +13,15 @@ from typing import Any, Generic, TypeVar, get_args
 import msgspec
 
 from shared.errors import SpotinferenceError
+from shared.printable import shortened
 
 T = TypeVar("T")
 
 MALFORMED = (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeError, RecursionError, OverflowError)
 """All that data from outside can make a decoder raise, a value nested too deeply among it."""
 
+MAX_REASON = 300
+"""Characters of a reason: a decoder quotes the value that is wrong, which may be as long as a message."""
 FIRST_MOMENT, LAST_MOMENT = -62_135_596_800.0, 253_402_300_799.0
 """Unix seconds: the years 1 to 9999, which a date can name."""
 _encoder = msgspec.json.Encoder(decimal_format="string")
@@ -26,7 +29,10 @@ _decoders: "dict[type[Any], Decoder[Any]]" = {}
 
 
 class Unreadable(SpotinferenceError, ValueError):
-    """The bytes are not the message they should be; the text says where."""
+    """The bytes are not the message they should be; the text says where, in `MAX_REASON` characters."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(shortened(reason, MAX_REASON))
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

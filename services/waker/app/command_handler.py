@@ -6,9 +6,11 @@ from services.waker.core.events import Command
 from services.waker.core.fleet_spec import FleetSpec
 from shared.bus import subjects
 from shared.bus.ports import Bus, Handle
+from shared.bus.reply import MAX_REASON
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.waker import WakerCommand, WakerReply
+from shared.printable import shortened
 
 SERVICE = "waker"
 
@@ -34,7 +36,7 @@ class CommandHandler:
             return WakerReply(accepted=False, error=str(error))
         rejection = self._rejection(command)
         if rejection is not None:
-            return WakerReply(accepted=False, error=rejection)
+            return WakerReply(accepted=False, error=shortened(rejection, MAX_REASON))
         try:
             await self._issue(
                 Command(

@@ -105,3 +105,12 @@ def test_any_moment_has_a_date(moment: float) -> None:
 
 def _no_special(kind: type[Any], _value: object) -> object:
     raise NotImplementedError(kind)
+
+
+def test_a_reason_quotes_a_part_of_a_long_value_and_ends_with_the_place() -> None:
+    long = "x" * 1_000_000
+    for data in ({"type": long}, {"type": "key.v1", "id": "k", "name": "n", "created_at": 0.0, "models": [1], long: 1}):
+        with pytest.raises(Unreadable) as refused:
+            decode(msgspec.json.encode(data), KeyRecord)
+        assert len(str(refused.value)) <= 300
+    assert str(Unreadable(f"{long} - at `$.a`")).endswith("x - at `$.a`")

@@ -64,3 +64,13 @@ def test_an_answer_larger_than_a_message_becomes_an_error_reply_with_the_fix() -
     answer = ErrorReply(reason="x" * MAX_REPLY_BYTES)
     expected = "the answer is larger than a message: ask for fewer days"
     assert decode(encode_reply(answer, if_too_large="ask for fewer days"), ErrorReply).reason == expected
+
+
+async def test_a_reason_is_bounded_whatever_it_quotes() -> None:
+    async def reject(query: TokensQuery) -> TokensQuery:
+        raise Rejected(f"day: expected a date, got {query.day!r}")
+
+    query = encode(TokensQuery(day="1" * 900_000))
+    reason = decode(await reply(query, TokensQuery, reject, DATABASE_DOWN, if_too_large=""), ErrorReply).reason
+    assert reason.startswith("day: expected a date, got '111")
+    assert len(reason) <= 2000
