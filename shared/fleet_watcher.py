@@ -57,10 +57,13 @@ class FleetWatcher:
         with suppress(Unreadable):  # the waker logs it
             activity = decode(received.data, Activity)
             check_sender(received.subject, activity.gateway)
+            now = self._monotonic()
+            # A gateway has another name after each start, and one that died never says that it leaves.
+            self._activities = {name: kept for name, kept in self._activities.items() if kept[1] > now - SILENT_SECONDS}
             if activity.leaving:
                 self._activities.pop(activity.gateway, None)
             else:
-                self._activities[activity.gateway] = (activity, self._monotonic())
+                self._activities[activity.gateway] = (activity, now)
             self.changed.set()
 
     def _on_change(self, machine: str) -> None:
