@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 8 * 1024 * 1024
 DETAIL_LENGTH = 300
+READ_CHARACTERS = 16_384
+"""Of a text that is cleaned: megabytes would keep everything else waiting."""
 
 T = TypeVar("T")
 
@@ -131,13 +133,13 @@ class HyperstackAccount:
         try:
             error = decode(body, _ErrorBody)
         except Unreadable:
-            return self.clean(body.decode("utf-8", "replace"))
+            return self.clean(body[:READ_CHARACTERS].decode("utf-8", "replace"))
         reason = f" ({error.error_reason})" if error.error_reason else ""
         return self.clean(f"{error.message or ''}{reason}")
 
     def clean(self, text: str) -> str:
         """The text on one line, truncated, and without our key in case the response quotes it."""
-        text = text.replace(self._key, "…").replace(self._previous_key, "…")
+        text = text[:READ_CHARACTERS].replace(self._key, "…").replace(self._previous_key, "…")
         return " ".join(text.split())[:DETAIL_LENGTH]
 
 

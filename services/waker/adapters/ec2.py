@@ -145,19 +145,10 @@ class Ec2:
         for values in _parts(missing):
             described |= await self._describe({"Name": "instance-id", "Values": values})
         requests = await self._spot_requests(described.values())
-        observations = {
-            i: Observation(power="not_found", provider_state="unknown", reason=UNKNOWN)
-            for i in missing
-            if i not in described
-        }
-        known: dict[str, KnownInstance] = {}
-        for i, instance in described.items():
-            observation = ec2_observations.observation_of(instance, requests.get(i))
-            if observation is not None:
-                observations[i] = observation
-                known[i] = ec2_observations.known_instance(instance, observation)
-        self._known = known
-        return observations
+        # On a thread: ten thousand instances take a third of a second.
+        found, self._known = await asyncio.to_thread(_read, described, requests)
+        lost = Observation(power="not_found", provider_state="unknown", reason=UNKNOWN)
+        return dict.fromkeys((i for i in missing if i not in described), lost) | found
 
     async def _describe(self, filters: dict[str, Any]) -> dict[str, Described]:
         pages = self._pages("DescribeInstances", filters)
@@ -207,6 +198,20 @@ class Ec2:
         except Failure as fault:
             return None if fault.result.code == DRY_RUN_PASSED else fault.result
         return CallResult(outcome="unknown", code="dry-run", reason=f"EC2 took a dry run of {action} for a call")
+
+
+def _read(
+    described: Mapping[str, Described], requests: Mapping[str, Described]
+) -> tuple[dict[str, Observation], dict[str, KnownInstance]]:
+    """Return what is known of each instance, by its id."""
+    observations: dict[str, Observation] = {}
+    known: dict[str, KnownInstance] = {}
+    for i, instance in described.items():
+        observation = ec2_observations.observation_of(instance, requests.get(i))
+        if observation is not None:
+            observations[i] = observation
+            known[i] = ec2_observations.known_instance(instance, observation)
+    return observations, known
 
 
 def _parts(values: list[str]) -> Iterator[list[str]]:

@@ -5,6 +5,9 @@ from collections.abc import Hashable
 
 from services.waker.core.events import Event
 
+MOST_EVENTS = 2000
+"""Ten times what large fleets of gateways report between two steps."""
+
 
 class Inbox:
     """Filled by subscriptions and ended calls, drained by the loop."""
@@ -18,6 +21,10 @@ class Inbox:
         self._events.pop(key, None)
         self._events[key] = event
         self._has_events.set()
+
+    def has_room(self, key: Hashable) -> bool:
+        """Whether there is room for an event that is repeated if it is left out. Results of calls always have room."""
+        return key in self._events or len(self._events) < MOST_EVENTS
 
     def drain(self) -> list[Event]:
         self._has_events.clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from services.waker.app.command_handler import CommandHandler
-from services.waker.app.inbox import Inbox
+from services.waker.app.inbox import MOST_EVENTS, Inbox
 from services.waker.app.leader_term import LeaderTerm
 from services.waker.app.term_resources import TermResources
 from services.waker.core import notices
@@ -128,8 +128,12 @@ class Waker:
             self._bus.rejections.record(subjects.WAKE_REQUESTS, error, subject=received.subject)
             return
         if request.model in self._resources.spec.lineups:
-            event = DemandReported(request, self._clock())
-            self._inbox.put(("demand", request.model, request.gateway), event)
+            key = ("demand", request.model, request.gateway)
+            if self._inbox.has_room(key):
+                self._inbox.put(key, DemandReported(request, self._clock()))
+            else:
+                flood = Unreadable(f"more than {MOST_EVENTS} gateways and models at a time")
+                self._bus.rejections.record(subjects.WAKE_REQUESTS, flood, subject=received.subject)
 
     async def _on_activity(self, received: Received) -> None:
         try:

@@ -35,6 +35,10 @@ RETEST_EVERY_S = 60.0
 """After a self-test that failed."""
 
 
+MOST_DEMAND = 2000
+"""Models and gateways with demand at a time: each event looks at all of them."""
+
+
 def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, list[Effect]]:
     """The next fleet, and the effects in the order in which they must be performed: journal, records, the rest."""
     step = Step(fleet, now)
@@ -97,6 +101,8 @@ def _apply_demand(step: Step, event: DemandReported) -> None:
     request = event.request
     key = (request.model, request.gateway)
     known = step.demand.get(key)
+    if known is None and len(step.demand) >= MOST_DEMAND:
+        return  # it is repeated, and others expire
     is_late = known is not None and _is_late(request.sent_at, known.request.sent_at, step.spec.demand_timeout_s)
     if request.model in step.spec.lineups and not is_late:
         if known is not None and not known.request.waiting:
