@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.loaders import create_loader
 
-from services.waker.adapters.ec2_failures import THROTTLED, code_of, failure
+from services.waker.adapters.ec2_failures import THROTTLED, Failure, code_of, failure
 from shared.clouds.throttle import Throttle
 
 CONNECT_SECONDS = 3
@@ -93,13 +93,16 @@ class Ec2Account:
         except Exception as error:
             if isinstance(error, ClientError):
                 self._record_response(sent_at, error.response, throttled=code_of(error) in THROTTLED)
-            fault = failure(error, action, self.skew)
-            if fault.result.scope == "account":
-                # Only a new session reads renewed credentials.
-                self._session, self._clients = None, {}
-            raise fault from error
+            raise self._failure(error, action) from error
         self._record_response(sent_at, response, throttled=False)
         return response
+
+    def _failure(self, error: Exception, action: str) -> Failure:
+        fault = failure(error, action, self.skew)
+        if fault.result.scope == "account":
+            # Only a new session reads renewed credentials.
+            self._session, self._clients = None, {}
+        return fault
 
     def _send(self, method: str, attempts: int, until: float, parameters: dict[str, Any]) -> Mapping[str, Any]:
         """Make the call, on a thread. Creating a client reads files and may ask the host for credentials."""

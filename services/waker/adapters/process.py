@@ -40,14 +40,9 @@ class LocalMachines:
 
     async def observe(self) -> AccountSnapshot:
         """Observe every machine. One whose state is unknown is left out, and hides no other."""
-        results = await asyncio.gather(*(m.observe() for m in self._machines.values()), return_exceptions=True)
-        observations: dict[str, Observation] = {}
-        for name, observation in zip(self._machines, results, strict=True):
-            if isinstance(observation, Observation):
-                observations[name] = observation
-            elif not isinstance(observation, ProviderUnavailable):
-                raise observation
-        return AccountSnapshot(observations=observations)
+        results = await asyncio.gather(*map(_observe, self._machines.values()))
+        pairs = zip(self._machines, results, strict=True)
+        return AccountSnapshot(observations={name: result for name, result in pairs if result is not None})
 
     async def test(self) -> tuple[str, ...]:
         return ()
@@ -56,6 +51,14 @@ class LocalMachines:
         """Engines outlive their waker."""
         for machine in self._machines.values():
             await machine.close()
+
+
+async def _observe(machine: "LocalMachine") -> Observation | None:
+    """Observe a machine; None: its state is unknown."""
+    try:
+        return await machine.observe()
+    except ProviderUnavailable:
+        return None
 
 
 class LocalMachine:

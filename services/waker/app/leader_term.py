@@ -70,7 +70,8 @@ class LeaderTerm:
         self._applying = asyncio.Lock()
         """Held while one event and everything that it leads to is put on record."""
         self._calls: set[asyncio.Task[None]] = set()
-        self._error: BaseException | None = None
+        self._doubt: str | None = None
+        """Why a call says that this term is over: its error would keep the term."""
         self.fleet = Fleet(spec=resources.spec, leading_since=now(), machines={})
 
     async def begin(self) -> None:
@@ -86,7 +87,7 @@ class LeaderTerm:
         self.fleet, effects = adopt(self._spec, persisted, observed, self._now(), closed=closed)
         log.info(
             "term_begun",
-            token=self._resources.lease.token,
+            fencing=self._resources.lease.token,
             machines=len(self.fleet.machines),
             adopted=len(persisted.records),
         )
@@ -118,6 +119,7 @@ class LeaderTerm:
         """Apply everything that has happened, then the time that has passed. Raises what ends the term."""
         for event in [*self._inbox.drain(), Tick(self._resources.closed_tiers())]:
             await self._apply(event)
+            await asyncio.sleep(0)  # the lease is renewed and commands are answered between any two
         self._resources.metrics.observe_fleet(self.fleet, self._now())
 
     async def issue(self, command: Command) -> None:
@@ -145,8 +147,8 @@ class LeaderTerm:
         async with self._applying:
             events = deque([event])
             while events:
-                if self._error is not None:
-                    raise self._error
+                if self._doubt is not None:
+                    raise LeadershipLost(self._doubt)
                 if not self._resources.lease.held:
                     raise LeadershipLost("the lease is lost")
                 event = events.popleft()
@@ -227,7 +229,9 @@ class LeaderTerm:
     def _on_call_done(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._error = self._error or error
+            if not isinstance(error, BusError):
+                log.critical("provider_call_crashed", exc_info=error)
+            self._doubt = self._doubt or str(error) or type(error).__name__
 
     async def _call(self, machine: str, kind: CallKind, serial: int, call: Callable[[], Awaitable[CallResult]]) -> None:
         """Make the call if the server confirms that we still lead."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.waker.app import inbox
 from services.waker.app.fleet_store import LeadershipLost
 from services.waker.app.inbox import Inbox
 from services.waker.app.leader_term import LeaderTerm
 from services.waker.app.term_resources import TermResources
+from services.waker.core import fleet
 from services.waker.core.events import ActivityReported, Command, DemandReported, Observation, PowerState
 from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
@@ -382,3 +384,28 @@ async def test_operators_command_outlives_its_leader(stage: Stage) -> None:
     await stage.term.issue(Command(order="hibernate", target="m1", by="ops"))
     await stage.until("asleep", seconds=2.0)
     assert (await stage.record()).kept is False
+
+
+async def test_a_burst_of_demand_is_bounded_and_leaves_room_for_everything_else(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "MOST_DEMAND", 20)
+    monkeypatch.setattr(inbox, "MOST_EVENTS", 50)
+    for number in range(60):
+        if stage.inbox.has_room(number):
+            request = WakeRequest(model="m", gateway=f"gw-{number}", waiting=0, deadline=2e9, sent_at=stage.now)
+            stage.inbox.put(number, DemandReported(request, stage.now))
+    assert stage.inbox.has_room(0)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(take_turns())
+    await stage.term.step()
+    other.cancel()
+    assert turns >= 50
+    assert len(stage.term.fleet.demand) == 20
