@@ -2,9 +2,10 @@
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
+from shared.runtime.logs import REDACTED
 from tests.architecture.language import one_day, plain_identifiers, snake_case_events
 
 MAX_FILE_LINES = 300
@@ -107,7 +108,46 @@ def one_printer(path: PurePosixPath, text: str) -> list[str]:
     ]
 
 
+def _stored_errors(node: ast.AST, *, is_released: bool, handled: frozenset[str]) -> Iterator[int]:
+    """Yield the lines that raise an error from a variable, outside a `try` whose `finally` releases it."""
+    if isinstance(node, ast.Raise) and node.exc is not None and not is_released:
+        name = ast.unparse(node.exc)
+        if (
+            not isinstance(node.exc, ast.Call)
+            and name.rpartition(".")[2].lstrip("_")[0].islower()
+            and name not in handled
+        ):
+            yield node.lineno
+    for child in ast.iter_child_nodes(node):
+        inside = is_released or (isinstance(node, ast.Try) and bool(node.finalbody) and child in node.body)
+        names = handled | {node.name} if isinstance(node, ast.ExceptHandler) and node.name else handled
+        yield from _stored_errors(child, is_released=inside, handled=frozenset(names))
+
+
+def releases_errors(path: PurePosixPath, text: str) -> list[str]:
+    """A frame that keeps an error which it raised is kept by it, with all it holds, until a collection of garbage."""
+    if path.parts[0] != "services" or path.parts[1] == "gateway":
+        return []
+    return [
+        f"line {line}: raises a stored error, whose traceback then keeps this frame: release it in a `finally`"
+        for line in _stored_errors(ast.parse(text), is_released=False, handled=frozenset())
+    ]
+
+
+def shown_log_fields(_path: PurePosixPath, text: str) -> list[str]:
+    """A field of a log line whose name is redacted shows nothing."""
+    return [
+        f"line {node.lineno}: the log shows no field of the name {word.arg}: take another"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
+        for word in node.keywords
+        if word.arg in REDACTED
+    ]
+
+
 RULES: tuple[Rule, ...] = (
+    releases_errors,
+    shown_log_fields,
     short_file,
     short_functions,
     specific_module_name,

@@ -14,8 +14,10 @@ from tests.architecture.rules import (
     docstring,
     no_decoding,
     reasons,
+    releases_errors,
     short_file,
     short_functions,
+    shown_log_fields,
     specific_module_name,
 )
 
@@ -58,6 +60,15 @@ def _function(lines: int) -> str:
         (plain_identifiers, "deploy/x.py", "class Reply: ...", "class WhatItSays: ..."),
         (snake_case_events, "spotinference/x.py", "log.info('lease_lost', x=1)", "log.info('lease lost', x=1)"),
         (snake_case_events, "spotinference/x.py", "log.error('bus_disconnected')", "log.error('disconnected')"),
+        (
+            releases_errors,
+            "services/x/y.py",
+            "try:\n    raise faults[0]\nfinally:\n    faults.clear()",
+            "raise faults[0]",
+        ),
+        (releases_errors, "services/x/y.py", "try: f()\nexcept E as e:\n    raise e", "raise self._error"),
+        (releases_errors, "services/x/y.py", "raise web.HTTPNotFound", "if (fault := check()): raise fault"),
+        (shown_log_fields, "shared/x.py", "log.info('key_read', entry=key)", "log.info('key_read', key=key)"),
         (one_day, "shared/x.py", "from shared.units import DAY_S", "DAY = 24 * 3600.0"),
         (one_day, "shared/x.py", "age = 40 * DAY_S", "age = 40 * 86400.0"),
     ],

@@ -155,8 +155,7 @@ def _records(lines: _Lines, *, strict: bool = True) -> Iterator[tuple[int, list[
     try:
         for cells in reader:
             lines.record_bytes = 0
-            if (fault := check_column_count(line, len(cells))) is not None:
-                raise fault
+            check_column_count(line, len(cells))
             if cells:
                 yield line, cells
             else:

@@ -106,15 +106,14 @@ class FileReader:
         """The file's form, and its columns that are read. What it lacks, or has twice, is refused.
 
         Raises:
-            WrongFile: it is no such file at all.
+            InvalidFile: it is no such file at all.
         """
         line, names = records[0]
 
         def fitting(some: Sequence[str]) -> FileSchema:
             return schema.best_schema((FOCUS, CUR, simple_schema(self._terms.source, some)), some)
 
-        if (fault := check_header(records, lambda some: fitting(some).match_ratio(some))) is not None:
-            raise fault
+        check_header(records, lambda some: fitting(some).match_ratio(some))
         form = fitting(names)
         twice = form.duplicate_columns(names)
         for column in twice:

@@ -103,7 +103,10 @@ class BudgetGates:
                 except Exception as error:  # noqa: BLE001 - each gate by itself; it is raised below
                     faults.append(error)
         if faults:
-            raise faults[0]
+            try:
+                raise faults[0]
+            finally:
+                faults.clear()  # the error's traceback has this frame, and would keep it and itself
         return self._spend_error if caught_up else "the journal has not been read to its end"
 
     async def answer(self, data: bytes) -> bytes:

@@ -33,9 +33,14 @@ class MonotonicBucket(Generic[M]):
         items = list(messages.items())
         for start in range(0, len(items), MAX_CONCURRENT):
             work = (self._raise(key, message) for key, message in items[start : start + MAX_CONCURRENT])
-            for result in await asyncio.gather(*work, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result
+            results = await asyncio.gather(*work, return_exceptions=True)
+            errors = [result for result in results if isinstance(result, BaseException)]
+            try:
+                if errors:
+                    raise errors[0]
+            finally:  # the error's traceback has this frame, and would keep it and itself
+                errors.clear()
+                results.clear()
 
     async def raise_lower(self, messages: Mapping[str, M]) -> None:
         """Do the same for many messages of which few are lower on the bus, unless the bus lost its data."""

@@ -77,47 +77,45 @@ def describe_zip(names: Sequence[str], *, encrypted: bool) -> str:
     return "a ZIP archive: unpack it, and import what is in it"
 
 
-def check_header(
-    lines: Sequence[tuple[int, Sequence[str]]], share: Callable[[Sequence[str]], float]
-) -> InvalidFile | None:
-    """Return the fault if the first of these records is no known header.
+def check_header(lines: Sequence[tuple[int, Sequence[str]]], share: Callable[[Sequence[str]], float]) -> None:
+    """Check that the first of these records is a known header.
 
     `share` tells how much of what a form needs some names have: 1 is all of it.
+
+    Raises:
+        InvalidFile: it is none.
     """
     line, names = lines[0]
-    if (fault := check_column_count(line, len(names)) or _check_known_export(line, names)) is not None:
-        return fault
+    check_column_count(line, len(names))
+    _check_known_export(line, names)
     if share(names) >= 0.5:
-        return None
+        return
     for other, cells in lines:
         if share(cells) >= 0.5:
-            return InvalidFile(line, f"line {other} looks like the header: remove the lines above it")
+            raise InvalidFile(line, f"line {other} looks like the header: remove the lines above it")
         for separator, name in _SEPARATORS.items():
             parts = [part.strip(' "') for part in separator.join(cells).split(separator)]
             if len(cells) < len(parts) <= MAX_COLUMNS and share(parts) >= 0.5:
-                return InvalidFile(other, f"columns are separated by {name}: export it with commas")
+                raise InvalidFile(other, f"columns are separated by {name}: export it with commas")
     if share(names) == 0:
-        return InvalidFile(
+        raise InvalidFile(
             line,
             "no columns that we know: expected those of FOCUS, of CUR 2.0 or date,resource,cost,currency, "
             f"got '{','.join(names)[:100]}'",
         )
-    return None
 
 
-def check_column_count(line: int, count: int) -> InvalidFile | None:
-    """Return the fault if there are too many columns to look at."""
-    if count <= MAX_COLUMNS:
-        return None
-    return InvalidFile(line, f"{count:,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
+def check_column_count(line: int, count: int) -> None:
+    """Raise `InvalidFile` if there are too many columns to look at."""
+    if count > MAX_COLUMNS:
+        raise InvalidFile(line, f"{count:,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
 
 
-def _check_known_export(line: int, names: Sequence[str]) -> InvalidFile | None:
-    """Return the fault if the columns are those of a known export that is not FOCUS."""
+def _check_known_export(line: int, names: Sequence[str]) -> None:
+    """Raise `InvalidFile` if the columns are those of a known export that is not FOCUS."""
     for name in names:
         if (reason := _UNSUPPORTED_EXPORTS.get(name.casefold())) is not None:
-            return InvalidFile(line, reason, name)
-    return None
+            raise InvalidFile(line, reason, name)
 
 
 def _is_utf16(head: bytes) -> bool:
