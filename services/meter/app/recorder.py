@@ -83,7 +83,7 @@ class Recorder:
         for kind, number in result.quarantined.items():
             self._metrics.messages.labels("quarantined").inc(number)
             self._metrics.quarantined.labels(kind).inc(number)
-            log.error("messages_quarantined", kind=kind, messages=number)
+            log.error("messages_quarantined", kind=kind, number=number)
         for (what, name), unknown in result.unknown.items():
             self._metrics.unknown.labels(what).inc(unknown.events)
             log.warning("unknown_name_counted", what=what, name=name, events=unknown.events)

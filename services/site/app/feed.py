@@ -58,7 +58,7 @@ class Feed:
                 try:
                     entries.append(revision_entry(decode(entry.value, PublishedDay)))
                 except Unreadable as error:
-                    log.warning("feed_entry_rejected", key=key, reason=str(error))
+                    log.warning("feed_entry_rejected", entry=key, reason=str(error))
         return entries
 
     async def _failed_wakes(self) -> list[FeedEntry]:
