@@ -146,9 +146,9 @@ class Ec2:
             described |= await self._describe({"Name": "instance-id", "Values": values})
         requests = await self._spot_requests(described.values())
         # On a thread: ten thousand instances take a third of a second.
-        found, self._known = await asyncio.to_thread(_read, described, requests)
+        observations, self._known = await asyncio.to_thread(_read, described, requests)
         lost = Observation(power="not_found", provider_state="unknown", reason=UNKNOWN)
-        return dict.fromkeys((i for i in missing if i not in described), lost) | found
+        return dict.fromkeys((i for i in missing if i not in described), lost) | observations
 
     async def _describe(self, filters: dict[str, Any]) -> dict[str, Described]:
         pages = self._pages("DescribeInstances", filters)

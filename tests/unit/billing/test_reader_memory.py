@@ -32,7 +32,7 @@ def test_a_rejected_file_keeps_nothing(tmp_path: Path, header: str) -> None:
     try:
         assert rejected(path)
         gc.collect()
-        assert not [thing for thing in gc.garbage if isinstance(thing, InvalidFile)]
+        assert not [left for left in gc.garbage if isinstance(left, InvalidFile)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

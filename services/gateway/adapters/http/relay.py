@@ -65,8 +65,7 @@ class Relay:
         """
         self.machine = machine
         self._guard(self._forward, machine)
-        error = await self._done
-        if error is not None:
+        if (error := await self._done) is not None:
             raise error
 
     def close(self) -> None:
@@ -76,9 +75,9 @@ class Relay:
         except Exception:  # the place must still be released
             log.exception("usage_record_failed", request_id=self._exchange.response.id)
         self._abort_call()
-        failover, self._failover = self._failover, None  # they hold each other
-        if failover is not None:
-            failover.stop()
+        if self._failover is not None:
+            self._failover.stop()
+            self._failover = None  # they hold each other
         response, self._response = self._response, None
         if self._inflating is not None:
             self._inflating.stop()
