@@ -4,6 +4,7 @@ aiohttp makes two contexts as it is imported, and reads 140 certificates for eac
 """
 
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,18 +16,26 @@ class _LateContext(ssl.SSLContext):
     Until then it trusts nobody.
     """
 
+    # Not by `super()` or a method of `self`: its class may change meanwhile, by another thread's first connection.
+
     def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
-        self._read_certificates()
-        return self.wrap_socket(*arguments, **options)
+        _read_certificates(self)
+        return ssl.SSLContext.wrap_socket(self, *arguments, **options)
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        self._read_certificates()
-        return self.wrap_bio(*arguments, **options)
+        _read_certificates(self)
+        return ssl.SSLContext.wrap_bio(self, *arguments, **options)
 
-    def _read_certificates(self) -> None:
-        if self.verify_mode != ssl.CERT_NONE:
-            super().load_default_certs()
-        self.__class__ = ssl.SSLContext  # type: ignore[assignment]  # after the reading: another thread may connect too
+
+_reading = threading.Lock()
+
+
+def _read_certificates(context: ssl.SSLContext) -> None:
+    with _reading:
+        if isinstance(context, _LateContext):
+            if context.verify_mode != ssl.CERT_NONE:
+                ssl.SSLContext.load_default_certs(context)
+            context.__class__ = ssl.SSLContext  # type: ignore[assignment]  # they have one layout
 
 
 def _defer(context: ssl.SSLContext, _purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:

@@ -65,3 +65,10 @@ def test_contexts_made_afterwards_read_certificates_at_once(
     context = ssl.create_default_context()
     assert type(context) is not type(late_context)
     assert context.cert_store_stats()["x509"] == 1
+
+
+def test_thread_that_connects_while_another_reads_the_certificates(late_context: ssl.SSLContext) -> None:
+    connect = late_context.wrap_bio  # it is this far when the other one is done
+    for wrap in (late_context.wrap_bio, connect):
+        wrap(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="127.0.0.1")
+    assert late_context.verify_mode is ssl.CERT_REQUIRED
