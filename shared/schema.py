@@ -53,9 +53,9 @@ class Revisions:
 def revisions_of(scripts: Path) -> Revisions:
     """Read the migration scripts without running them. One that only adds says so by `additive = True`."""
     after = {script["down_revision"]: script for script in map(_constants, scripts.glob("versions/*.py"))}
-    ordered = [after[None]]
-    while ordered[-1]["revision"] in after:
-        ordered.append(after[ordered[-1]["revision"]])
+    ordered = [after.pop(None)]
+    while ordered[-1]["revision"] in after:  # ends even if a copied script still has its original's revision
+        ordered.append(after.pop(ordered[-1]["revision"]))
     names = [str(script["revision"]) for script in ordered]
     required = max(place for place, script in enumerate(ordered) if not script.get("additive"))
     return Revisions(names[-1], names[required], frozenset(names))

@@ -23,3 +23,11 @@ def test_revisions_are_those_that_alembic_runs(scripts: Path) -> None:
     assert revisions.head == newest_first[0].revision
     assert revisions.required == breaking[0]
     assert revisions.known == {one.revision for one in newest_first}
+
+
+@pytest.mark.timeout(5)
+def test_copied_script_with_the_revision_of_its_original_ends_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    for name, after in (("0001", None), ("0002", "0001"), ("0002", "0002")):
+        (tmp_path / f"versions/{name}_after_{after}.py").write_text(f"revision = {name!r}\ndown_revision = {after!r}\n")
+    assert revisions_of(tmp_path).known == {"0001", "0002"}
