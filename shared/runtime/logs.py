@@ -85,14 +85,15 @@ class LibraryHandler(logging.Handler):
         if self._lines > LIBRARY_LINES_PER_MINUTE:
             return
         kind, _, trace = record.exc_info or (None, None, None)
-        fields = {"event": f"{record.name}: {record.levelname}", "error": kind and kind.__name__, "at": _places(trace)}
+        at = _places(trace) or [f"{record.filename}:{record.lineno} {record.funcName}"]
+        fields = {"event": f"{record.name}: {record.levelname}", "error": kind and kind.__name__, "at": at}
         line = json.dumps({name: value for name, value in fields.items() if value})
         self._stream.write(f"{line}\n")
 
 
 def _places(trace: TracebackType | None) -> list[str]:
     """Return the innermost calls of a traceback."""
-    frames = traceback.extract_tb(trace)[-PLACES:] if trace else []
+    frames = traceback.extract_tb(trace, limit=-PLACES)
     return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
 
 

@@ -58,10 +58,15 @@ def test_libraries_log_where_and_what_kind_but_none_of_their_words(tmp_path: Pat
                     raise ValueError("Authorization: Bearer sk-secret")
                 except ValueError:
                     logger.exception("cannot read %s", "sk-secret")
+        clock[0] = 120.0
+        logger.warning("cannot read %s", "sk-secret")
     text = (tmp_path / "log").read_text()
     assert "sk-secret" not in text
     lines = [json.loads(line) for line in text.splitlines()]
+    plain = lines.pop()
     assert len(lines) == 2 * LIBRARY_LINES_PER_MINUTE
     assert lines[0]["event"] == "aiohttp.server.test: ERROR"
     assert lines[0]["error"] == "ValueError"
     assert lines[0]["at"][-1].startswith("test_logs.py:")
+    assert plain["event"] == "aiohttp.server.test: WARNING"
+    assert plain["at"][-1].startswith("test_logs.py:")
