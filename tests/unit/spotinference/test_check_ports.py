@@ -4,6 +4,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.config.load import parse
@@ -32,7 +33,9 @@ async def _check(port: int, data_dir: Path) -> list[tuple[str, str]]:
     return [(one.level, one.text) for one in diagnostics]
 
 
-async def test_a_service_that_runs_by_itself_is_no_fault(tmp_path: Path) -> None:
+async def test_a_service_that_runs_by_itself_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # this host's own ports are not behind it
     async with serve_health(Health(), CollectorRegistry(), "127.0.0.1", 0) as port:
         assert await _check(port, tmp_path) == [("ok", "waker: it runs here, on its ports")]
     ((level, text),) = await _check(port, tmp_path)
