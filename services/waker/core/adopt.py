@@ -143,7 +143,6 @@ def _restore(machine_spec: MachineSpec, persisted: PersistedState, spec: FleetSp
             by_wake=memory.tried or ({memory.tried_wake: memory.tried_starts} if memory.tried_wake else {}),
             wakes_at=tuple(at for at in memory.woken if at <= now),
         ),
-        charge=PendingCharge(memory.causes, min(memory.charged_since, now)) if memory.causes else None,
     )
     if machine_spec.id not in persisted.records:
         return machine
@@ -188,6 +187,7 @@ def _resume(machine: Machine, record: MachineRecord, revision: int, memory: Mach
         endpoint=machine.endpoint or record.endpoint,  # only the record knows the endpoint of a local command
         wake_id=record.wake_id,
         key_id=record.key_id,
+        charge=PendingCharge(memory.causes, min(memory.charged_since, now)) if memory.causes else None,
         attempt=attempt,
         calls=calls,
         drain_revision=revision if record.state == "draining" else None,

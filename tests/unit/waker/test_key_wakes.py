@@ -1,6 +1,7 @@
 """What wakes of a key count and cost, and that a key at its limit causes none."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 import hypothesis.strategies as st
@@ -166,6 +167,22 @@ def test_a_key_that_has_spent_the_day_s_cost_causes_no_wake_until_midnight(world
     world.pass_time(86400 - world.now % 86400 + 1, step=3600)
     want(world, cause("k1", cost="0.05"), model="n")
     assert requested(world, StartMachine) == ["b1"]
+
+
+def test_a_key_pays_for_no_time_in_which_its_machine_was_not_configured(world: World) -> None:
+    whole = world.spec
+    want(world, cause("k1"))
+    come_up(world)
+    want(world)
+    without = {name: machine for name, machine in whole.machines.items() if name != "a1"}
+    world.spec = replace(whole, machines=without, lineups={"m": ("a2", "b1"), "n": ("b1",)})
+    world.begin({})
+    assert not world.fleet.wakes
+    world.now += 3 * HOUR_S
+    world.spec = whole
+    world.begin({})
+    world.pass_time(1)
+    assert "k1" not in world.wakes_of_keys or spent(world, "k1") == (0, Decimal(0))
 
 
 moments = st.floats(0.0, 4 * HOUR_S, allow_nan=False)
