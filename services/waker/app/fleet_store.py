@@ -178,8 +178,9 @@ class FleetStore:
         known = revisions.get(key)
         try:
             if isinstance(memory, KeyWakes) and not memory.wakes and not memory.cost:
-                await self._bus.delete(bucket, key)
-                revisions.pop(key, None)
+                if known is not None:
+                    await self._bus.delete(bucket, key, revision=known)
+                    del revisions[key]
                 return
             if known is None:
                 revision = await self._bus.create(bucket, key, encode(memory))

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.waker.app import inbox
-from services.waker.app.fleet_store import LeadershipLost
+from services.waker.app.fleet_store import FleetStore, LeadershipLost
 from services.waker.app.inbox import Inbox
 from services.waker.app.leader_term import LeaderTerm
 from services.waker.app.term_resources import TermResources
@@ -21,12 +22,12 @@ from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Entry
-from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASE_SECONDS, LEASES
+from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASE_SECONDS, LEASES, WAKES
 from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
-from shared.messages.waker import JournalEntry, MachineRecord, ProviderCall, Transition
+from shared.messages.waker import JournalEntry, KeyWakes, MachineRecord, ProviderCall, Transition
 
 CONFIG = """
 [waker]
@@ -260,6 +261,21 @@ async def test_foreign_write_ends_the_term(stage: Stage) -> None:
     with pytest.raises(LeadershipLost, match="somebody else wrote the record of m1"):
         await stage.step()
     assert stage.machine.calls == []
+
+
+async def test_what_another_leader_has_counted_of_a_key_is_not_deleted(stage: Stage) -> None:
+    store = FleetStore(stage.bus, stage.term.fleet.spec)
+    key = subjects.key_wakes_key("k1")
+    past = KeyWakes(key_id="k1", wakes=0, cost=Decimal(0), day="2026-01-01")
+    await store.remember(past)
+    await store.remember(KeyWakes(key_id="k1", wakes=1, cost=Decimal(1), day="2026-01-01"))
+    await store.remember(past)
+    assert await stage.bus.get(WAKES, key) is None
+    await store.remember(KeyWakes(key_id="k1", wakes=1, cost=Decimal(1), day="2026-01-01"))
+    await stage.bus.put(WAKES, key, b"another leader's")
+    with pytest.raises(LeadershipLost, match="somebody else wrote"):
+        await store.remember(past)
+    assert await stage.bus.get(WAKES, key) is not None
 
 
 async def test_without_the_bus_nothing_is_put_to_sleep_and_the_next_term_goes_on(stage: Stage) -> None:
