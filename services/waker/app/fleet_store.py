@@ -76,7 +76,8 @@ class FleetStore:
         newer = tuple(name for name, record in others.items() if self._is_newer(record, now))
         return PersistedState(
             records={name: records[name] for name in records.keys() - others.keys()},
-            removed={name: record for name, record in others.items() if name not in newer},
+            # An outdated leader leaves orphans alone, and so the alarms that a current one has raised about them.
+            removed={n: record for n, record in others.items() if n not in newer and (record.tier or not newer)},
             newer=newer,
             machines=machines,
             tiers=tiers,

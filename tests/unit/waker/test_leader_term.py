@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -341,9 +342,12 @@ async def test_outdated_leader_leaves_the_machines_of_a_newer_configuration_alon
     stage.want()
     await stage.until("ready")
     before = await stage.entry()
+    orphan = msgspec.structs.replace(await stage.record(), machine="hyperstack:7", tier="")
+    await stage.bus.put(FLEET, subjects.machine_key(orphan.machine), encode(orphan))
     await lead(without, stage.now - 60)
     assert stage.term.fleet.is_outdated
     assert await stage.entry() == before
+    assert await stage.bus.get(FLEET, subjects.machine_key(orphan.machine)) is not None, "its alarm stays"
     await lead(CONFIG, stage.now - 10)
     assert (await stage.record()).state == "ready"
     assert not stage.term.fleet.is_outdated
