@@ -37,6 +37,11 @@ class Health:
         """Add a check for what an operator has to fix while the service keeps serving. It does not affect readiness."""
         self._alarms[name] = check
 
+    def make_alarm(self, name: str) -> None:
+        """Turn a check, if there is one, into an alarm: from now on the service is ready without it."""
+        if (check := self._checks.pop(name, None)) is not None:
+            self._alarms[name] = check
+
     def remove_check(self, name: str) -> None:
         """Remove a check, for a service that is ready without it."""
         self._checks.pop(name, None)

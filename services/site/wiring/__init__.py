@@ -67,6 +67,9 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
             ) as port,
         ):
             runtime.url = origin(config.host, port)
+            # Every replica would lose them at once, and readers the pages that say so.
+            for name in ("bus", "views"):
+                runtime.health.make_alarm(name)
             yield
         await reports.stop()
 

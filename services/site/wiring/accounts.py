@@ -49,12 +49,12 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def open_database(runtime: Runtime) -> AsyncIterator[AsyncEngine]:
-    """The site's database, migrated and watched. It is awaited for ever."""
+    """The site's database, migrated and watched. It is awaited for ever; lost later, it is an alarm."""
     url = database.database_url(runtime.config, runtime.data_dir, SITE_FILE)
     on_fault = partial(runtime.health.report, "database")
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE, on_fault=on_fault) as engine:
         check = DatabaseCheck(engine)
-        runtime.health.add_check("database", lambda: check.fault)
+        runtime.health.add_alarm("database", lambda: check.fault)
         async with check.running():
             yield engine
 

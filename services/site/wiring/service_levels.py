@@ -30,7 +30,7 @@ async def open_journal(runtime: Runtime, engine: AsyncEngine) -> AsyncIterator[J
     reader = JournalReader(runtime.bus, SqlWakeStore(engine), runtime.now)
     pruner = Pruner(engine, audit_kept_s=runtime.config.site.audit_kept)
     tasks = PeriodicTasks(runtime.registry)
-    runtime.health.add_check("work", lambda: tasks.fault)
+    runtime.health.add_alarm("work", lambda: tasks.fault)
     running = [
         runtime.spawn(tasks.repeat(task), task.name)
         for task in (
