@@ -1,6 +1,7 @@
 """Makes a NATS server match `topology`. It is idempotent, and runs before the services start."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -38,19 +39,16 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | 
     try:
         for stream in topology.STREAMS:
             settings = stream_settings(stream, usage_bytes if stream is topology.USAGE else None)
-            if not await _update(bus, stream.name, settings, replicas):
-                await bus.js.add_stream(
-                    StreamConfig(name=stream.name, storage=StorageType.FILE, num_replicas=replicas, **settings)
-                )
+            new_stream = StreamConfig(name=stream.name, storage=StorageType.FILE, num_replicas=replicas, **settings)
+            await _ensure(bus, stream.name, settings, replicas, partial(bus.js.add_stream, new_stream))
         for consumer in topology.CONSUMERS:
             await _consumer(bus, consumer)
         for bucket in topology.BUCKETS:
-            if not await _update(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas):
-                await bus.js.create_key_value(_new_bucket(bucket, replicas))
-                await _update(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas)  # the client allows rollups
+            create_bucket = partial(bus.js.create_key_value, _new_bucket(bucket, replicas))
+            await _ensure(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas, create_bucket)
         for store in topology.OBJECT_STORES:
-            if not await _update(bus, f"OBJ_{store.name}", {}, replicas):
-                await bus.js.create_object_store(store.name, config=ObjectStoreConfig(replicas=replicas))
+            create_store = partial(bus.js.create_object_store, store.name, ObjectStoreConfig(replicas=replicas))
+            await _ensure(bus, f"OBJ_{store.name}", {}, replicas, create_store)
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
         raise BusError(f"the bus could not be provisioned: {error}") from error
 
@@ -87,6 +85,21 @@ def stream_change(existing: StreamConfig, settings: Mapping[str, Any], replicas:
     """
     changed = existing.evolve(**settings, num_replicas=max(existing.num_replicas or 1, replicas))
     return None if changed == existing else changed
+
+
+async def _ensure(
+    bus: JetStreamBus, name: str, settings: Mapping[str, Any], replicas: int, create: Callable[[], Awaitable[object]]
+) -> None:
+    """Make a stream what it should be, whether or not it exists, and whoever else does the same now."""
+    if await _update(bus, name, settings, replicas):
+        return
+    try:
+        await create()
+    except nats.js.errors.BadRequestError:  # another may have created it meanwhile
+        if not await _update(bus, name, settings, replicas):
+            raise
+    else:
+        await _update(bus, name, settings, replicas)  # the client's call for a bucket has settings of its own
 
 
 async def _update(bus: JetStreamBus, name: str, settings: Mapping[str, Any], replicas: int) -> bool:

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from nats.js.api import StreamInfo
+from nats.js.errors import NotFoundError
 
 from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus, connect
@@ -182,6 +184,23 @@ async def test_provisioning_again_changes_nothing(bus: JetStreamBus) -> None:
     assert {s.config.name: s.config for s in before} == {s.config.name: s.config for s in after}
     assert [m.data for m in await bus.read(USAGE)] == [b"1"]
     assert await bus.get(FLEET, "m") is not None
+
+
+async def test_two_may_provision_at_once(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, asked = bus.js.stream_info, set[str]()
+
+    async def not_yet_there(name: str) -> StreamInfo:
+        if name not in asked:  # and then the other creates it
+            asked.add(name)
+            raise NotFoundError
+        return await ask(name)
+
+    monkeypatch.setattr(bus.js, "stream_info", not_yet_there)
+    before = await bus.js.streams_info()
+    await provision(bus)
+    after = await bus.js.streams_info()
+    assert {s.config.name: s.config for s in before} == {s.config.name: s.config for s in after}
+    assert len(asked) == len(before)
 
 
 async def test_a_stream_that_differs_is_adapted(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch) -> None:
