@@ -187,20 +187,20 @@ async def test_provisioning_again_changes_nothing(bus: JetStreamBus) -> None:
 
 
 async def test_two_may_provision_at_once(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask, asked = bus.js.stream_info, set[str]()
+    stream_info, names = bus.js.stream_info, set[str]()
 
     async def not_yet_there(name: str) -> StreamInfo:
-        if name not in asked:  # and then the other creates it
-            asked.add(name)
+        if name not in names:  # and then the other creates it
+            names.add(name)
             raise NotFoundError
-        return await ask(name)
+        return await stream_info(name)
 
     monkeypatch.setattr(bus.js, "stream_info", not_yet_there)
     before = await bus.js.streams_info()
     await provision(bus)
     after = await bus.js.streams_info()
     assert {s.config.name: s.config for s in before} == {s.config.name: s.config for s in after}
-    assert len(asked) == len(before)
+    assert len(names) == len(before)
 
 
 async def test_a_stream_that_differs_is_adapted(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch) -> None:
