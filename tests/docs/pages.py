@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ class Page:
     def path(self) -> Path:
         return ROOT / self.name
 
-    @property
+    @cached_property
     def prose(self) -> str:
         return _BLOCK.sub("", self.text)
 
@@ -33,11 +34,11 @@ class Page:
         """Targets inside the project."""
         return [target for target in _LINK.findall(self.prose) if "://" not in target]
 
-    @property
+    @cached_property
     def spans(self) -> list[str]:
         return _SPAN.findall(self.prose)
 
-    @property
+    @cached_property
     def anchors(self) -> set[str]:
         """The fragments that links may name, as GitHub derives them from headings."""
         headings = re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)
@@ -65,6 +66,7 @@ def _is_rule(row: list[str] | None) -> bool:
     return row is not None and set("".join(row)) <= set("-: ")
 
 
+@cache
 def page(name: str) -> Page:
     return Page(name, (ROOT / name).read_text("utf-8"))
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 import click
@@ -14,7 +15,6 @@ from tests.docs.pages import PAGES, ROOT, Page, page, quoted
 
 FOREIGN_OPTIONS = {"--api-key", "--require-hashes"}
 """vLLM's and other programs' own."""
-EACH = pytest.mark.parametrize("a_page", PAGES, ids=lambda p: p.name)
 
 
 def shell_words(a_page: Page) -> list[str]:
@@ -56,6 +56,17 @@ def log_events() -> frozenset[str]:
     return frozenset(event for path in modules for event in calls.findall(path.read_text("utf-8")))
 
 
+@cache
+def metrics() -> frozenset[str]:
+    """Return the metrics of the reference."""
+    return frozenset(quoted(cells[0])[0] for cells in page("docs/reference/metrics.md").rows("## Metrics"))
+
+
+@cache
+def make_targets() -> frozenset[str]:
+    return frozenset(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
 def json_commands() -> list[str]:
     """Return the commands with an option `--json`, as typed."""
     context = click.Context(main)
@@ -78,77 +89,101 @@ def test_there_are_pages_of_every_kind() -> None:
     assert {page.path.parent.name for page in PAGES} == {*kinds, "docs", ROOT.name}
 
 
-@EACH
-def test_every_link_resolves(a_page: Page) -> None:
-    broken = []
+def broken_links(a_page: Page) -> Iterator[str]:
     for link in a_page.links:
         file, _, anchor = link.partition("#")
         target = (a_page.path.parent / file).resolve() if file else a_page.path
         if not target.exists() or (anchor and anchor not in page(str(target.relative_to(ROOT))).anchors):
-            broken.append(link)
-    assert broken == []
+            yield link
 
 
-@EACH
-def test_every_command_and_option_exists(a_page: Page) -> None:
-    calls = [match[1] for words in shell_words(a_page) if (match := re.search(r"(?:^|/)spotinference (.+)", words))]
-    faults = {call: fault for call in calls if (fault := command_fault(shlex.split(call)))}
-    assert faults == {}
+def wrong_commands(a_page: Page) -> Iterator[str]:
+    for words in shell_words(a_page):
+        match = re.search(r"(?:^|/)spotinference (.+)", words)
+        if match and (fault := command_fault(shlex.split(match[1]))):
+            yield f"{match[1]}: {fault}"
 
 
-@EACH
-def test_every_option_named_by_itself_exists(a_page: Page) -> None:
+def unknown_options(a_page: Page) -> set[str]:
+    """Return the options that stand by themselves and exist nowhere."""
     named = {match[0] for span in a_page.spans if (match := re.match(r"--[a-z][a-z-]+", span))}
-    assert named - options() - FOREIGN_OPTIONS == set()
+    return named - options() - FOREIGN_OPTIONS
 
 
-@EACH
-def test_every_module_that_is_run_exists(a_page: Page) -> None:
-    run = re.findall(r"python -m ([\w.]+)", a_page.text)
-    paths = [ROOT / name.replace(".", "/") for name in run]
-    assert [path for path in paths if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists())] == []
+def missing_programs(a_page: Page) -> Iterator[str]:
+    for name in re.findall(r"python -m ([\w.]+)", a_page.text):
+        path = ROOT / name.replace(".", "/")
+        if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
+            yield name
 
 
-@EACH
-def test_every_make_target_exists(a_page: Page) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = {match[1] for words in shell_words(a_page) if (match := re.match(r"make ([a-z-]+)", words))}
-    assert named - targets == set()
+def unknown_make_targets(a_page: Page) -> set[str]:
+    return {match[1] for words in shell_words(a_page) if (match := re.match(r"make ([a-z-]+)", words))} - make_targets()
 
 
-@EACH
-def test_every_file_named_in_a_span_exists(a_page: Page) -> None:
-    named = [s for s in a_page.spans if re.fullmatch(r"(services|shared|spotinference|tests|bench|docs)/[\w./-]+", s)]
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def missing_files(a_page: Page) -> Iterator[str]:
+    for span in a_page.spans:
+        if (
+            re.fullmatch(r"(services|shared|spotinference|tests|bench|docs)/[\w./-]+", span)
+            and not (ROOT / span).exists()
+        ):
+            yield span
 
 
-@EACH
-def test_every_module_named_by_its_layer_exists(a_page: Page) -> None:
-    named = [s for s in a_page.spans if re.fullmatch(r"(core|app|adapters|http|forms)/[\w./-]+", s)]
+def missing_modules_of_a_layer(a_page: Page) -> Iterator[str]:
+    if a_page.name == "CHANGELOG.md" or "uperseded by" in a_page.text:
+        return  # it is history
     service_of_page = re.search(r"relative to `(services/\w+)`", a_page.text)
     services = [ROOT / service_of_page[1]] if service_of_page else list((ROOT / "services").iterdir())
-    is_history = a_page.name == "CHANGELOG.md" or "uperseded by" in a_page.text
-    assert is_history or [name for name in named if not any((service / name).exists() for service in services)] == []
+    for span in a_page.spans:
+        is_module = re.fullmatch(r"(core|app|adapters|http|forms)/[\w./-]+", span)
+        if is_module and not any((service / span).exists() for service in services):
+            yield span
 
 
-@EACH
-def test_every_metric_named_in_a_span_is_in_the_reference(a_page: Page) -> None:
-    known = {quoted(cells[0])[0] for cells in page("docs/reference/metrics.md").rows("## Metrics")}
-    named = {metric for span in a_page.spans for metric in re.findall(r"spot_[a-z_]+", span)}
-    assert named - known == set()
+def unknown_metrics(a_page: Page) -> set[str]:
+    return {metric for span in a_page.spans for metric in re.findall(r"spot_[a-z_]+", span)} - metrics()
 
 
-@EACH
-def test_every_log_event_is_logged_somewhere(a_page: Page) -> None:
-    named = set(re.findall(r"(?:logs|log has) `(\w+)`", a_page.text))
-    assert named - log_events() == set()
+def unknown_log_events(a_page: Page) -> set[str]:
+    return set(re.findall(r"(?:logs|log has) `(\w+)`", a_page.text)) - log_events()
 
 
-@EACH
-def test_every_configuration_is_valid(a_page: Page) -> None:
+RULES: tuple[Callable[[Page], Iterable[str]], ...] = (
+    broken_links,
+    wrong_commands,
+    unknown_options,
+    missing_programs,
+    unknown_make_targets,
+    missing_files,
+    missing_modules_of_a_layer,
+    unknown_metrics,
+    unknown_log_events,
+)
+
+
+@pytest.mark.parametrize("a_page", PAGES, ids=lambda p: p.name)
+def test_everything_that_a_page_names_exists(a_page: Page) -> None:
+    assert [f"{rule.__name__}: {fault}" for rule in RULES for fault in rule(a_page)] == []
     for block in a_page.blocks("toml"):
         assert tomllib.loads(block)
         parse(block, a_page.name)
+
+
+NOTHING_EXISTS = """
+[gone](gone.md) and [nowhere](#nowhere) in `docs/gone.md` and `core/gone.py`; it logs `thing_gone`, counts
+`spot_gone_total` and takes `--gone`.
+```sh
+spotinference gone
+make gone
+python -m tests.gone
+```
+"""
+
+
+def test_what_does_not_exist_is_reported_by_each_rule() -> None:
+    a_page = Page("docs/test.md", NOTHING_EXISTS)
+    assert {rule.__name__ for rule in RULES if not list(rule(a_page))} == set()
 
 
 def test_the_reference_has_every_command() -> None:
