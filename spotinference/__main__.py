@@ -7,6 +7,7 @@ import click
 
 from shared.late_certificates import late_certificates
 from shared.runtime import logs
+from shared.without_collection import without_collection
 
 COMMANDS = {
     "up": "Run all services on this host.",
@@ -56,7 +57,7 @@ class CommandGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         package = cmd_name.replace("-", "_")
-        with late_certificates():
+        with late_certificates(), without_collection():
             command = getattr(importlib.import_module(f"spotinference.{package}.command"), package)
         assert isinstance(command, click.Command)
         return command

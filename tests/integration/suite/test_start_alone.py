@@ -166,10 +166,10 @@ def test_sigterm_ends_a_first_process_that_still_imports() -> None:
     ids=["services", "command"],
 )
 def test_nothing_is_loaded_at_the_start_that_is_not_used(start: str) -> None:
-    """Alembic only migrates, SQLite needs none of PostgreSQL, and nobody uses the ORM: half of a meter's imports."""
+    """Alembic only migrates, SQLite needs none of PostgreSQL, nobody uses the ORM, and logs show no colors."""
     script = f"""{start}
 import sys, aiohttp.connector
-unused = ("alembic", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "asyncpg")
+unused = ("alembic", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "asyncpg", "rich.traceback")
 print([name for name in unused if name in sys.modules], aiohttp.connector._SSL_CONTEXT_VERIFIED.get_ca_certs())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=PATIENCE_SECONDS)
