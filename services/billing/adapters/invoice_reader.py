@@ -3,7 +3,7 @@
 The data lies in one directory that is removed afterwards. Memory is bounded; what exceeds it goes to disk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -70,7 +70,7 @@ class DuckdbInvoiceReader:
 
     def read(self, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool = False) -> None:
         """Read the files; `refusals` then has their first hundred faults. `parts`: they are parts of one snapshot."""
-        charges = []
+        charges: dict[int, str] = {}
         sizes = [max(1, path.stat().st_size) for _, path in files]
         at = rows_before = rows = 0
 
@@ -86,27 +86,24 @@ class DuckdbInvoiceReader:
             on_progress(0, 0)
             made = reader.read(file.name, path, number)
             if made is not None:
-                unique = f"SELECT * REPLACE (line + {number << 40} AS line) FROM ({made})"
-                self._db.execute(f"CREATE VIEW charges_{number} AS {unique}")
-                charges.append(f"SELECT * FROM charges_{number}")
+                charges[number] = f"SELECT * REPLACE (line + {number << 40} AS line) FROM ({made})"
         if self._stopped:
             raise Interrupted
         self.on_progress("summing", rows, None)
         named = [file for file, _ in files]
         with self._refusals.recording(named[0].name):
             if not self.refusals:
-                self._compare(named, parts=parts)
+                self._compare(named, charges, parts=parts)
             if not self.refusals:
-                every = " UNION ALL ".join(charges)
+                every = " UNION ALL ".join(charges.values())
                 self._sum_up(merged_charges.without_split_charges_sql(every) if reader.splits else every, named)
 
-    def _compare(self, files: Sequence[DeliveredFile], *, parts: bool) -> None:
+    def _compare(self, files: Sequence[DeliveredFile], charges: Mapping[int, str], *, parts: bool) -> None:
         """Refuse files that repeat each other, unless they are `parts` of one snapshot."""
         if len(files) == 1:
             return
         counted = [
-            duplicate_charges.count_charges_sql(f"charges_{number}", number, parts=parts)
-            for number in range(len(files))
+            duplicate_charges.count_charges_sql(f"({sql})", number, parts=parts) for number, sql in charges.items()
         ]
         self._db.execute(f"CREATE TABLE seen AS {' UNION ALL '.join(counted)}")
         reported: set[frozenset[int]] = set()

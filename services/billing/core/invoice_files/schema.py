@@ -55,6 +55,9 @@ SNAPSHOT_KEY = ("issuer", "account", "period_start", "period_end")
 LINE_COLUMN = "\tline"
 """The column with a row's line in its file. No column that is read has a tab in its name."""
 
+_CHECKED_FIELDS = ("period_start", "period_end", "currency", "charge_start", "charge_end")
+"""What `_cross_checks` reads."""
+
 _NULL_TYPES = {"cost": "DECIMAL(38, 12)", "moment": "BIGINT", "day": "BIGINT"}
 
 
@@ -137,7 +140,7 @@ def file_query(
     """
     read = {name: types[name] for name in schema.known_columns(list(types))}
     types_by_name = {name.casefold(): (name, duckdb_type) for name, duckdb_type in read.items()}
-    values: list[str] = []
+    values: dict[str, str] = {}
     faults: list[tuple[str, str]] = []
     unsuitable: dict[str, str] = {}
     residues: dict[str, str] = {}
@@ -161,9 +164,7 @@ def file_query(
             except UnsuitableType as error:
                 unsuitable[file_column] = str(error)
         nothing = f"CAST(NULL AS {_NULL_TYPES.get(column.kind, 'VARCHAR')})"
-        values.append(
-            f"{combined_value_sql(column, list(values_by_column.values()) or [nothing])} AS {sql_name(column.name)}"
-        )
+        values[column.name] = combined_value_sql(column, list(values_by_column.values()) or [nothing])
         if values_by_column and not column.nullable:
             faults.append(
                 (
@@ -175,36 +176,58 @@ def file_query(
     relation = (
         f"(SELECT {', '.join([sql_name(LINE_COLUMN), *columns])} FROM {relation})"  # once, not in every expression
     )
-    values += [f"{sql} AS {_residue_column(name)}" for name, sql in residues.items()]
+    values |= {_residue_name(name): sql for name, sql in residues.items()}
     made = {**schema.fields, "residue": _residue_sql(schema, residues)}
-    fields = [f"{made.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
+    fields = {name: made.get(name, f"CAST(NULL AS {kind})") for name, kind in FIELDS.items()}
     line = sql_name(LINE_COLUMN)
-    charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"
-    marks = {sql_name(f"\t{number}"): sql for number, (_, sql) in enumerate(faults)}
-    marked = (
-        f"SELECT {', '.join([line, *fields, *marks])} FROM (SELECT {line}, {', '.join(values)}, "
-        f"{', '.join(f'{sql} AS {mark}' for mark, sql in marks.items())} FROM {relation})"
+    charges = (
+        f"SELECT {line} AS line, {_named(fields)} FROM (SELECT {', '.join([line, _named(values)])} FROM {relation})"
     )
     checks = _cross_checks(schema, rates)
-    reasons = ", ".join([*marks, *(sql for _, sql in checks)])
-    some = f"({marked}) WHERE coalesce({reasons}) IS NOT NULL"
-    wrong = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
+    wrong = _faults_sql(relation, values, fields, [sql for _, sql in faults], [sql for _, sql in checks])
+    wrong += f" ORDER BY {line} LIMIT {limit}"
     named = tuple(file_column for file_column, _ in (*faults, *checks))
     return FileQuery(charges, wrong, named, schema.split_column.casefold() in types_by_name, unsuitable)
+
+
+def _faults_sql(
+    relation: str,
+    values: Mapping[str, str],
+    fields: Mapping[str, str],
+    faults: Sequence[str],
+    checks: Sequence[str],
+) -> str:
+    """Return SQL for the rows that have `faults` in a column, or between the fields that `checks` compare."""
+    line = sql_name(LINE_COLUMN)
+    marks = {f"\t{number}": sql for number, sql in enumerate(faults)}
+    checked = {name: fields[name] for name in _CHECKED_FIELDS}
+    # DuckDB takes longest to bind the values: only those that a check compares.
+    compared = {name: value for name, value in values.items() if any(name in sql for sql in checked.values())}
+    marked = (
+        f"SELECT {', '.join([line, _named(checked), *map(sql_name, marks)])} "
+        f"FROM (SELECT {', '.join([line, _named(compared | marks)])} FROM {relation})"
+    )
+    reasons = ", ".join([*map(sql_name, marks), *checks])
+    return f"SELECT {line}, [{reasons}] FROM ({marked}) WHERE coalesce({reasons}) IS NOT NULL"
+
+
+def _named(expressions: Mapping[str, str]) -> str:
+    """Return SQL for the columns of a SELECT."""
+    return ", ".join(f"{sql} AS {sql_name(name)}" for name, sql in expressions.items())
 
 
 def _residue_sql(schema: FileSchema, residues: Mapping[str, str]) -> str:
     """Return SQL over the columns: the rounding residue of the billed one."""
     cases = [
-        f"WHEN {sql_name(name)} IS NOT NULL THEN {_residue_column(name)}"
+        f"WHEN {sql_name(name)} IS NOT NULL THEN {sql_name(_residue_name(name))}"
         for name in schema.billed_columns
         if name in residues
     ]
     return f"CASE {' '.join(cases)} END" if cases else f"CAST(NULL AS {FIELDS['residue']})"
 
 
-def _residue_column(name: str) -> str:
-    return sql_name(f"\tresidue of {name}")
+def _residue_name(name: str) -> str:
+    return f"\tresidue of {name}"
 
 
 def exchange_rate_sql(rates: Sequence[ExchangeRate]) -> str:
