@@ -25,35 +25,35 @@ _TEMPLATE = r"""
 -- A text as it was delivered but for what nobody sees at its ends; what files write where there is nothing is null.
 -- To trim is slow: most texts begin and end with a letter or a sign of ASCII, and need none of it.
 is_bare(x) AS regexp_matches(x, '^[!-~]') AND regexp_matches(x, '[!-~]$');
-known(x) AS CASE WHEN is_bare(x) THEN nullif(x, 'NULL') ELSE nullif(nullif(trim(x, E':blank'), ''), 'NULL') END;
+bare(x) AS trim(x, E':blank');
+known(x) AS CASE WHEN is_bare(x) THEN CASE WHEN x <> 'NULL' THEN x END
+    WHEN bare(x) NOT IN ('', 'NULL') THEN bare(x) END;
 quoted(x) AS chr(39) || left(x, 100) || chr(39);
 
--- A number's text in parts: -12.50e-3 has the digits 1250, five decimals, and needs four of them.
+-- A number in parts: -12.50e-3 has the digits 125, and its point is one place before them.
+-- A lambda makes DuckDB bind a part, and work it out, once.
 is_number(x) AS regexp_full_match(x, '-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?');
-mantissa(x) AS regexp_extract(x, '^-?([0-9.]+)', 1);
-digits(x) AS replace(mantissa(x), '.', '');
-exponent(x) AS coalesce(try_cast(nullif(regexp_extract(x, '[eE](.*)$', 1), '') AS INTEGER), 0);
-decimals(x) AS length(digits(x)) - length(split_part(mantissa(x), '.', 1)) - exponent(x);
-is_zero(x) AS rtrim(digits(x), '0') = '';
-needed_decimals(x) AS decimals(x) - (length(digits(x)) - length(rtrim(digits(x), '0')));
-integer_digits(x) AS length(ltrim(digits(x), '0')) - decimals(x);
+parts(x) AS regexp_extract(x, '^-?(\d*)\.?(\d*)(?:[eE](.*))?$', ['whole', 'fraction', 'exponent']);
+number_of(x) AS list_transform([parts(x)], lambda p: {'digits': rtrim(p.whole || p.fraction, '0'),
+    'point': length(p.whole) + coalesce(try_cast(nullif(p.exponent, '') AS INTEGER), 0)})[1];
+needed_decimals(n) AS length(n.digits) - n.point;
+integer_digits(n) AS length(ltrim(n.digits, '0')) - needed_decimals(n);
 
--- The same without its exponent and zeros at its end: -0.0125 of -12.50e-3. A lambda makes DuckDB work a part out once.
-padded(d, places) AS lpad(d, CAST(greatest(length(d), places + 1) AS INTEGER), '0');
-shifted(d, places) AS CASE WHEN d = '' THEN '0' WHEN places <= 0 THEN d || repeat('0', -places)
-    ELSE left(padded(d, places), -places) || '.' || right(padded(d, places), places) END;
-shortened(d, places) AS shifted(rtrim(d, '0'), places - (length(d) - length(rtrim(d, '0'))));
+-- The same as plain text before and behind the point: -0 and 0125.
 minus(x) AS CASE WHEN left(x, 1) = '-' THEN '-' ELSE '' END;
-plain(x) AS minus(x) || list_transform([{'d': digits(x), 'n': decimals(x)}], lambda p: shortened(p.d, p.n))[1];
+before(n) AS CASE WHEN n.digits = '' OR n.point <= 0 THEN '0'
+    ELSE rpad(left(n.digits, n.point), CAST(n.point AS INTEGER), '0') END;
+behind(n) AS CASE WHEN n.digits = '' THEN '' WHEN n.point <= 0 THEN repeat('0', -n.point) || n.digits
+    ELSE substr(n.digits, n.point + 1) END;
+plain(x) AS list_transform([number_of(x)], lambda n: {'before': minus(x) || before(n), 'behind': behind(n)})[1];
 
 -- Such a text p, rounded to :places decimals: half to even.
-behind(p) AS split_part(p, '.', 2);
-cut(p, places) AS split_part(p, '.', 1) || '.' || left(behind(p), places);
-rest(p) AS substr(behind(p), :places + 1);
-raised(p) AS CASE WHEN rest(p) > '5' OR (rest(p) = '5' AND substr(behind(p), :places, 1) IN ('1', '3', '5', '7', '9'))
-    THEN CAST(minus(p) || '0.' || lpad('1', :places, '0') AS DECIMAL(:places, :places)) ELSE 0 END;
+cut(p, places) AS p.before || '.' || left(p.behind, places);
+rest(p) AS substr(p.behind, :places + 1);
+raised(p) AS CASE WHEN rest(p) > '5' OR (rest(p) = '5' AND substr(p.behind, :places, 1) IN ('1', '3', '5', '7', '9'))
+    THEN CAST(minus(p.before) || ':unit' AS DECIMAL(:places, :places)) ELSE 0 END;
 rounded(p) AS try_cast(cut(p, :places) AS DECIMAL(38, :places)) + raised(p);
-lost(p) AS try_cast(minus(p) || '0.' || repeat('0', :places) || left(rest(p), :residue - :places)
+lost(p) AS try_cast(minus(p.before) || '0.' || repeat('0', :places) || left(rest(p), :residue - :places)
     AS DECIMAL(38, :residue)) - raised(p);
 cost_of(x) AS CASE WHEN regexp_full_match(x, '-?\d{0,:digits}(\.\d{0,:places})?')
     THEN try_cast(x AS DECIMAL(38, :places))
@@ -66,12 +66,13 @@ number_fault(x, places) AS CASE
     WHEN regexp_full_match(x, '-?\d{1,:digits}(\.\d{0,:places})?') THEN NULL
     WHEN NOT is_number(x)
         THEN 'expected a number such as "12.5" or "35.2E-7", without signs of thousands, got ' || quoted(x)
-    WHEN is_zero(x) THEN NULL
-    WHEN integer_digits(x) > :digits
-        THEN left(x, 100) || ' has more than :digits digits before the point: correct it'
-    WHEN needed_decimals(x) > places
-        THEN left(x, 100) || ' has more than ' || places || ' decimals and cannot be kept exactly: '
-            || 'have it rounded (--round, or `round = true` of its [[billing.source]])' END;
+    ELSE list_transform([number_of(x)], lambda n: CASE
+        WHEN n.digits = '' THEN NULL
+        WHEN integer_digits(n) > :digits
+            THEN left(x, 100) || ' has more than :digits digits before the point: correct it'
+        WHEN needed_decimals(n) > places
+            THEN left(x, 100) || ' has more than ' || places || ' decimals and cannot be kept exactly: '
+                || 'have it rounded (--round, or `round = true` of its [[billing.source]])' END)[1] END;
 
 -- Times are UTC, as milliseconds since 1970; what is finer is cut off. A day alone is its midnight.
 moment_text(x) AS CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d'
@@ -128,6 +129,7 @@ tags_fault(x) AS CASE
 
 _FILLED_IN = (
     _TEMPLATE.replace(":places", str(PLACES))
+    .replace(":unit", f"0.{'1':0>{PLACES}}")
     .replace(":digits", str(MAX_INTEGER_DIGITS))
     .replace(":residue", str(RESIDUE_PLACES))
     .replace(":tags", str(MAX_TAGS))
