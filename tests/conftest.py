@@ -24,6 +24,7 @@ WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 pytest_plugins = [
+    "tests.kit.compiled",
     "tests.kit.engine",
     "tests.kit.nats_server",
     "tests.kit.postgres",
