@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 
 from shared.runtime.suite_file import RunningService
+from tests.kit import fork_server
+from tests.kit.fork_server import ForkedProcess
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 GARBAGE = "garbage"
@@ -35,25 +37,31 @@ class ServiceProcess:
         """
         self.name = name
         self._code = code
-        self._program = ["-m", f"services.{name}"]
+        self._program = [f"services.{name}"]
         if ahead:
-            self._program = ["-m", "tests.kit.service_with_clock_offset", str(ahead), name]
+            self._program = ["tests.kit.service_with_clock_offset", str(ahead), name]
         elif files:
-            self._program = ["-m", "tests.kit.service_with_file_limit", str(files), name]
+            self._program = ["tests.kit.service_with_file_limit", str(files), name]
         elif not collects:
-            self._program = ["-m", "tests.kit.service_without_collection", str(data_dir / GARBAGE), name]
+            self._program = ["tests.kit.service_without_collection", str(data_dir / GARBAGE), name]
+        # Another release, and a clock that modules have when they are imported, need an interpreter of their own.
+        self._forks = code is None and not ahead
         self._garbage = data_dir / GARBAGE
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
         self.announced = RunningService(service=name, url="", pid=0)
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | ForkedProcess | None = None
 
     async def start(self) -> None:
         """`AssertionError` with its log when it ends instead of getting ready."""
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *self._program, *self._arguments), cwd=self._code, stdout=subprocess.PIPE, stderr=log
-            )
+            if self._forks:
+                self.process = await fork_server.start(self.name, *self._program, *self._arguments, stderr=log)
+            else:
+                words = (sys.executable, "-m", *self._program, *self._arguments)
+                self.process = await asyncio.create_subprocess_exec(
+                    *words, cwd=self._code, stdout=subprocess.PIPE, stderr=log
+                )
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_SECONDS):
             line = await self.process.stdout.readline()

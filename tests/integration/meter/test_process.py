@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +27,8 @@ from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed, ErrorReply, KeyMonth, Tokens, TokensQuery, month_of
 from shared.runtime.suite_file import BUS_URL_VARIABLE
+from tests.kit import fork_server
+from tests.kit.fork_server import ForkedProcess
 from tests.kit.nats_server import NatsServer
 from tests.kit.ports import free_port
 from tests.kit.postgres import PostgresServer
@@ -48,7 +49,7 @@ class Meter:
         config = home / "spotinference.toml"
         config.write_text(f'[database]\nurl = "{database_url}"\n[meter]\nbatch = 50\nkeep_events = "36500d"\n{more}')
         self._environment = {**os.environ, BUS_URL_VARIABLE: nats_url, CONFIG_VARIABLE: str(config)}
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ForkedProcess | None = None
         self.metrics_url = ""
         self.log = home / "meter.log"
 
@@ -59,12 +60,8 @@ class Meter:
 
     async def spawn(self, *arguments: str) -> None:
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.meter", "--data-dir", str(self._home), *arguments),
-                env=self._environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-            )
+            words = ("services.meter", "--data-dir", str(self._home), *arguments)
+            self._process = await fork_server.start("meter", *words, stderr=log, environment=self._environment)
 
     async def announced(self) -> None:
         assert self._process is not None
