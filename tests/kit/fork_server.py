@@ -23,6 +23,14 @@ from typing import BinaryIO
 
 import msgspec
 
+WITH_DATABASE = ("meter", "billing", "site")
+LATE = (
+    "aiosqlite",
+    "alembic.command",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+)
+"""What these import once they have a database's address."""
 MOST_REQUEST_BYTES = 128 * 1024
 """Of one request, which is one packet."""
 
@@ -173,9 +181,9 @@ def _become(request: Request, files: list[int]) -> None:
 def main() -> None:
     """Import the service, then serve."""
     service, file = sys.argv[1], int(sys.argv[2])
-    importlib.import_module("services.start")
-    importlib.import_module(f"services.{service}.wiring")
-    importlib.import_module("shared.runtime.process")
+    late = LATE if service in WITH_DATABASE else ()
+    for module in ("services.start", f"services.{service}.wiring", *late):
+        importlib.import_module(module)
     with socket.socket(fileno=file) as server:
         request = _serve(server)
     if request is not None:
