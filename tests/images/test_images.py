@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 
 from tests.images import image as images
 from tests.images.image import Image, RunningImage, mounted, own
+from tests.kit.fork_server import ForkedProcess
 from tests.kit.nats_server import NatsServer
 from tests.kit.scripted_engine import NAME, ScriptedEngine
 from tests.kit.service import ServiceProcess
@@ -126,7 +127,7 @@ async def _start(
     return service
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
+def _kill(process: asyncio.subprocess.Process | ForkedProcess) -> None:
     if process.returncode is None:
         process.kill()
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -106,7 +107,7 @@ async def start(service: str, *argv: str, stderr: BinaryIO, environment: dict[st
 
     `argv`: the module and its arguments. `environment`: in place of ours.
     """
-    request = Request(list(argv), dict(os.environ) if environment is None else environment, os.getcwd())  # noqa: PTH109
+    request = Request(list(argv), dict(os.environ) if environment is None else environment, str(Path.cwd()))
     loop = asyncio.get_running_loop()
     output, output_end = os.pipe()
     status, status_end = os.pipe()

@@ -324,7 +324,7 @@ async def test_meter_waits_for_a_database_that_starts_later(
         url = f"http://127.0.0.1:{port}/readyz"
         status, page = await first_page(url)
         assert status == 503
-        assert {"starting", "database"} >= json.loads(page)["faults"].keys() >= {"starting"}
+        assert {"starting", "bus", "database"} >= json.loads(page)["faults"].keys() >= {"starting"}
         page = await until(lambda: read_text(url), lambda text: "database" in text)
         assert "ConnectionRefusedError" in json.loads(page)["faults"]["database"]
         await asyncio.to_thread(postgres_server.start)
