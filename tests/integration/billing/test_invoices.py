@@ -76,30 +76,30 @@ async def test_an_invoice_that_is_replaced_away_still_stands_against_its_amount(
     }
 
 
-@pytest.mark.parametrize(
-    ("note", "reason"),
-    [
-        ({"invoice_id": "MAY-7"}, "invoice_id: no charge from cloud names invoice 'MAY-7'"),
-        ({"source": "other"}, "invoice_id: no charge from other"),
-        ({"issuer": "Nobody"}, "of Nobody"),
-        ({"voids": "MAY-7"}, "voids: Cloud Inc. has no invoice 'MAY-7'"),
-        ({"voids": "MAY-1"}, "voids:"),
-        ({"invoice_id": "MAY-2"}, "issuer: Cloud Inc. and Shop both have an invoice 'MAY-2': name the issuer"),
-        ({"amount": Decimal("1e-13")}, "amount:"),
-        ({"amount": Decimal("1e15")}, "expected an amount below"),
-        ({"amount": Decimal("NaN")}, "expected an amount below"),
-        ({"invoice_id": " "}, "invoice_id:"),
-        ({"account": "acc-1"}, "account: an invoice is known by its number alone"),
-        ({"period": "2026-05"}, "period: is for charges that name no invoice"),
-        ({"period": "2026-13", "invoice_id": ""}, "period: expected a month"),
-        ({"period": "2026-05", "invoice_id": ""}, "period: cloud has no charge without an invoice number in 2026-05"),
-    ],
-)
-async def test_a_payable_amount_that_cannot_be_is_refused(tmp_path: Path, note: dict[str, object], reason: str) -> None:
+IMPOSSIBLE_NOTES: list[tuple[dict[str, object], str]] = [
+    ({"invoice_id": "MAY-7"}, "invoice_id: no charge from cloud names invoice 'MAY-7'"),
+    ({"source": "other"}, "invoice_id: no charge from other"),
+    ({"issuer": "Nobody"}, "of Nobody"),
+    ({"voids": "MAY-7"}, "voids: Cloud Inc. has no invoice 'MAY-7'"),
+    ({"voids": "MAY-1"}, "voids:"),
+    ({"invoice_id": "MAY-2"}, "issuer: Cloud Inc. and Shop both have an invoice 'MAY-2': name the issuer"),
+    ({"amount": Decimal("1e-13")}, "amount:"),
+    ({"amount": Decimal("1e15")}, "expected an amount below"),
+    ({"amount": Decimal("NaN")}, "expected an amount below"),
+    ({"invoice_id": " "}, "invoice_id:"),
+    ({"account": "acc-1"}, "account: an invoice is known by its number alone"),
+    ({"period": "2026-05"}, "period: is for charges that name no invoice"),
+    ({"period": "2026-13", "invoice_id": ""}, "period: expected a month"),
+    ({"period": "2026-05", "invoice_id": ""}, "period: cloud has no charge without an invoice number in 2026-05"),
+]
+
+
+async def test_a_payable_amount_that_cannot_be_is_refused(tmp_path: Path) -> None:
     async with billing(tmp_path, configured()) as (books, _):
         shop = {"InvoiceIssuerName": "Shop", "InvoiceId": "MAY-2"}
         await books.deliver(focus_csv(MAY, {"InvoiceId": "MAY-2"}, shop))
-        assert reason in await refused(books, **note)
+        for note, reason in IMPOSSIBLE_NOTES:
+            assert reason in await refused(books, **note), note
         assert all(s.payable is None for s in (await invoices(books)).standings)
 
 
@@ -159,8 +159,9 @@ async def test_another_currency_counts_at_the_rate_of_its_day(tmp_path: Path, bo
         assert [one.active for one in (await invoices(books)).imported] == [True, False, False]
 
 
-async def test_a_currency_without_a_rate_is_refused_by_name(books: Billing) -> None:
-    answer = await books.deliver(focus_csv({"BillingCurrency": "credits"}))
+async def test_a_currency_without_a_rate_is_refused_by_name(tmp_path: Path) -> None:
+    async with billing(tmp_path, configured()) as (books, _):
+        answer = await books.deliver(focus_csv({"BillingCurrency": "credits"}))
     (row_error,) = answer.refusals
     assert (row_error.line, row_error.column) == (2, "BillingCurrency")
     assert "'credits': no [[billing.rate]] is in force on 2026-05-03" in row_error.reason
