@@ -32,8 +32,8 @@ def nothing_left(folder: Path) -> Callable[[], Any]:
     return read
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_serves_and_a_signal_ends_all_of_it(tmp_path: Path, tiny_model: Path, number: int) -> None:
+async def test_it_serves_alone_in_its_folder_and_ctrl_c_ends_all_of_it(tmp_path: Path, tiny_model: Path) -> None:
+    """Most tests of this folder end theirs by SIGTERM."""
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
         assert set(suite.services) == {"bus", "site", "gateway", "waker", "meter", "billing"}
         async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=await key_of(suite), max_retries=0) as sdk:
@@ -41,7 +41,13 @@ async def test_it_serves_and_a_signal_ends_all_of_it(tmp_path: Path, tiny_model:
         assert answer.usage is not None
         (machine,) = (await suite.json("fleet"))["machines"]
         assert (machine["id"], machine["state"], machine["in_flight"]) == ("local-1", "ready", 0)
-        assert await suite.stop(number) == 0
+
+        second = await suite.command("up")
+        assert second.status == 1
+        assert "services are already running with data directory" in second.err
+        assert "--data-dir" in second.err
+
+        assert await suite.stop(signal.SIGINT) == 0
         assert processes_of(tmp_path) == []
 
 
@@ -68,14 +74,6 @@ async def test_the_second_signal_stops_at_once(tmp_path: Path, tiny_model: Path)
 
 async def _errors(suite: UpProcess) -> str:
     return suite.errors
-
-
-async def test_a_second_suite_in_the_same_folder_is_refused(tmp_path: Path, tiny_model: Path) -> None:
-    async with up(tmp_path, config(engine_command(tiny_model))) as suite:
-        second = await suite.command("up")
-        assert second.status == 1
-        assert "services are already running with data directory" in second.err
-        assert "--data-dir" in second.err
 
 
 async def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
