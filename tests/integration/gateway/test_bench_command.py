@@ -132,28 +132,21 @@ async def test_ignore_eos_is_dropped_for_an_engine_that_rejects_it(
     assert "ignore_eos" not in scripted_engine.requests[1].body
 
 
-@pytest.mark.parametrize(
-    ("script", "direct", "through"),
-    [
-        (Script(tokens=9, cut_after=3), "the stream ended without", "engine_lost"),
-        (Script(tokens=9, reset_after=3), "Client", "engine_lost"),
-        (Script(tokens=0), "the stream had no tokens", "the stream had no tokens"),
-        (Script(status=400, message="too long"), "too long", "too long"),
-    ],
-)
-async def test_an_incomplete_response_is_a_fault(
-    front: Front, scripted_engine: ScriptedEngine, script: Script, direct: str, through: str
-) -> None:
-    scripted_engine.default = script
-    targets = (
-        (Target(origin=scripted_engine.base_url, model=NAME), direct),
-        (Target(origin=front.url, model=MODEL, key=front.key), through),
-    )
+async def test_an_incomplete_response_is_a_fault(front: Front, scripted_engine: ScriptedEngine) -> None:
+    directly = Target(origin=scripted_engine.base_url, model=NAME)
+    through = Target(origin=front.url, model=MODEL, key=front.key)
     async with aiohttp.ClientSession() as session:
-        for target, reason in targets:
-            shot = await send_request(session, target, "hi", 9, ignore_eos=True)
-            assert shot.fault is not None
-            assert reason in shot.fault
+        for script, direct_reason, gateway_reason in (
+            (Script(tokens=9, cut_after=3), "the stream ended without", "engine_lost"),
+            (Script(tokens=9, reset_after=3), "Client", "engine_lost"),
+            (Script(tokens=0), "the stream had no tokens", "the stream had no tokens"),
+            (Script(status=400, message="too long"), "too long", "too long"),
+        ):
+            scripted_engine.default = script
+            for target, reason in ((directly, direct_reason), (through, gateway_reason)):
+                shot = await send_request(session, target, "hi", 9, ignore_eos=True)
+                assert shot.fault is not None
+                assert reason in shot.fault
 
 
 async def test_closed_kept_connections_are_replaced_by_new_ones(engine: Engine) -> None:
@@ -181,23 +174,19 @@ async def test_an_engine_that_never_answers_is_tried_twice() -> None:
     assert (shot.fault, shot.status, connections) == ("a new connection was closed without a response", 0, 2)
 
 
-@pytest.mark.parametrize(
-    ("words", "key", "reason"),
-    [
+async def test_unmeasurable_figures_are_reported_as_such(front: Front, bus: JetStreamBus) -> None:
+    nowhere = ("--direct", "http://127.0.0.1:1")
+    for words, key, reason in (
         ((), "sk-wrong", "401"),
         (("--model", "other"), None, "no [[model]] is named 'other'"),
         (("--machine", "m2"), None, "'m2' is not a machine that serves 'org/model' now; machines that do: m1"),
-        (("--machine", "m1", "--direct", "http://127.0.0.1:1"), None, "cannot be combined"),
-        (("--direct", "http://127.0.0.1:1"), None, "http://127.0.0.1:1 does not answer"),
+        (("--machine", "m1", *nowhere), None, "cannot be combined"),
+        (nowhere, None, "http://127.0.0.1:1 does not answer"),
         ((), "", "no API key"),
-    ],
-)
-async def test_unmeasurable_figures_are_reported_as_such(
-    front: Front, bus: JetStreamBus, words: tuple[str, ...], key: str | None, reason: str
-) -> None:
-    result = await bench(front, *SMALL, *words, key=key)
-    assert result.exit_code == 1, result.stdout
-    assert reason in result.stderr
+    ):
+        result = await bench(front, *SMALL, *words, key=key)
+        assert result.exit_code == 1, result.stdout
+        assert reason in result.stderr
     assert await run_store.list_runs(bus) == []
 
 
