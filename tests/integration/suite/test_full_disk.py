@@ -77,7 +77,7 @@ class Clients:
                     answer = await response.json()
                 self.served += response.status == 200
                 self.answers[answer.get("error", {}).get("code", "served")] += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
 
 
 async def page(suite: UpProcess, service: str, path: str) -> tuple[int, str]:
