@@ -1,4 +1,4 @@
-"""The demo itself, as `make demo` runs it; and an invoice with a damaged row, rejected without a trace."""
+"""The demo itself, as `make demo` runs it."""
 
 import fcntl
 import re
@@ -11,13 +11,9 @@ import click
 import pytest
 
 from spotinference.demo import steps
-from spotinference.demo.invoice import DemoFacts, build_invoice
-from tests.integration.suite.config import config
-from tests.kit.engine import engine_command
-from tests.kit.up import processes_of, up
+from tests.kit.up import processes_of
 
 README = Path(__file__).parents[3] / "README.md"
-NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 
 
 async def test_demo_shows_the_whole_system(tmp_path: Path) -> None:
@@ -93,26 +89,3 @@ async def test_demo_does_not_touch_other_files(tmp_path: Path, monkeypatch: pyte
 def _page(folder: Path) -> str:
     (page,) = folder.glob("report-*.html")
     return page.read_text("utf-8")
-
-
-async def test_damaged_invoice_changes_nothing(tmp_path: Path, tiny_model: Path) -> None:
-    facts = DemoFacts(awake=[(NOON - 3600, NOON)], disk=(NOON - 3600, NOON), transfers=[])
-    whole = build_invoice(facts, instance="i-1", disk="disk-1").csv
-    lines = whole.decode().splitlines()
-    lines[2] = "9,9" + lines[2][lines[2].index(",") :]
-    damaged = tmp_path / "damaged.csv"
-    damaged.write_text("\n".join(lines) + "\n", "utf-8")
-    good = tmp_path / "good.csv"
-    good.write_bytes(whole)
-    async with up(tmp_path, config(engine_command(tiny_model))) as suite:
-        assert (await suite.command("invoice", "import", str(good), "--source", "cloud")).status == 0
-        before = await suite.json("report", "--day", "2026-11-22")
-        rejected = await suite.command("invoice", "import", str(damaged), "--source", "cloud")
-        assert rejected.status == 1
-        assert "damaged.csv:3:" in rejected.err
-        assert "nothing was imported" in rejected.err
-        assert await suite.json("report", "--day", "2026-11-22") == before
-        assert before["spend"] is not None
-        missing = await suite.command("invoice", "import", str(tmp_path / "none.csv"), "--source", "cloud")
-        assert missing.status == 1
-        assert "none.csv: unreadable" in missing.err
