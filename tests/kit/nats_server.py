@@ -78,9 +78,10 @@ class NatsServer:
             self._process.wait(PATIENCE_SECONDS)
 
     def freeze(self) -> None:
-        """It accepts connections and answers nothing, until `thaw`."""
+        """It accepts connections and answers nothing, until `thaw`; returns once all its threads have stopped."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         assert self._process is not None
