@@ -213,16 +213,14 @@ def of_size(begin: bytes, part: bytes, end: bytes) -> bytes:
 
 
 CONTENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"}'
+MEMBERS = b"".join(b',"%07d":1' % number for number in range(MAX_EVENT_BYTES // 13))
 LARGE = {
     "a text": of_size(CONTENT[:-2], b" word", b'"}}]}'),
     "a text and usage": of_size(CONTENT[:-2], b" word", b'"}}],"usage":{"prompt_tokens":7,"completion_tokens":1}}'),
     "choices": of_size(b'data: {"choices":[{}', b",{}", b"]}"),
     "probabilities": of_size(CONTENT + b',"logprobs":[1', b',{"token":"a","logprob":-0.5}', b"]}]}"),
-    "members": CONTENT + b"}]" + b"".join(b',"%07d":1' % number for number in range(MAX_EVENT_BYTES // 13)) + b"}\n\n",
-    "members and usage": CONTENT
-    + b'}],"usage":{}'
-    + b"".join(b',"%07d":1' % number for number in range(MAX_EVENT_BYTES // 13))
-    + b"}\n\n",
+    "members": CONTENT + b"}]" + MEMBERS + b"}\n\n",
+    "members and usage": CONTENT + b'}],"usage":{}' + MEMBERS + b"}\n\n",
     "lines": of_size(b"data: [1", b"\ndata: ,1", b"\ndata: ]"),
     "lines of nothing": of_size(b"", b"data:\n", b""),
     "blanks": of_size(b"data: {", b" ", b"}"),

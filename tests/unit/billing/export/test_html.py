@@ -38,7 +38,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "hostile statement", statement_html(statement(key_id=EVIL[1], model=EVIL[2]))
 
 
-EACH = pytest.mark.parametrize("html", [page for _, page in pages()], ids=[name for name, _ in pages()])
+EACH = pytest.mark.parametrize("html", [pytest.param(page, id=name) for name, page in pages()])
 
 
 def test_day_page_shows_state_revision_and_change() -> None:
