@@ -52,10 +52,10 @@ async def test_wake_ends_at_the_cap_with_its_reason_in_the_journal(tmp_path: Pat
         await asyncio.gather(*(is_answered_with_wake_timeout(suite, key, name) for name in COMMANDS))
 
         async def reasons() -> dict[str, str]:
-            found = dict.fromkeys(COMMANDS, "")
+            by_machine = dict.fromkeys(COMMANDS, "")
             for entry in await suite.journal():
-                found[entry["machine"]] += f" {entry.get('reason')}"
-            return found
+                by_machine[entry["machine"]] += f" {entry.get('reason')}"
+            return by_machine
 
         seen = await until(reasons, lambda seen: all(REASONS[name] in seen[name] for name in COMMANDS))
         assert "CUDA error" not in seen["dies"], "the end of its log may hold a prompt"
