@@ -1,6 +1,7 @@
 """The providers: the traits of each in one table, and the accounts in the configuration."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from shared.config.values import Section
@@ -28,6 +29,7 @@ class ProviderTraits:
     """
 
 
+@cache
 def traits_of(name: ProviderName) -> ProviderTraits:
     """Return the traits of a provider. mypy rejects a provider without a row."""
     match name:

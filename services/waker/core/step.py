@@ -52,10 +52,23 @@ class Step:
         self.removed = fleet.removed
         self._journal: list[Effect] = []
         self._effects: list[Effect] = []
+        self._fleet: Fleet | None = None
 
     @property
     def fleet(self) -> Fleet:
-        """The fleet as it stands within the step."""
+        """The fleet as it stands within the step: what has changed in its mappings is seen in earlier values too."""
+        fleet = self._fleet
+        if fleet is None or not (
+            fleet.operator_wakes is self.operator_wakes
+            and fleet.closed is self.closed
+            and fleet.removed is self.removed
+            and fleet.demand is self.demand
+            and fleet.gateways is self.gateways
+        ):
+            fleet = self._fleet = self._current_fleet()
+        return fleet
+
+    def _current_fleet(self) -> Fleet:
         return Fleet(
             spec=self.spec,
             leading_since=self.before.leading_since,
