@@ -2,8 +2,10 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
+
+from tests.architecture.parsed import all_nodes
 
 DIALECT = frozenset(
     {
@@ -31,7 +33,7 @@ def plain_identifiers(path: PurePosixPath, text: str) -> list[str]:
     """No class, function, parameter or variable is named with a word that says too little."""
     return [
         f"line {line}: {name!r} says too little: name what it holds or does"
-        for name, line in sorted(_defined_names(ast.parse(text)), key=lambda pair: pair[1])
+        for name, line in sorted(_defined_names(all_nodes(text)), key=lambda pair: pair[1])
         if _is_dialect(name) and not (name in WIRE_FIELDS and MESSAGES in path.parents)
     ]
 
@@ -41,8 +43,8 @@ def _is_dialect(name: str) -> bool:
     return bool(DIALECT.intersection(words)) and not ("not" in words and DIALECT.intersection(words) == {"found"})
 
 
-def _defined_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
+def _defined_names(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
+    for node in nodes:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 yield node.name, node.lineno
@@ -64,7 +66,7 @@ def snake_case_events(path: PurePosixPath, text: str) -> list[str]:
         return []
     return [
         f"line {node.lineno}: log event {event!r}: write it as `machine_transitioned`"
-        for node in ast.walk(ast.parse(text))
+        for node in all_nodes(text)
         if isinstance(node, ast.Call) and (event := _log_event(node)) is not None and not _EVENT.fullmatch(event)
     ]
 
@@ -85,7 +87,7 @@ def one_day(path: PurePosixPath, text: str) -> list[str]:
         return []
     return [
         f"line {line}: {what}: import it from `shared.units`"
-        for node in ast.walk(ast.parse(text))
+        for node in all_nodes(text)
         for what, line in _own_lengths(node)
     ]
 

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from shared.runtime.logs import REDACTED
 from tests.architecture.language import one_day, plain_identifiers, snake_case_events
+from tests.architecture.parsed import all_nodes, parse
 
 MAX_FILE_LINES = 300
 MAX_TEST_FILE_LINES = 450
@@ -42,7 +43,7 @@ def short_file(path: PurePosixPath, text: str) -> list[str]:
 
 def short_functions(_path: PurePosixPath, text: str) -> list[str]:
     faults = []
-    for node in ast.walk(ast.parse(text)):
+    for node in all_nodes(text):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > MAX_FUNCTION_LINES:
@@ -56,7 +57,7 @@ def specific_module_name(path: PurePosixPath, _text: str) -> list[str]:
 
 
 def docstring(path: PurePosixPath, text: str) -> list[str]:
-    tree = ast.parse(text)
+    tree = parse(text)
     if path.name == "__init__.py" and not tree.body:
         return []
     return [] if ast.get_docstring(tree) else ["no docstring: say what the module owns"]
@@ -92,7 +93,7 @@ def no_decoding(path: PurePosixPath, text: str) -> list[str]:
         return []
     return [
         f"line {node.lineno}: bytes become text in shared/messages/codec.py alone: use `decode_text`"
-        for node in ast.walk(ast.parse(text))
+        for node in all_nodes(text)
         if isinstance(node, ast.Call) and _decodes_text(node)
     ]
 
@@ -130,7 +131,7 @@ def releases_errors(path: PurePosixPath, text: str) -> list[str]:
         return []
     return [
         f"line {line}: raises a stored error, whose traceback then keeps this frame: release it in a `finally`"
-        for line in _stored_errors(ast.parse(text), is_released=False, handled=frozenset())
+        for line in _stored_errors(parse(text), is_released=False, handled=frozenset())
     ]
 
 
@@ -138,7 +139,7 @@ def shown_log_fields(_path: PurePosixPath, text: str) -> list[str]:
     """A field of a log line whose name is redacted shows nothing."""
     return [
         f"line {node.lineno}: the log shows no field of the name {word.arg}: take another"
-        for node in ast.walk(ast.parse(text))
+        for node in all_nodes(text)
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
         for word in node.keywords
         if word.arg in REDACTED

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.parsed import all_nodes
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("services", "shared", "spotinference", "tests", "bench")
 
@@ -18,14 +20,14 @@ def _module_of(path: Path) -> str:
 
 def _imported(text: str, modules: frozenset[str]) -> Iterator[str]:
     """Yield the project's modules that a module imports, those inside functions included and those for types not."""
-    tree = ast.parse(text)
+    nodes = all_nodes(text)
     types_only = {
         inner
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if node in types_only:
             continue
         if isinstance(node, ast.Import):
