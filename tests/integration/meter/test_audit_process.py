@@ -33,6 +33,8 @@ from tests.unit.meter.events import event
 MACHINE = "local-1"
 APART = 25
 """Readings at this pace, so that a request is well after the first or before the last of them."""
+ANSWER_SECONDS = PATIENCE_SECONDS / 4
+"""The bus promises no answer: a query or an answer that a broken connection lost is lost, so `until` asks again."""
 CONFIG = """
 [[tier]]
 name = "local"
@@ -91,18 +93,17 @@ class Scene:
         )
         await send(self.bus, e)
 
-    async def audit(self) -> Audit:
-        day = day_of(time.time()).name
-        return decode(
-            await self.bus.request(subjects.METER_AUDIT, encode(AuditQuery(day=day)), timeout=PATIENCE_SECONDS), Audit
-        )
+    async def audits(self) -> dict[str, MachineAudit]:
+        """Return the machines' audits; none also while the meter is starting, or if the bus lost query or answer."""
+        query = encode(AuditQuery(day=day_of(time.time()).name))
+        try:
+            answer = await self.bus.request(subjects.METER_AUDIT, query, timeout=ANSWER_SECONDS)
+        except BusUnavailable:
+            return {}
+        return {audit.machine: audit for audit in decode(answer, Audit).machines}
 
     async def machine_audit(self) -> MachineAudit | None:
-        """Return the machine's audit; None also while the meter is starting."""
-        try:
-            return next(iter((await self.audit()).machines), None)
-        except BusUnavailable:
-            return None
+        return next(iter((await self.audits()).values()), None)
 
     async def becomes(self, **expected_reads: Any) -> MachineAudit:
         def good(seen: MachineAudit | None) -> bool:
@@ -291,12 +292,7 @@ async def test_broken_engines_are_unknown_and_delay_no_other(
         scene.engine.page = PAGES["html"]
         await scene.engine.wait_for_readings()
 
-        async def audits_by_machine() -> dict[str, MachineAudit]:
-            return {m.machine: m for m in (await scene.audit()).machines}
-
-        result = await until(
-            audits_by_machine, lambda seen: "neither" in seen[MACHINE].words if MACHINE in seen else False
-        )
+        result = await until(scene.audits, lambda seen: "neither" in seen[MACHINE].words if MACHINE in seen else False)
         assert (result[MACHINE].state, result[MACHINE].engine, result[MACHINE].ledger) == ("unknown", None, 17)
         assert result["lab-1"].state == "equal"
 

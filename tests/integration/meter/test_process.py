@@ -37,7 +37,6 @@ from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.meter.events import event, sums_of
 
 DAY = parse_day("2026-11-23")
-START_SECONDS = 30.0
 
 
 class Meter:
@@ -66,21 +65,21 @@ class Meter:
     async def announced(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             line = await self._process.stdout.readline()
         assert line, self.log.read_text()[-3000:]
         self.metrics_url = json.loads(line)["metrics_url"]
 
     async def end_by_itself(self) -> int:
         assert self._process is not None
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._process.wait()
 
     async def end(self, number: signal.Signals) -> int:
         assert self._process is not None
         if self._process.returncode is None:
             self._process.send_signal(number)
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._process.wait()
 
 
@@ -340,7 +339,7 @@ async def read_text(url: str) -> str:
 
 async def first_page(url: str) -> tuple[int, str]:
     """Return the page of a process that is just starting."""
-    async with asyncio.timeout(START_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
                 return await read_page(url)
