@@ -15,6 +15,7 @@ from shared.messages.meter import TokensQuery
 from tests.integration.meter.test_process import DAY, MarkWatcher, ask, meter_on, quick, read_page
 from tests.kit.otlp_collector import OtlpCollector, otlp_collector
 from tests.kit.usage import send
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.meter.events import event, sums_of
 
 USAGE = "gen_ai.client.token.usage"
@@ -28,15 +29,18 @@ def otel(url: str) -> str:
     return f'[otel]\nendpoint = "{url}"\n'
 
 
-async def test_the_collector_has_what_the_ledger_has(
-    bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
-) -> None:
+def sqlite_in(folder: Path) -> str:
+    """A ledger where the kind of database cannot matter: what is sent is what `record` returned as new."""
+    return f"sqlite:///{folder / 'ledger.sqlite'}"
+
+
+async def test_the_collector_has_what_the_ledger_has(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     watcher = MarkWatcher()
     watch = await bus.watch(topology.METER, watcher.on_event)
     sent = [event("gw-1", n, completed_at=DAY.start + n, prompt_tokens=n) for n in range(1, 121)]
     async with (
         otlp_collector() as collector,
-        meter_on(tmp_path / "meter", nats_url, database_url, otel(collector.url)) as meter,
+        meter_on(tmp_path / "meter", nats_url, sqlite_in(tmp_path), otel(collector.url)) as meter,
     ):
         await send(bus, *sent, *sent[:40])
         await send(bus, event("gw-1", 121, completed_at=time.time() + 86_400))  # the future goes to quarantine
@@ -84,21 +88,21 @@ async def test_no_event_becomes_two_spans_when_the_meter_is_killed(
 
 
 async def test_the_ledger_does_not_notice_a_collector_that_hangs(
-    bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     watcher = MarkWatcher()
     watch = await bus.watch(topology.METER, watcher.on_event)
     sent = [event("gw-1", n, completed_at=DAY.start + n) for n in range(1, 1001)]
     async with (
         otlp_collector() as collector,
-        meter_on(tmp_path / "meter", nats_url, database_url, otel(collector.url)) as meter,
+        meter_on(tmp_path / "meter", nats_url, sqlite_in(tmp_path), otel(collector.url)) as meter,
     ):
         collector.hangs = True
         await send(bus, sent[0])
         await collector.until(lambda: collector.requests["/v1/traces"] == 1)
         await send(bus, *sent[1:])
         await watcher.reach("gw-1", 1000)
-        assert collector.requests["/v1/traces"] == 1, "the first request still hangs"
+        assert collector.spans == [], "it has answered nothing yet"
         assert (await read_page(f"{meter.metrics_url}/readyz"))[0] == 200
         assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(sent)
         assert await meter.end(signal.SIGTERM) == 0
@@ -142,6 +146,6 @@ async def test_an_answer_of_200_may_be_anything(answer: bytes) -> None:
     async with otlp_collector() as collector:
         collector.answer = answer
         client = OtlpClient(collector.url)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await client.send("/v1/traces", b"{}") == 0
         await client.close()
