@@ -20,7 +20,7 @@ from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from shared.messages.waker import MachineState, Transition
 from shared.runtime.process import Runtime
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import DAY, DAY_WINDOW, LATER
 
 NOW = LATER / 1000
@@ -96,13 +96,13 @@ class Billing:
         name = name or hashlib.sha256(data).hexdigest()
         await self.bus.put_object(topology.INVOICES, name, data)
         request = ImportRequest(source=source, files=(DeliveredFile(name=file, sha256=name),))
-        return await self.bus.request(subjects.BILLING_IMPORT, encode(request), timeout=30)
+        return await self.bus.request(subjects.BILLING_IMPORT, encode(request), timeout=PATIENCE_SECONDS)
 
     async def report(self, day: str = DAY) -> DayReport:
         return msgspec.json.decode(await self.ask_report(day), type=DayReport)
 
     async def ask_report(self, day: str = DAY) -> bytes:
-        return await self.bus.request(subjects.BILLING_REPORT, encode(ReportQuery(day=day)), timeout=30)
+        return await self.bus.request(subjects.BILLING_REPORT, encode(ReportQuery(day=day)), timeout=PATIENCE_SECONDS)
 
 
 async def publish_transition(

@@ -37,7 +37,7 @@ from shared.messages.codec import Message, decode, encode
 from shared.messages.meter import ErrorReply
 from shared.messages.waker import MachineState, Transition
 from tests.integration.billing.billing_service import CONFIG, billing, configured, publish_transition, replica
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
 MIDNIGHT = DAY_WINDOW.start / 1000
@@ -439,7 +439,7 @@ async def test_without_a_budget_there_is_no_gate(tmp_path: Path) -> None:
 
 
 async def query_gates(bus: Bus) -> Gates:
-    return decode(await bus.request(subjects.BILLING_GATE, encode(GatesQuery()), timeout=30), Gates)
+    return decode(await bus.request(subjects.BILLING_GATE, encode(GatesQuery()), timeout=PATIENCE_SECONDS), Gates)
 
 
 async def stored_gate(bus: Bus) -> BudgetGate | None:

@@ -14,6 +14,7 @@ from shared.messages.billing import DayReport
 from shared.messages.codec import encode
 from shared.messages.invoices import Invoices, InvoiceStanding, PayableNote
 from tests.integration.billing.billing_service import Billing, billing, configured
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.billing.cost_row_builders import focus_csv
 
 TENTH = {"ChargePeriodStart": "2026-05-10T00:00:00Z", "ChargePeriodEnd": "2026-05-11T00:00:00Z"}
@@ -39,7 +40,7 @@ async def books(tmp_path: Path, books_url: str) -> AsyncIterator[Billing]:
 
 async def note(books: Billing, invoice: str, amount: str, voids: str | None = None) -> tuple[InvoiceStanding, ...]:
     note = PayableNote(source="cloud", invoice_id=invoice, amount=Decimal(amount), voids=voids)
-    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
+    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=PATIENCE_SECONDS)
     return msgspec.json.decode(answer, type=Invoices).standings
 
 

@@ -35,7 +35,7 @@ from shared.messages.meter import ErrorReply
 from shared.runtime.process import Runtime
 from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv
 
 CASES = Path(__file__).parents[2] / "cases/invoices"
@@ -91,7 +91,9 @@ async def imported(bus: Bus, where: FileSource, source: str = "aws") -> list[Imp
     answers, before = [], list[str]()
     for delivery in await list_deliveries(where):
         request = await upload_delivery(bus, where, delivery.plan, source, beside=before)
-        answers.append(decode(await bus.request(BILLING_IMPORT, encode(request), timeout=60), ImportAnswer))
+        answers.append(
+            decode(await bus.request(BILLING_IMPORT, encode(request), timeout=PATIENCE_SECONDS), ImportAnswer)
+        )
         before += [file.sha256 for file in request.files]
     return answers
 
@@ -396,7 +398,7 @@ async def test_a_source_that_fails_is_listed_with_its_reason(tmp_path: Path) -> 
     async with billing(tmp_path, config) as (books, runtime):
         await until(lambda: fetch_count(runtime, "failed"), lambda n: n == 1)
         assert (await books.deliver(focus_csv({}))).snapshots  # all else goes on
-        answer = await books.bus.request(BILLING_INVOICES, encode(InvoicesQuery()), timeout=30)
+        answer = await books.bus.request(BILLING_INVOICES, encode(InvoicesQuery()), timeout=PATIENCE_SECONDS)
         (state,) = decode(answer, Invoices).sources
         assert (state.name, state.looked_at, state.good_at) == ("aws", runtime.now(), None)
         assert state.reasons == (f"{tmp_path}/nowhere: unreadable: No such file or directory",)

@@ -11,7 +11,7 @@ from shared.messages.budget import BudgetGate, GateOrder, Gates
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import Imported, Invoices, InvoicesQuery
 from tests.integration.billing.billing_service import Billing, billing, configured, publish_transition
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv, hours
 
 FLEET = """
@@ -45,11 +45,12 @@ async def at(hour: float, tmp_path: Path, bus: MemoryBus, url: str | None, text:
 async def gate(books: Billing) -> BudgetGate:
     """As it is judged now."""
     order = GateOrder(scope="fleet", order="auto", by="test", reason="look now")
-    return decode(await books.bus.request(subjects.BILLING_GATE, encode(order), timeout=30), Gates).gates["fleet"]
+    answer = await books.bus.request(subjects.BILLING_GATE, encode(order), timeout=PATIENCE_SECONDS)
+    return decode(answer, Gates).gates["fleet"]
 
 
 async def imported(books: Billing) -> tuple[Imported, ...]:
-    answer = await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=30)
+    answer = await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=PATIENCE_SECONDS)
     return decode(answer, Invoices).imported
 
 

@@ -8,7 +8,7 @@ from shared.messages.billing import DayReport, PeriodReport, ReportQuery, Report
 from shared.messages.codec import decode, encode
 from shared.messages.explanation import CostLine, Explanation
 from tests.integration.billing.billing_service import Billing, billing, configured, publish_transition
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 NEXT = "2026-05-04"
@@ -19,12 +19,14 @@ NAT = {"ResourceId": "nat-1", "ServiceName": "VPC", "ServiceCategory": "Networki
 
 async def ask_day(books: Billing, day: str = DAY) -> DayReport:
     query = ReportQuery(day=day, explain=True)
-    return decode(await books.bus.request(subjects.BILLING_REPORT, encode(query), timeout=30), DayReport)
+    return decode(await books.bus.request(subjects.BILLING_REPORT, encode(query), timeout=PATIENCE_SECONDS), DayReport)
 
 
 async def ask_period(books: Billing) -> PeriodReport:
     query = ReportsQuery(to=NEXT, days=2, explain=True)
-    return decode(await books.bus.request(subjects.BILLING_REPORTS, encode(query), timeout=30), PeriodReport)
+    return decode(
+        await books.bus.request(subjects.BILLING_REPORTS, encode(query), timeout=PATIENCE_SECONDS), PeriodReport
+    )
 
 
 def sums_hold(report: DayReport | PeriodReport) -> dict[str, Explanation]:

@@ -9,6 +9,7 @@ from shared.bus import subjects
 from shared.messages.codec import decode, encode
 from shared.messages.trail import MOST_CHARGES, Trail, TrailQuery
 from tests.integration.billing.billing_service import billing, configured
+from tests.kit.waiting import PATIENCE_SECONDS
 
 CASES = Path(__file__).parents[2] / "cases" / "books"
 FLEET = """
@@ -55,7 +56,7 @@ async def test_each_file_from_the_field_is_its_days_cost(tmp_path: Path) -> None
             assert {line.tier: line.spend for line in report.tiers if line.spend} == {tier: Decimal(cost)}
             assert report.spend == Decimal(cost)
             query = encode(TrailQuery(day=day, most_charges=MOST_CHARGES))
-            trail = decode(await books.bus.request(subjects.BILLING_TRAIL, query, timeout=30), Trail)
+            trail = decode(await books.bus.request(subjects.BILLING_TRAIL, query, timeout=PATIENCE_SECONDS), Trail)
             parts = [part for charge in trail.charges for part in charge.parts]
             assert {part.tier for part in parts if part.amount} == {tier}
             assert sum(part.amount for part in parts) == Decimal(cost)

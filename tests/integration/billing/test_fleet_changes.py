@@ -12,7 +12,7 @@ from shared.bus.memory import MemoryBus
 from shared.messages.billing import DayReport, PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured, publish_transition
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv
 
 PRICED = CONFIG.replace(
@@ -36,7 +36,7 @@ async def days(books: Billing) -> tuple[DayReport, DayReport]:
 
 async def period(books: Billing) -> PeriodReport:
     query = encode(ReportsQuery(to="2026-05-04", days=2))
-    return decode(await books.bus.request(subjects.BILLING_REPORTS, query, timeout=30), PeriodReport)
+    return decode(await books.bus.request(subjects.BILLING_REPORTS, query, timeout=PATIENCE_SECONDS), PeriodReport)
 
 
 def spends(report: DayReport) -> dict[str, Decimal | None]:

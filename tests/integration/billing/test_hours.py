@@ -9,7 +9,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.waker import MachineState
 from spotinference.doctor.machine_hours import hours
 from tests.integration.billing.billing_service import billing, configured, publish_transition
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 LIFE: list[tuple[float, MachineState]] = [
@@ -38,7 +38,9 @@ async def test_case_12_hours_billed_above_hours_awake_are_unexplained_and_the_do
         assert report.causes["asleep"] == 0
         assert sum(report.causes.values()) == report.spend == 108
         query = encode(ReportsQuery(to=DAY, days=2))
-        period = decode(await books.bus.request(subjects.BILLING_REPORTS, query, timeout=30), PeriodReport)
+        period = decode(
+            await books.bus.request(subjects.BILLING_REPORTS, query, timeout=PATIENCE_SECONDS), PeriodReport
+        )
         (link,) = hours(period.days)
         assert link.diagnostic.level == "wrong"
         assert f"{DAY} 24.00 h billed, 11.30 h in the journal, 63.50 USD unexplained" in link.diagnostic.text

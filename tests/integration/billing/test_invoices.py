@@ -42,13 +42,15 @@ async def books(tmp_path: Path, books_url: str) -> AsyncIterator[Billing]:
 
 
 async def invoices(books: Billing) -> Invoices:
-    answer = await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=30)
+    answer = await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=PATIENCE_SECONDS)
     return msgspec.json.decode(answer, type=Invoices)
 
 
 async def refused(books: Billing, **note: object) -> str:
     values = {"type": "payable_note.v1", "source": "cloud", "invoice_id": "MAY-1", "amount": "100", **note}
-    answer = await books.bus.request(subjects.BILLING_PAYABLE, json.dumps(values, default=str).encode(), timeout=30)
+    answer = await books.bus.request(
+        subjects.BILLING_PAYABLE, json.dumps(values, default=str).encode(), timeout=PATIENCE_SECONDS
+    )
     return decode(answer, ErrorReply).reason
 
 
@@ -67,7 +69,7 @@ async def test_imported_snapshots_are_listed_with_their_files(books: Billing) ->
 async def test_an_invoice_that_is_replaced_away_still_stands_against_its_amount(books: Billing) -> None:
     await books.deliver(focus_csv(MAY))
     note = PayableNote(source="cloud", invoice_id="MAY-1", amount=Decimal(100))
-    await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
+    await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=PATIENCE_SECONDS)
     assert [s.state for s in (await invoices(books)).standings] == ["ties"]
     await books.deliver(focus_csv({"InvoiceId": "MAY-2"}))
     assert {s.invoice_id: (s.state, s.billed) for s in (await invoices(books)).standings} == {
@@ -110,7 +112,7 @@ async def test_a_month_without_invoice_numbers_can_become_final(books: Billing) 
     await books.deliver(focus_csv(google, {**google, "BilledCost": "1.001", "ResourceId": "i-b"}))
     assert (await books.report()).state == "provisional"
     note = PayableNote(source="cloud", invoice_id="", amount=Decimal("58.60"), period="2026-05")
-    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
+    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=PATIENCE_SECONDS)
     (standing,) = decode(answer, Invoices).standings
     assert (standing.invoice_id, standing.account, standing.state) == (None, "g-1", "ties")
     assert standing.rounding == Decimal("-0.001")

@@ -14,7 +14,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.keys import KeyRecord, digest
 from tests.integration.billing.billing_service import Billing, billing, configured
 from tests.integration.billing.fake_reports import DyingBus
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 
@@ -39,7 +39,9 @@ async def test_a_name_is_shown_and_a_rename_is_no_revision(tmp_path: Path) -> No
         assert await until(lambda: names(books), lambda published: published == [("k", "Acme Ltd")])
         renamed = await books.report()
         assert replace(renamed, keys=tuple(replace(key, name=None) for key in renamed.keys)) == first
-        reply = await books.bus.request(subjects.BILLING_REPORTS, encode(ReportsQuery(to=DAY, days=1)), timeout=30)
+        reply = await books.bus.request(
+            subjects.BILLING_REPORTS, encode(ReportsQuery(to=DAY, days=1)), timeout=PATIENCE_SECONDS
+        )
         period = decode(reply, PeriodReport)
         assert [key.name for key in (*period.keys, *period.days[0].keys)] == ["Acme Ltd"] * 2
 

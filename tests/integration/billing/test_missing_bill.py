@@ -12,7 +12,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.invoices import PayableNote
 from shared.messages.waker import MachineState, Transition
 from tests.integration.billing.billing_service import Billing, billing, configured
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 BILL = (Path(__file__).parents[2] / "cases" / "books" / "fault2_missing_bill_hyperstack.csv").read_bytes()
 MISSING = (
@@ -61,7 +61,7 @@ async def publish_transition(books: Billing, day: str, state: MachineState) -> N
 
 async def period(books: Billing, days: int = 28) -> PeriodReport:
     query = encode(ReportsQuery(to="2026-11-28", days=days))
-    return decode(await books.bus.request(subjects.BILLING_REPORTS, query, timeout=30), PeriodReport)
+    return decode(await books.bus.request(subjects.BILLING_REPORTS, query, timeout=PATIENCE_SECONDS), PeriodReport)
 
 
 def figures(report: DayReport) -> DayReport:
@@ -121,6 +121,6 @@ async def test_a_month_whose_invoice_ties_lacks_nothing_of_the_machines_on_it(tm
         await until(report_of_day, lambda report: report.reason == LACKS)
         paid = sum((Decimal(line.split(b",")[2].decode()) for line in BILL.splitlines()[1:]), Decimal(0))
         note = PayableNote(source="hyperstack", invoice_id="HS-202611", amount=paid)
-        await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
+        await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=PATIENCE_SECONDS)
         report = await report_of_day()
         assert (report.state, report.spend, report.unbilled) == ("final", Decimal("5.29"), ())

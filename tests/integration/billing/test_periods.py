@@ -8,6 +8,7 @@ from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply
 from tests.integration.billing.billing_service import Billing, billing, configured
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 FOURTH = {"ChargePeriodStart": "2026-05-04T00:00:00Z", "ChargePeriodEnd": "2026-05-05T00:00:00Z"}
@@ -15,7 +16,9 @@ NEXT = "2026-05-04"
 
 
 async def ask(books: Billing, to: str, days: int) -> bytes:
-    return await books.bus.request(subjects.BILLING_REPORTS, encode(ReportsQuery(to=to, days=days)), timeout=30)
+    return await books.bus.request(
+        subjects.BILLING_REPORTS, encode(ReportsQuery(to=to, days=days)), timeout=PATIENCE_SECONDS
+    )
 
 
 async def period(books: Billing, to: str = NEXT, days: int = 2) -> PeriodReport:

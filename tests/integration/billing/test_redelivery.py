@@ -16,6 +16,7 @@ from shared.messages.billing import DayReport, Published
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, PayableNote
 from tests.integration.billing.billing_service import Billing, billing, configured
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.billing.cost_row_builders import focus_csv
 
 SEED = 20
@@ -44,7 +45,7 @@ async def deliver(books: Billing, rows: Sequence[Row], name: str, files: int = 1
     ]
     request = encode(ImportRequest(source="cloud", files=tuple(delivered)))
     answer = msgspec.json.decode(
-        await books.bus.request(subjects.BILLING_IMPORT, request, timeout=60), type=ImportAnswer
+        await books.bus.request(subjects.BILLING_IMPORT, request, timeout=PATIENCE_SECONDS), type=ImportAnswer
     )
     assert not answer.refusals
 
@@ -69,7 +70,7 @@ async def test_case_04_only_the_day_whose_charges_changed_is_restated(books: Bil
     await deliver(books, rows, "may")
     total = sum((Decimal(row["BilledCost"]) for row in rows), Decimal(0))
     note = PayableNote(source="cloud", invoice_id="MAY-1", amount=total)
-    await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
+    await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=PATIENCE_SECONDS)
     final = await reports(books)
     assert {report.state for report in final.values()} == {"final"}
     await deliver(books, rows[::-1], "again", files=3)

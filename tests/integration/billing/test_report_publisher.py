@@ -24,7 +24,7 @@ from shared.messages.billing import DayReport, Published
 from shared.messages.codec import decode, encode
 from tests.integration.billing.billing_service import billing, configured
 from tests.integration.billing.fake_reports import TODAY, YESTERDAY, DyingBus, FakeReportCache, Killed
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, focus_csv
 from tests.unit.billing.report_builders import day, report
 
@@ -271,7 +271,7 @@ async def test_on_a_real_bus_the_files_come_back_as_they_were(bus: JetStreamBus)
     cache, expected = FakeReportCache(), figure()
     cache.put(expected)
     await PublisherHarness(bus, cache).publish()
-    published = decode(await asyncio.wait_for(on_published.get(), 30), Published)
+    published = decode(await asyncio.wait_for(on_published.get(), PATIENCE_SECONDS), Published)
     for name, content in zip(published.files, render_files(expected).values(), strict=True):
         assert await bus.get_object(BOOKS_FILES, name) == content
     entry = await bus.get(REPORTS, subjects.published_key(YESTERDAY))

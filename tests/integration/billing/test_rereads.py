@@ -21,7 +21,7 @@ from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Invoices, InvoicesQuery
 from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv
 
 
@@ -41,7 +41,9 @@ def older_reader() -> Iterator[None]:
 
 
 async def invoices(books: Billing) -> Invoices:
-    return decode(await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=30), Invoices)
+    return decode(
+        await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=PATIENCE_SECONDS), Invoices
+    )
 
 
 async def accounts(books: Billing) -> dict[str, Decimal]:
@@ -161,7 +163,9 @@ async def test_a_rounded_import_reports_its_residue_and_stays_rounded(tmp_path: 
         assert [(r.line, r.column) for r in refused.refusals] == [(2, "BilledCost")]
         assert "--round" in refused.refusals[0].reason
         await bus.put_object(topology.INVOICES, name, data)
-        answer = decode(await bus.request(subjects.BILLING_IMPORT, encode(request), timeout=30), ImportAnswer)
+        answer = decode(
+            await bus.request(subjects.BILLING_IMPORT, encode(request), timeout=PATIENCE_SECONDS), ImportAnswer
+        )
         assert [(s.billed, s.residue) for s in answer.snapshots] == [(Decimal("0.3"), residue)]
     changed = configured(CONFIG.replace('"vol-a"', '"vol-a", "i-x"'), database_url=books_url)
     async with billing(tmp_path, changed, bus) as (books, _):

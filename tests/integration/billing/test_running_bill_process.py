@@ -17,7 +17,7 @@ from shared.messages.budget import BudgetGate
 from shared.messages.codec import decode
 from tests.kit.hyperstack_cloud import HyperstackCloud, hyperstack_cloud
 from tests.kit.service import ServiceProcess, running
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 CONFIG = """
 [bus]
@@ -58,7 +58,7 @@ async def billing(
 
 def totals(folder: Path) -> tuple[Decimal, Decimal] | None:
     """The last reading and the sum of what was accrued; None before there is any."""
-    with closing(sqlite3.connect(folder / "books.sqlite", timeout=30)) as books:
+    with closing(sqlite3.connect(folder / "books.sqlite", timeout=PATIENCE_SECONDS)) as books:
         meters = books.execute("SELECT cumulative FROM meters").fetchall()
         parts = books.execute("SELECT amount FROM accruals").fetchall()
     return (Decimal(meters[0][0]), sum((Decimal(part) for (part,) in parts), Decimal(0))) if meters else None

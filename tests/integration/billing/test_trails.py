@@ -8,6 +8,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply
 from shared.messages.trail import Trail, TrailQuery
 from tests.integration.billing.billing_service import Billing, billing, configured
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 DISK = {"ResourceId": "vol-secret", "ServiceName": "EBS-secret", "ServiceCategory": "Storage"}
@@ -16,7 +17,9 @@ SECRETS = ("secret", "i-b", "b-1", "bill.csv")
 
 
 async def ask(books: Billing, day: str = DAY, **more: int) -> bytes:
-    return await books.bus.request(subjects.BILLING_TRAIL, encode(TrailQuery(day=day, **more)), timeout=30)
+    return await books.bus.request(
+        subjects.BILLING_TRAIL, encode(TrailQuery(day=day, **more)), timeout=PATIENCE_SECONDS
+    )
 
 
 def bill(*, machine: str) -> bytes:
