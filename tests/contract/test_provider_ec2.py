@@ -142,6 +142,16 @@ class TestObserve:
         assert len((await account.provider(fleet=FLEET).observe()).orphans) == 5
         assert account.cloud.calls() == {"DescribeInstances": 3}
 
+    async def test_a_list_that_does_not_end_is_an_error(
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ec2, "PAGE_SIZE", 2)
+        monkeypatch.setattr(ec2, "MAX_PAGES", 2)
+        for _ in range(5):
+            account.cloud.add_machine(fleet=FLEET, running=True)
+        with pytest.raises(ProviderUnavailable, match="more than 2 pages of 2"):
+            await account.provider(fleet=FLEET).observe()
+
     async def test_misspelt_unknown_and_terminated_machines_are_gone_and_the_others_are_not(
         self, account: Account
     ) -> None:

@@ -177,6 +177,8 @@ class Ec2:
             if not page.get("NextToken"):
                 return
             token = {"NextToken": page["NextToken"]}
+        reason = f"{action} has more than {MAX_PAGES} pages of {PAGE_SIZE}"  # a part of them would pass for all
+        raise Failure(CallResult(outcome="unknown", code="pages", reason=reason))
 
     async def _forbidden(self, action: str, machines: Mapping[str, str]) -> list[str]:
         """Return why the action would be refused, tried for all machines at once and, if refused, for each alone."""

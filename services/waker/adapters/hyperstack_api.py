@@ -116,7 +116,10 @@ class HyperstackApi:
         await self._account.close()
 
     async def machines(self) -> list[Vm]:
-        """All machines that the key may see, in every region; at most `MAX_PAGES` pages."""
+        """All machines that the key may see, in every region. More than `MAX_PAGES` pages are an error.
+
+        A part of them would pass for all: the others would count as gone.
+        """
         vms: dict[int, Vm] = {}
         for page in range(1, MAX_PAGES + 1):
             try:
@@ -133,6 +136,8 @@ class HyperstackApi:
             is_last = len(page_vms) < (listing.page_size or PAGE_SIZE) and len(vms) >= (listing.count or 0)
             if is_last or not page_vms:
                 break
+        else:
+            raise HyperstackError("answer", f"the account has more than {MAX_PAGES} pages of {PAGE_SIZE} machines")
         return list(vms.values())
 
     async def machine(self, instance: str) -> Vm:

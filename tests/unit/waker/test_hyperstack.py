@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import structlog.testing
 
+from services.waker.adapters import hyperstack_api
 from services.waker.adapters.hyperstack import Hyperstack
 from services.waker.adapters.hyperstack_api import HyperstackApi
 from services.waker.core.events import Observation
@@ -287,6 +288,14 @@ async def test_observation_reads_every_page(
     snapshot = await single.provider.observe()
     assert (len(snapshot.orphans), snapshot.observations["m1"].power) == (machines - 1, "stopped")
     assert single.cloud.calls["list"] == pages
+
+
+async def test_a_list_that_does_not_end_is_an_error(single: SingleMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hyperstack_api, "MAX_PAGES", 2)
+    for _ in range(200):
+        single.cloud.add("ACTIVE", labels=[LABEL])
+    with pytest.raises(ProviderUnavailable, match="more than 2 pages"):
+        await single.provider.observe()
 
 
 async def test_unlisted_machines_are_requested_singly_and_foreign_ones_ignored(single: SingleMachine) -> None:
