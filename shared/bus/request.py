@@ -36,7 +36,8 @@ async def request_reply(
 ) -> A:
     """Send a query to a service and return its reply.
 
-    An unanswered query is repeated for `patience_s`: if a leader has just died, the next one answers.
+    A query that no service takes is repeated for `patience_s`: if a leader has just died, the next one answers. One
+    that was with a service when it died waits for `timeout`, and is repeated only if that is shorter.
 
     Raises:
         Rejected: the service rejected the query, or its reply cannot be decoded.
