@@ -3,7 +3,7 @@
 import gc
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -20,9 +20,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-
 pytest_plugins = [
     "tests.kit.compiled",
     "tests.kit.engine",
@@ -32,24 +29,6 @@ pytest_plugins = [
     "tests.kit.previous_release",
     "tests.kit.scripted_engine",
 ]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let each worker begin somewhere else, so that in a fresh clone each reads what the others have compiled."""
-    report = yield
-    if isinstance(collector, pytest.Directory) and report.result:
-        start = len(report.result) * WORKER // WORKERS
-        report.result = [*report.result[start:], *report.result[:start]]
-    return report
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what was collected into the order that all workers have."""
-    items.sort(key=lambda item: item.path)
 
 
 def pytest_collection_finish() -> None:

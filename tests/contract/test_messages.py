@@ -29,9 +29,10 @@ def _tag(kind: type[Message]) -> str:
     return str(kind.__struct_config__.tag)
 
 
-STRUCTS = [
-    kind for kind in dict.fromkeys(_descendants(msgspec.Struct)) if kind.__module__.startswith("shared.messages.")
-]
+STRUCTS = sorted(
+    {kind for kind in _descendants(msgspec.Struct) if kind.__module__.startswith("shared.messages.")},
+    key=lambda kind: (kind.__module__, kind.__qualname__),
+)
 KINDS: list[type[Message]] = [kind for kind in STRUCTS if issubclass(kind, Message) and kind is not Message]
 MESSAGES = {_tag(kind): kind for kind in KINDS}
 
