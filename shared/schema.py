@@ -7,13 +7,11 @@ Alembic is loaded only to migrate: it would be a fifth of a service's start, and
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
-from sqlalchemy import Column, MetaData, Select, String, Table, event, inspect, select, text, update
+from sqlalchemy import Column, MetaData, String, Table, event, inspect, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -152,20 +150,26 @@ def _run_scripts(connection: Connection, scripts: Path, version_table: str) -> N
 
 def _read_version(connection: Connection, table: Table) -> tuple[str | None, str | None]:
     """Return the schema's revision and the one that it requires; None for what it does not have yet."""
-    if not inspect(connection).has_table(table.name):
+    columns = _columns(connection, table)
+    if "version_num" not in columns:
         return None, None
-    row: Mapping[Any, Any] = connection.execute(_whole(table)).mappings().one_or_none() or {}
-    return row.get("version_num"), row.get("required")
+    # By name: PostgreSQL refuses a prepared `SELECT *` once the table has changed.
+    known = [table.c.version_num, *([table.c.required] if "required" in columns else [])]
+    row = connection.execute(select(*known)).one_or_none()
+    version, required = (*(row or ()), None, None)[:2]
+    return version, required
 
 
 def _add_required(connection: Connection, table: Table) -> None:
-    if "required" not in connection.execute(_whole(table)).keys():  # noqa: SIM118 - a result is no mapping
+    if "required" not in _columns(connection, table):
         connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN required VARCHAR(32)"))
 
 
-def _whole(table: Table) -> Select[Any]:
-    """Select the columns that the table has in the database, which may lack one of this code's."""
-    return select(text("*")).select_from(table)
+def _columns(connection: Connection, table: Table) -> set[str]:
+    inspector = inspect(connection)
+    return (
+        {column["name"] for column in inspector.get_columns(table.name)} if inspector.has_table(table.name) else set()
+    )
 
 
 def _version_table(name: str) -> Table:
