@@ -178,9 +178,9 @@ async def running_cluster(
         )
         config = folder / "spotinference.toml"
         config.write_text("".join((CONFIG.format(bus=server.url, workers=workers), *parts)), "utf-8")
-        await stack.enter_async_context(running("meter", config, folder))
+        await stack.enter_async_context(running("meter", config, folder, forks=False))
         with pinned(cores.gateway):
-            gateway = await stack.enter_async_context(running("gateway", config, folder))
+            gateway = await stack.enter_async_context(running("gateway", config, folder, forks=False))
         marked = asyncio.Event()
         marks: View[Confirmed] = View(METER, Confirmed, lambda _source: marked.set())
         await marks.start(bus)

@@ -143,7 +143,9 @@ async def measure(folder: Path, store: str, database: str, replicas: int, plan: 
         models = (MODEL.format(name=name) for name in MODELS)
         config.write_text("".join((CONFIG.format(bus=url, database=database), *models)))
         began = time.monotonic()
-        meters = await asyncio.gather(*(stack.enter_async_context(running("meter", config, home)) for home in homes))
+        meters = await asyncio.gather(
+            *(stack.enter_async_context(running("meter", config, home, forks=False)) for home in homes)
+        )
         families, cores = [ProcessTree(meter.announced.pid) for meter in meters], frozenset(os.sched_getaffinity(0))
         ready, left, busy, cpu = (
             time.monotonic(),

@@ -136,7 +136,7 @@ async def measure(folder: Path, *, rounds: int, seconds: float, patience: float)
     async with open_stage(folder, peers=False) as stage, AsyncExitStack() as stack:
         config.write_text((folder / "spotinference.toml").read_text("utf-8") + "[site]\nport = 0\nmetrics_port = 0\n")
         with pinned(stage.cores.gateway):
-            site = await stack.enter_async_context(running("site", config, place))
+            site = await stack.enter_async_context(running("site", config, place, forks=False))
             url, process = site.announced.url, ProcessTree(site.announced.pid)
             with pinned(stage.cores.others):
                 before = process.cpu_ns()

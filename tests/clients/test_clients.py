@@ -14,8 +14,8 @@ from tests.kit.scripted_engine import Script, ToolCall
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    # openai-2 has the HTTP client of 1 and the calls of 3; the package of openai-node comes from npm's registry.
-    each(CLIENTS, long={"openai-2", "openai-node"}),
+    # openai-1 has the HTTP client of 2; the package of openai-node comes from npm's registry.
+    each(CLIENTS, long={"openai-1", "openai-node"}),
 ]
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 WORDS = " w1 w2 w3 w4 w5"

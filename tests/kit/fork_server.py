@@ -43,6 +43,7 @@ class Request(msgspec.Struct):
     """A module and its arguments."""
     environment: dict[str, str]
     folder: str
+    umask: int
 
 
 class ForkedProcess(asyncio.Protocol):
@@ -107,12 +108,18 @@ async def start(service: str, *argv: str, stderr: BinaryIO, environment: dict[st
 
     `argv`: the module and its arguments. `environment`: in place of ours.
     """
-    request = Request(list(argv), dict(os.environ) if environment is None else environment, str(Path.cwd()))
+    umask = os.umask(0)
+    os.umask(umask)
+    values = dict(os.environ) if environment is None else environment
+    request = Request(list(argv), values, str(Path.cwd()), umask)
     loop = asyncio.get_running_loop()
     output, output_end = os.pipe()
     status, status_end = os.pipe()
     try:
         socket.send_fds(_server(service), [msgspec.json.encode(request)], [output_end, stderr.fileno(), status_end])
+    except OSError:
+        _servers.pop(service).close()  # it could not import the service, as it has said: the next test tries again
+        raise
     finally:
         os.close(output_end)
         os.close(status_end)
@@ -174,6 +181,7 @@ def _become(request: Request, files: list[int]) -> None:
     os.environ.update(request.environment)
     time.tzset()
     os.chdir(request.folder)
+    os.umask(request.umask)
     sys.argv = list(request.argv)
     sys.orig_argv = [sys.executable, "-m", *request.argv]
     runpy.run_module(request.argv[0], run_name="__main__", alter_sys=True)

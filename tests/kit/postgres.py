@@ -109,7 +109,7 @@ class PostgresServer:
 
 def _memory() -> Path | None:
     """A folder in memory that has room: copying a database of some 300 files costs a tenth there. None: use a disk."""
-    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES else None
+    return MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM_BYTES else None
 
 
 def _unprivileged() -> int | None:

@@ -31,9 +31,10 @@ class ServiceProcess:
         files: int = 0,
         collects: bool = True,
         code: Path | None = None,
+        forks: bool = True,
     ) -> None:
         """`ahead`: how many seconds its clock is; or `files`: how many it may open; or not `collects`: its garbage is
-        kept for `garbage`. `code`: of another release.
+        kept for `garbage`. `code`: of another release. Not `forks`: it starts as an operator starts it, to measure it.
         """
         self.name = name
         self._code = code
@@ -45,7 +46,7 @@ class ServiceProcess:
         elif not collects:
             self._program = ["tests.kit.service_without_collection", str(data_dir / GARBAGE), name]
         # Another release, and a clock that modules have when they are imported, need an interpreter of their own.
-        self._forks = code is None and not ahead
+        self._forks = forks and code is None and not ahead
         self._garbage = data_dir / GARBAGE
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
@@ -95,10 +96,17 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def running(
-    name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0, collects: bool = True
+    name: str,
+    config: Path,
+    data_dir: Path,
+    *,
+    ahead: float = 0.0,
+    files: int = 0,
+    collects: bool = True,
+    forks: bool = True,
 ) -> AsyncIterator[ServiceProcess]:
     """A ready service process, gone afterwards whatever happened. The options are those of `ServiceProcess`."""
-    service = ServiceProcess(name, config, data_dir, ahead=ahead, files=files, collects=collects)
+    service = ServiceProcess(name, config, data_dir, ahead=ahead, files=files, collects=collects, forks=forks)
     try:
         await service.start()
         yield service

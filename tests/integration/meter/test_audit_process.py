@@ -34,7 +34,7 @@ MACHINE = "local-1"
 APART = 25
 """Readings at this pace, so that a request is well after the first or before the last of them."""
 ANSWER_SECONDS = PATIENCE_SECONDS / 4
-"""The bus promises no answer: a query or an answer that a broken connection lost is lost, so `until` asks again."""
+"""The bus promises no answer: what is sent to a meter that was just killed is lost, so `until` asks again."""
 CONFIG = """
 [[tier]]
 name = "local"
@@ -53,6 +53,12 @@ class Scene:
         self.bus = bus
         self.engine = engine
         self.seq = 0
+        self.kills = 0
+        self.lost_queries = 0
+
+    async def kill(self, meter: Meter) -> None:
+        assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
+        self.kills += 1
 
     async def machine(self, state: Any, generation: int = 1, tier: str = "local", machine: str = MACHINE) -> None:
         record = MachineRecord(
@@ -95,10 +101,11 @@ class Scene:
 
     async def audits(self) -> dict[str, MachineAudit]:
         """Return the machines' audits; none also while the meter is starting, or if the bus lost query or answer."""
-        query = encode(AuditQuery(day=day_of(time.time()).name))
+        query, began = encode(AuditQuery(day=day_of(time.time()).name)), time.monotonic()
         try:
             answer = await self.bus.request(subjects.METER_AUDIT, query, timeout=ANSWER_SECONDS)
         except BusUnavailable:
+            self.lost_queries += time.monotonic() - began >= ANSWER_SECONDS
             return {}
         return {audit.machine: audit for audit in decode(answer, Audit).machines}
 
@@ -146,7 +153,9 @@ async def reading(
 @pytest.fixture
 async def scene(bus: JetStreamBus) -> AsyncIterator[Scene]:
     async with counting_engine() as engine:
-        yield Scene(bus, engine)
+        scene = Scene(bus, engine)
+        yield scene
+        assert scene.lost_queries <= scene.kills
 
 
 @pytest.fixture
@@ -164,7 +173,7 @@ async def test_engine_probes_and_ledger_agree_when_the_meter_is_killed(
         await scene.wake()
         await scene.serve(10, 7)
         await scene.becomes(engine=20, read=17, probes=3, difference=0, engine_requests=2)
-        assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
+        await scene.kill(meter)
         await scene.serve(20, 5)
         await meter.start()
         await scene.becomes(engine=45, read=42, difference=0)
@@ -315,7 +324,7 @@ async def test_second_meter_takes_over_reading_when_the_leader_dies(
         await scene.serve(10, 7)
         await scene.becomes(engine=20)
         dead, alive = (first, second) if leads[0] else (second, first)
-        assert await dead.end(signal.SIGKILL) == -signal.SIGKILL
+        await scene.kill(dead)
         await scene.serve(5, 5)
         await scene.becomes(engine=30, read=27, difference=0)
         async with aiohttp.ClientSession() as session, session.get(alive.metrics_url + "/metrics") as page:

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from shared.messages.waker import MachineRecord
 from tests.integration.suite.config import SOON, config
-from tests.kit.up import Output, UpProcess, processes_of, up
+from tests.kit.up import UpProcess, processes_of, up
 from tests.kit.waiting import until
 
 ENGINE = Path(__file__).parents[1] / "waker" / "faulty_engine.py"
@@ -99,13 +99,15 @@ async def test_unknown_name_is_rejected_with_the_known_ones(running: UpProcess) 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_wake_names_the_engine_s_log_when_the_engine_dies(running: UpProcess) -> None:
-    async def wake() -> Output:
-        return await running.command("wake", "dying", "--wait", "--timeout", "5s")
+    async def reason() -> str:
+        return (await running.machines())["dying-1"].reason
 
     log = running.folder / "data" / "machines" / "dying-1" / "engine.log"
-    # The engine has died within the first 5 s, or on a busy machine later.
-    output = await until(wake, lambda output: f"see {log}" in output.err)
+    await running.json("wake", "dying")
+    await until(reason, lambda words: f"see {log}" in words)
+    output = await running.command("wake", "dying", "--wait", "--timeout", "5s")
     assert output.status == 1
+    assert f"see {log}" in output.err
     assert "no memory left" in log.read_text("utf-8")
 
     async def phases() -> list[bool]:

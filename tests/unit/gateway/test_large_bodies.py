@@ -14,12 +14,19 @@ from bench.large_bodies import ACCEPTED, REFUSED, SIZE, steps_of
 from services.gateway.core.errors import ApiError
 from services.gateway.core.request_body import (
     LARGE_BYTES,
+    MAX_MEMBERS,
+    MAX_SEPARATORS,
     UTF8_STEP_BYTES,
     ParsedRequest,
     body_for_engine,
     parse,
     parse_in_steps,
 )
+
+
+def test_what_bounds_a_step_is_what_was_measured() -> None:
+    """`python -m bench.large_bodies` before you change one: a step has to take less than 50 ms."""
+    assert (LARGE_BYTES, UTF8_STEP_BYTES, MAX_SEPARATORS, MAX_MEMBERS) == (2**20, 8 * 2**20, 6_000_000, 1_000)
 
 
 def peak_of(work: Callable[[], object]) -> int:
