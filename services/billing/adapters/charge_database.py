@@ -15,9 +15,6 @@ FREE_PARTS = 4
 """One part of the free disk is for the files unpacked, one for what does not fit in memory; the charges need no more
 than the files do, and the rest stays free for the books and the bus beside them."""
 
-_EMPTY_DATABASES: dict[str, bytes] = {}
-"""Those made by this process, by their macros."""
-
 
 def disk_part(directory: Path) -> int:
     """Return how many bytes one use of the disk may take."""
@@ -38,33 +35,18 @@ def connect(directory: Path, mine: Iterable[str]) -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
-    file = directory / "charges.duckdb"
-    file.write_bytes(_empty_database(CREATE_MACROS_SQL, directory))
-    database = duckdb.connect(str(file), config=settings)
+    database = duckdb.connect(str(directory / "charges.duckdb"), config=settings)
     database.execute("SET TimeZone = 'UTC'")
     database.execute(f"SET allowed_directories = [{sql_literal(str(directory))}]")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     database.begin()  # one commit for all: each of its own waits for the disk
+    database.execute(CREATE_MACROS_SQL)
     database.execute("CREATE TABLE mine (resource VARCHAR)")
     if rows := [[resource] for resource in sorted(mine)]:
         database.executemany("INSERT INTO mine VALUES (?)", rows)
     database.commit()
     return database
-
-
-def _empty_database(macros: str, directory: Path) -> bytes:
-    """Return the file of a database that has the macros, made in `directory` the first time.
-
-    DuckDB needs longer to create them than to open such a file.
-    """
-    if macros not in _EMPTY_DATABASES:
-        file = directory / "empty.duckdb"
-        with duckdb.connect(str(file)) as database:
-            database.execute(macros)
-        _EMPTY_DATABASES[macros] = file.read_bytes()
-        file.unlink()
-    return _EMPTY_DATABASES[macros]
 
 
 def is_too_large(error: BaseException) -> bool:
