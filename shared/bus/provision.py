@@ -11,7 +11,6 @@ from nats.js.api import (
     ConsumerConfig,
     DeliverPolicy,
     DiscardPolicy,
-    KeyValueConfig,
     ObjectStoreConfig,
     StorageType,
     StreamConfig,
@@ -29,7 +28,7 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | 
     """Create what is missing and update what differs.
 
     `replicas` is how many servers of a cluster have a copy of each stream. An existing stream may have more, never
-    fewer: the count is raised and not lowered.
+    fewer: the count is raised and not lowered. Two on a cluster at once can get in each other's way: repeat it then.
     `usage_bytes` bounds the USAGE stream. Above it the stream rejects events, which wait in the gateways' outboxes, so
     that fleet messages still find room. None leaves the bound as it is; a new stream is then unbounded.
 
@@ -44,8 +43,9 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | 
         for consumer in topology.CONSUMERS:
             await _consumer(bus, consumer)
         for bucket in topology.BUCKETS:
-            create_bucket = partial(bus.js.create_key_value, _new_bucket(bucket, replicas))
-            await _ensure(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas, create_bucket)
+            new_stream = _stream_of(bucket, replicas)
+            create = partial(bus.js.add_stream, new_stream)
+            await _ensure(bus, f"KV_{bucket.name}", bucket_settings(bucket), replicas, create)
         for store in topology.OBJECT_STORES:
             create_store = partial(bus.js.create_object_store, store.name, ObjectStoreConfig(replicas=replicas))
             await _ensure(bus, f"OBJ_{store.name}", {}, replicas, create_store)
@@ -98,8 +98,6 @@ async def _ensure(
     except nats.js.errors.BadRequestError:  # another may have created it meanwhile
         if not await _update(bus, name, settings, replicas):
             raise
-    else:
-        await _update(bus, name, settings, replicas)  # the client's call for a bucket has settings of its own
 
 
 async def _update(bus: JetStreamBus, name: str, settings: Mapping[str, Any], replicas: int) -> bool:
@@ -114,9 +112,19 @@ async def _update(bus: JetStreamBus, name: str, settings: Mapping[str, Any], rep
     return True
 
 
-def _new_bucket(bucket: topology.Bucket, replicas: int) -> KeyValueConfig:
-    return KeyValueConfig(
-        bucket=bucket.name, history=1, ttl=bucket.ttl, storage=StorageType.FILE, replicas=replicas, direct=False
+def _stream_of(bucket: topology.Bucket, replicas: int) -> StreamConfig:
+    """Return a new bucket's stream. The client's own call has other settings, to be changed afterwards."""
+    return StreamConfig(
+        name=f"KV_{bucket.name}",
+        subjects=[f"$KV.{bucket.name}.>"],
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.NEW,
+        deny_delete=True,
+        allow_direct=False,
+        allow_msg_ttl=True,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        **bucket_settings(bucket),
     )
 
 
