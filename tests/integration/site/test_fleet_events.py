@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from services.site.adapters.http.operator import fleet_pages
+from services.site.adapters.session_store import SqlSessionStore
 from services.site.app import fleet_feed
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
@@ -79,6 +80,25 @@ async def test_each_who_watches_gets_the_latest_state(github: Github, tmp_path: 
             use = Activity(gateway="gw", sent_at=1.0, machines={MACHINE.machine: MachineActivity(in_flight=7)})
             await bus.publish_volatile(subjects.activity("gw"), encode(use))
             await read_until(first, "<td>7</td>")
+
+
+async def test_stream_ends_when_nobody_can_say_whose_session_it_is(
+    github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = MemoryBus()
+    await put(bus, "ready")
+
+    async def find(*_: object, **__: object) -> None:
+        raise OSError("the database has gone")
+
+    async with running_site(tmp_path, config(github), bus) as url, Browser(url) as vic:
+        await vic.sign_in("vic")
+        async with vic.http.get(f"{url}/operator/events", headers=STREAM) as stream:
+            await read_until(stream, "ready")
+            monkeypatch.setattr(SqlSessionStore, "find", find)
+            await put(bus, "asleep")
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert b"HTTP/1.1" not in await stream.read(), "another response within this one"
 
 
 async def test_what_is_no_event_source_gets_no_stream(github: Github, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from services.site.app.orders import order_machine
 from services.site.core.people import Role
 from shared.bus.ports import Bus
 from shared.bus.subjects import token
+from shared.database import DATABASE_ERRORS
 from shared.fleet_watcher import FleetWatcher
 from shared.messages.waker import CommandKind
 
@@ -93,8 +94,8 @@ class FleetPages:
                 seen, data = (seen, b": still here\n\n") if latest is None else (latest[0], _event(*latest))
                 async with asyncio.timeout(SEND_S):
                     await response.write(data)
-        except (ConnectionError, TimeoutError):
-            pass  # the client has gone, or does not read
+        except DATABASE_ERRORS:
+            pass  # the client has gone, or does not read; or nobody knows who it is: it asks again
         return response
 
     async def _ask_machine(self, visit: Visit) -> Question:
