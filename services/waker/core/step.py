@@ -1,6 +1,7 @@
 """One step of the fleet: a working copy of the state, and the few ways in which a machine changes."""
 
 from dataclasses import replace
+from typing import Final
 
 from services.waker.core import key_wakes
 from services.waker.core.engine_checks import IdleCheck
@@ -40,15 +41,15 @@ class Step:
         self.before = fleet
         self.spec = fleet.spec
         self.now = now
-        self.machines = dict(fleet.machines)
-        self.provider_health = dict(fleet.provider_health)
+        self.machines: Final = dict(fleet.machines)
+        self.provider_health: Final = dict(fleet.provider_health)
         self.demand = dict(fleet.demand)
         self.operator_wakes = fleet.operator_wakes
         self.gateways = dict(fleet.gateways)
-        self.wakes = dict(fleet.wakes)
-        self.history = dict(fleet.history)
+        self.wakes: Final = dict(fleet.wakes)
+        self.history: Final = dict(fleet.history)
         self.closed = fleet.closed
-        self.keys = dict(fleet.keys)
+        self.keys: Final = dict(fleet.keys)
         self.removed = fleet.removed
         self._journal: list[Effect] = []
         self._effects: list[Effect] = []
