@@ -116,7 +116,7 @@ class HyperstackApi:
         await self._account.close()
 
     async def machines(self) -> list[Vm]:
-        """All machines that the key may see, in every region. More than `MAX_PAGES` pages are an error.
+        """All machines that the key may see, in every region. It is an error if they do not end within `MAX_PAGES`.
 
         A part of them would pass for all: the others would count as gone.
         """
@@ -137,7 +137,7 @@ class HyperstackApi:
             if is_last or not page_vms:
                 break
         else:
-            raise HyperstackError("answer", f"the account has more than {MAX_PAGES} pages of {PAGE_SIZE} machines")
+            raise HyperstackError("answer", f"the list of machines does not end within {MAX_PAGES} pages")
         return list(vms.values())
 
     async def machine(self, instance: str) -> Vm:

@@ -294,7 +294,7 @@ async def test_a_list_that_does_not_end_is_an_error(single: SingleMachine, monke
     monkeypatch.setattr(hyperstack_api, "MAX_PAGES", 2)
     for _ in range(200):
         single.cloud.add("ACTIVE", labels=[LABEL])
-    with pytest.raises(ProviderUnavailable, match="more than 2 pages"):
+    with pytest.raises(ProviderUnavailable, match="does not end within 2 pages"):
         await single.provider.observe()
 
 
