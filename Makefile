@@ -41,7 +41,7 @@ up: setup ## Run every service on this host, until Ctrl-C
 	@$(BIN)/spotinference up
 
 # Those of the manifests are part of `check`.
-test: $(BIN)/.dev-ready ## Run the tests in parallel (11 minutes on two cores)
+test: $(BIN)/.dev-ready ## Run the tests in parallel (a quarter of an hour on two slow cores)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long" --ignore tests/deploy --durations 20
 
 test-all: check $(BIN)/.dev-ready ## Run `check` and every test, including the long ones

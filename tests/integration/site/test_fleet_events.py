@@ -82,7 +82,7 @@ async def test_each_who_watches_gets_the_latest_state(github: Github, tmp_path: 
             await read_until(first, "<td>7</td>")
 
 
-async def test_stream_ends_when_nobody_can_say_whose_session_it_is(
+async def test_stream_ends_while_the_database_is_away(
     github: Github, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = MemoryBus()
