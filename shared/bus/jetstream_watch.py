@@ -57,7 +57,8 @@ async def conflict(what: str) -> AsyncIterator[None]:
     except BusUnavailable as error:
         cause = error.__cause__
         if isinstance(cause, nats.js.errors.KeyWrongLastSequenceError) or (
-            isinstance(cause, nats.js.errors.APIError) and cause.err_code in WRONG_REVISION
+            # A key that expires meanwhile is an error of the client's own, without a code.
+            isinstance(cause, nats.js.errors.APIError) and getattr(cause, "err_code", None) in WRONG_REVISION
         ):
             raise Conflict(what) from error
         raise

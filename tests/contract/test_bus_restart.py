@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from nats.js.api import StreamInfo
-from nats.js.errors import NotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.jetstream_watch import conflict, unavailable
 from shared.bus.lease import Lease
 from shared.bus.ports import Changed, Entry, Received, Restarted, Synced
 from shared.bus.provision import provision
@@ -173,6 +174,12 @@ async def test_a_lease_passes_on_when_its_holder_falls_silent(bus: JetStreamBus)
     assert not await first.verify()
     assert second.token is not None
     assert second.token > token
+
+
+async def test_a_key_that_expires_while_it_is_created_crashes_nobody() -> None:
+    with pytest.raises(BusUnavailable, match="key not found"):
+        async with conflict("a key exists"), unavailable("create a key"):
+            raise KeyNotFoundError
 
 
 async def test_provisioning_again_changes_nothing(bus: JetStreamBus) -> None:
